@@ -1,0 +1,2 @@
+//! fsck.strongroom
+fn main() {}

@@ -1,0 +1,1 @@
+//! Strongroom: an encrypted, deduplicating, snapshotting directory for backup jobs that already work.
