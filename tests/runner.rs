@@ -1,0 +1,3 @@
+//! The one integration-test binary: linking is slow on two cores.
+
+mod arch;
