@@ -1,3 +1,4 @@
 //! The one integration-test binary: linking is slow on two cores.
 
 mod arch;
+mod common;
