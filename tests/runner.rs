@@ -2,3 +2,5 @@
 
 mod arch;
 mod common;
+mod cpanel;
+mod rsync_tree;
