@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fs", &["env", "format", "crypto", "disk", "store", "snapshot"]),
     ("fuse", &["env", "format", "store", "snapshot", "fs"]),
     ("mount", &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "fuse", "config"]),
-    ("config", &["env", "format"]),
+    ("config", &["env", "format", "store"]),
     ("cli", &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "mount", "config"]),
 ];
 
