@@ -10,11 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
-use crate::crypto::verify_chain_file;
 use crate::disk::Disk;
 use crate::env::Time;
-use crate::format::chain::CHAIN_FILE_LEN_MAX;
-use crate::format::{ChainFile, Header, Origin, PackList, PackName, RemovedFile, Signer, SnapshotId};
+use crate::crypto::{VaultKeys, verify_chain_file};
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, name, parse_name};
+use crate::format::pack::parse_pack_path;
+use crate::format::{
+    ChainFile, Header, Origin, PackList, PackName, RemovedFile, SealedPart, Signer, SnapshotId,
+};
 use crate::store::error::{Result, StoreError};
 
 /// Folder of the chain files.
@@ -62,7 +65,7 @@ impl ChainInfo {
 
     /// Returns the file's name in `snapshots/`.
     pub fn name(&self) -> String {
-        ChainFile::name(self.seq, &self.id)
+        name(self.seq, &self.id)
     }
 
     /// Returns the file's path below the vault.
@@ -123,7 +126,7 @@ impl Chain {
         let mut found: BTreeMap<u64, Vec<(SnapshotId, ChainInfo, Vec<RemovedFile>)>> = BTreeMap::new();
         for item in items {
             let path = format!("{DIR}/{}", item.name);
-            let named = if item.is_dir || item.lossy { None } else { ChainFile::parse_name(&item.name) };
+            let named = if item.is_dir || item.lossy { None } else { parse_name(&item.name) };
             let Some((seq, id)) = named else {
                 // FORMAT LAY-2. A file that was being written when the power failed is no surprise.
                 if !item.name.ends_with(".tmp") {
@@ -159,7 +162,7 @@ impl Chain {
             Err(e) => return Err(StoreError::io(format!("reading {path}"), e)),
         };
         // FORMAT LAY-1
-        if blake3::hash(&bytes).as_bytes() != id.as_bytes() {
+        if id_of(&bytes) != id {
             return Ok(Err("its bytes are not the ones that its name promises (LAY-1)".into()));
         }
         let file = match verify_chain_file(header, &bytes) {
@@ -357,12 +360,6 @@ impl Chain {
         self.files.get(&seq).map(|info| &info.lists).or_else(|| self.gone.get(&seq).map(|gone| &gone.lists))
     }
 
-    /// Returns whether none of the `count` sequences up to `seq` has a full pack list.
-    pub(crate) fn lacks_full_list(&self, seq: u64, count: u64) -> bool {
-        let from = seq.saturating_sub(count - 1).max(1);
-        !(from..=seq).any(|seq| self.lists(seq).is_some_and(|lists| lists.full))
-    }
-
     /// Returns the running list at `seq` as a set of interned numbers.
     fn running(&self, seq: u64) -> Result<Vec<bool>> {
         let mut start = seq;
@@ -508,10 +505,24 @@ pub fn present_packs(disk: &dyn Disk) -> Result<BTreeSet<PackName>> {
         let dir = format!("packs/{}", folder.name);
         for item in disk.list(&dir).map_err(|e| failed(&dir, e))? {
             // FORMAT LAY-2
-            if let Some(name) = crate::format::chain::parse_pack_path(&format!("{dir}/{}", item.name)) {
+            if let Some(name) = parse_pack_path(&format!("{dir}/{}", item.name)) {
                 present.insert(name);
             }
         }
     }
     Ok(present)
+}
+
+/// Opens the sealed part of a chain file that the chain has proved.
+pub fn open_sealed(disk: &dyn Disk, keys: &VaultKeys, info: &ChainInfo) -> Result<SealedPart> {
+    let path = info.path();
+    let bytes = disk
+        .read_file(&path, CHAIN_FILE_LEN_MAX as u64)
+        .map_err(|e| StoreError::io(format!("reading {path}"), e))?;
+    // FORMAT LAY-1: it was proved before, but is read again.
+    if id_of(&bytes) != info.id {
+        return Err(StoreError::Corrupt(format!("{path} changed since the chain was read")));
+    }
+    let (file, _) = ChainFile::parse(&bytes)?;
+    Ok(keys.open_sealed_part(&bytes, &file)?)
 }

@@ -25,6 +25,7 @@ pub mod import;
 mod import_file;
 mod os;
 mod publish;
+mod rows;
 pub mod restore;
 mod restore_dir;
 pub mod select;

@@ -16,7 +16,6 @@ use crate::store::error::{Result, StoreError};
 use crate::store::highwater::HighWater;
 
 use super::chain::{Chain, DIR};
-use super::io_error;
 
 /// Every 32nd file has a full pack list; FORMAT SNAP-7 asks for every 64th.
 const FULL_LIST_EVERY: u64 = 32;
@@ -92,8 +91,8 @@ pub(crate) fn publish(
     }
     let path = format!("{DIR}/{}", chain::name(seq, &id));
     engine.with_reserve(|| {
-        disk.create_dir_all(DIR).map_err(|e| io_error(&format!("creating {DIR}"), e))?;
-        disk.write_file_atomic(&path, &bytes).map_err(|e| io_error(&format!("writing {path}"), e))
+        disk.create_dir_all(DIR).map_err(|e| StoreError::io(format!("creating {DIR}"), e))?;
+        disk.write_file_atomic(&path, &bytes).map_err(|e| StoreError::io(format!("writing {path}"), e))
     })?;
     raise_mark(engine, seq, &id)?;
     drop(writing);
