@@ -1,0 +1,17 @@
+//! The engine below the filesystem: where bytes go and how they become durable.
+
+pub mod blockcache;
+pub mod chunker;
+pub mod codec;
+pub mod cold;
+pub mod config;
+pub mod ctx;
+mod lru;
+pub mod packs;
+
+pub use chunker::Chunker;
+pub use codec::Effort;
+pub use cold::ColdPacks;
+pub use config::EngineConfig;
+pub use ctx::Ctx;
+pub use packs::{ChunkSource, Packs};
