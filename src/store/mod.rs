@@ -1,13 +1,17 @@
 //! The engine below the filesystem: where bytes go and how they become durable.
 
 pub mod blockcache;
+pub mod blockfile;
 pub mod chunker;
 pub mod codec;
 pub mod cold;
 pub mod config;
 pub mod ctx;
+pub mod error;
+pub mod live;
 mod lru;
 pub mod packs;
+pub mod poison;
 
 pub use chunker::Chunker;
 pub use codec::Effort;
