@@ -128,7 +128,11 @@ mod tests {
             cuts(&Chunker::new(&DEFAULT, 0x0123_4567_89ab_cdef), &large),
         ];
         let frozen: [&[usize]; 3] = [&[], &[], &[]];
-        assert_eq!(seen.each_ref().map(Vec::as_slice), frozen, "changing this breaks dedup with older vaults");
+        assert_eq!(
+            seen.each_ref().map(Vec::as_slice),
+            frozen,
+            "changing this breaks dedup with older vaults"
+        );
     }
 
     #[test]
@@ -165,7 +169,12 @@ mod tests {
         let pieces = |content: &[u8]| {
             let mut at = 0;
             let lens = cuts(&chunker, content);
-            lens.iter().map(|l| { at += l; content[at - l..at].to_vec() }).collect::<Vec<_>>()
+            lens.iter()
+                .map(|l| {
+                    at += l;
+                    content[at - l..at].to_vec()
+                })
+                .collect::<Vec<_>>()
         };
         let old: std::collections::HashSet<_> = pieces(&before).into_iter().collect();
         let new = pieces(&after).into_iter().filter(|p| !old.contains(p)).count();

@@ -18,7 +18,7 @@ use super::packs::{ChunkSource, PackFile, open_named, read_range, read_whole};
 use crate::crypto::VaultKeys;
 use crate::disk::Disk;
 use crate::format::pack::pack_path;
-use crate::format::{ChunkDesc, ChunkId, Footer, Header, PackKind, PackName};
+use crate::format::{ChunkDesc, ChunkId, Footer, FormatError, Header, PackKind, PackName};
 
 /// Packs kept open.
 const FILES_MAX: usize = 64;
@@ -105,7 +105,7 @@ impl ColdPacks {
 
     fn add(&mut self, name: PackName, footer: &Footer) -> Result<()> {
         let pack = u32::try_from(self.names.len());
-        let pack = pack.map_err(|_| StoreError::TooLarge("2^32 packs".to_string()))?;
+        let pack = pack.map_err(|_| StoreError::Format(FormatError::Limit("2^32 packs")))?;
         self.names.push(name);
         self.index.reserve(footer.chunks.len());
         for (entry, chunk) in (0u32..).zip(&footer.chunks) {

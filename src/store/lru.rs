@@ -61,7 +61,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         Some(entry.value)
     }
 
-    /// Returns the weight of what is kept.
+    #[cfg(test)]
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }

@@ -200,7 +200,10 @@ impl PackFile {
     pub(crate) fn check_id(&self, keys: &VaultKeys, desc: &ChunkDesc, plain: &[u8]) -> Result<()> {
         // FORMAT PACK-5
         if keys.chunk_id(self.kind, plain) != desc.id {
-            return Err(damaged(&self.label, &format_args!("chunk {} has not the content of its id", desc.id)));
+            return Err(damaged(
+                &self.label,
+                &format_args!("chunk {} has not the content of its id", desc.id),
+            ));
         }
         Ok(())
     }

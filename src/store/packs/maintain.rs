@@ -13,7 +13,7 @@ use super::{Core, Packs, ROWS_PER_BATCH, lock, read};
 use crate::disk::OpenMode;
 use crate::format::pack::pack_path;
 use crate::format::{
-    ChunkDesc, ChunkId, Footer, FRAME_TAG_LEN, PackKind, PackName, PackUid, Trailer,
+    ChunkDesc, ChunkId, FRAME_TAG_LEN, Footer, FormatError, PackKind, PackName, PackUid, Trailer,
     block_plain_len,
 };
 /// A closed pack.
@@ -207,7 +207,8 @@ impl Core {
             Err(StoreError::NotFound(_)) => {
                 let _index = lock(&self.index);
                 let no = self.next_pack_no.fetch_add(1, Ordering::Relaxed);
-                let next = no.checked_add(1).ok_or_else(|| StoreError::TooLarge("2^32 packs".to_string()))?;
+                let next =
+                    no.checked_add(1).ok_or_else(|| StoreError::Format(FormatError::Limit("2^32 packs")))?;
                 let mut batch = Batch::new();
                 batch.put(Table::Packs, row_key(no), row.encode());
                 batch.put(Table::Settings, NEXT_PACK_NO, next.to_le_bytes());

@@ -16,7 +16,8 @@ use super::file::PackFile;
 use crate::disk::{OpenMode, is_full};
 use crate::format::pack::FOOTER_SEAL_LEN;
 use crate::format::{
-    ChunkDesc, Footer, PACK_HEADER_LEN, PackKind, PackName, PackUid, TRAILER_LEN, Trailer, padded_len,
+    ChunkDesc, Footer, FormatError, PACK_HEADER_LEN, PackKind, PackName, PackUid, TRAILER_LEN, Trailer,
+    padded_len,
 };
 
 /// Where open packs stand.
@@ -205,7 +206,7 @@ impl OpenPack {
         let hint = {
             let mut state = self.lock(ctx);
             super::writable(ctx)?;
-            let limit = |_| StoreError::TooLarge(format!("{} has grown past 4 GiB", self.path));
+            let limit = |_| StoreError::Format(FormatError::Limit("a pack has grown past 4 GiB"));
             desc.offset = u32::try_from(state.end).map_err(limit)?;
             let end = state.end + sealed.len() as u64;
             let footer_len = state.footer_len + 44 + 4 * desc.blocks.len() as u64;

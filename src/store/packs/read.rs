@@ -101,7 +101,9 @@ impl PackFiles {
         }
         let row = self.row(no).filter(|row| row.state != PackState::Open);
         let row = row.ok_or_else(|| {
-            StoreError::Corrupt(format!("live database: a chunk points to pack number {no}, which is not known"))
+            StoreError::Corrupt(format!(
+                "live database: a chunk points to pack number {no}, which is not known"
+            ))
         })?;
         let pack = self.open(ctx, no, &row)?;
         lock(&self.files).insert(no, Arc::clone(&pack), 1);
@@ -193,7 +195,7 @@ fn cached_blocks(
 ) -> Result<Vec<Arc<[u8]>>> {
     let mut found: Vec<Option<Arc<[u8]>>> = vec![None; (last - first + 1) as usize];
     let mut run: Vec<(u32, Claim<'_>)> = Vec::new();
-    let mut load = |run: &mut Vec<(u32, Claim<'_>)>, found: &mut Vec<Option<Arc<[u8]>>>| {
+    let load = |run: &mut Vec<(u32, Claim<'_>)>, found: &mut Vec<Option<Arc<[u8]>>>| {
         load_run(cache, keys, pack, desc, std::mem::take(run), &mut |b, block| {
             found[(b - first) as usize] = Some(block);
         })

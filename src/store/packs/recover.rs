@@ -41,11 +41,7 @@ impl Core {
     }
 
     /// Runs `each` on all rows of a table. Rows that change meanwhile are seen as before or as after.
-    pub(super) fn scan(
-        &self,
-        table: Table,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let mut from = Vec::new();
         loop {
             let page = self.live.range(table, &from, None, PAGE)?;
@@ -72,7 +68,8 @@ impl Core {
         }
         if !open.is_empty() {
             self.scan(Table::Chunks, &mut |key, value| {
-                let id = ChunkId(key.try_into().map_err(|_| damaged("live database", &"key of a chunk row"))?);
+                let id =
+                    ChunkId(key.try_into().map_err(|_| damaged("live database", &"key of a chunk row"))?);
                 let row = ChunkRow::decode(&id, value)?;
                 if let Some((_, chunks)) = open.get_mut(&row.pack) {
                     chunks.push(row.desc);
@@ -222,7 +219,8 @@ impl Core {
     }
 
     fn clear_open_dir(&self) -> Result<()> {
-        let items = self.ctx.disk.list(OPEN_DIR).map_err(|e| StoreError::io(format!("list {OPEN_DIR}"), e))?;
+        let items =
+            self.ctx.disk.list(OPEN_DIR).map_err(|e| StoreError::io(format!("list {OPEN_DIR}"), e))?;
         for item in items.iter().filter(|i| !i.is_dir && !i.lossy) {
             self.remove_file(&format!("{OPEN_DIR}/{}", item.name))?;
         }

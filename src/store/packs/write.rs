@@ -14,7 +14,8 @@ use super::{Core, ROWS_PER_BATCH, lock, slot_of, writable};
 use crate::disk::{is_full, parent};
 use crate::format::pack::pack_path;
 use crate::format::{
-    BLOCK_LEN, BlockDesc, CHUNK_MAX, ChunkDesc, ChunkId, FRAME_TAG_LEN, FormatError, PackKind, PackName, block_count,
+    BLOCK_LEN, BlockDesc, CHUNK_MAX, ChunkDesc, ChunkId, FRAME_TAG_LEN, FormatError, PackKind, PackName,
+    block_count,
 };
 
 thread_local! {
@@ -139,7 +140,7 @@ impl Core {
                     self.open_new(kind).and_then(|pack| {
                         *slot = Some(Arc::clone(&pack));
                         let seat = pack.take_seat(&self.ctx, blocks, bytes_max, u64::MAX);
-                        seat.ok_or_else(|| StoreError::TooLarge("a chunk with 2^32 frames".to_string()))
+                        seat.ok_or_else(|| StoreError::Format(FormatError::Limit("a chunk with 2^32 frames")))
                     })
                 }
             }
@@ -153,7 +154,7 @@ impl Core {
     fn open_new(&self, kind: PackKind) -> Result<Arc<OpenPack>> {
         writable(&self.ctx)?;
         let no = self.next_pack_no.load(Ordering::Relaxed);
-        let next = no.checked_add(1).ok_or_else(|| StoreError::TooLarge("2^32 packs".to_string()))?;
+        let next = no.checked_add(1).ok_or_else(|| StoreError::Format(FormatError::Limit("2^32 packs")))?;
         // Two threads may open one pack each, of the two kinds.
         if self.next_pack_no.compare_exchange(no, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return self.open_new(kind);
