@@ -1,1 +1,5 @@
 //! Strongroom: an encrypted, deduplicating, snapshotting directory for backup jobs that already work.
+
+pub mod crypto;
+pub mod env;
+pub mod format;
