@@ -79,7 +79,7 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
         Credential::Passphrase(_) => {
             ("passphrase", Argon2Cost::calibrate(Duration::from_secs_f64(args.kdf_time)))
         }
-        Credential::Keyfile(_) => ("keyfile", Argon2Cost::MINIMUM),
+        Credential::Keyfile(_) => ("keyfile", Argon2Cost::FLOOR),
         Credential::Recovery(_) => {
             return Err(CliError::usage("a vault begins with a passphrase or a keyfile; its recovery key is made for you"));
         }

@@ -174,7 +174,7 @@ fn cost_of(credential: &Credential, seconds: f64) -> CliResult<Argon2Cost> {
     }
     Ok(match credential {
         Credential::Passphrase(_) => Argon2Cost::calibrate(Duration::from_secs_f64(seconds)),
-        Credential::Keyfile(_) | Credential::Recovery(_) => Argon2Cost::MINIMUM,
+        Credential::Keyfile(_) | Credential::Recovery(_) => Argon2Cost::FLOOR,
     })
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::disk::{DiskLock, OpenMode, Space};
-use crate::format::header::Header;
+use crate::format::Header;
 use crate::store::ctx::Ctx;
 use crate::store::error::{Result, StoreError};
 use crate::store::highwater::HighWaterStore;
