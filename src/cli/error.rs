@@ -1,5 +1,6 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
+use crate::mount::error::{Failure, MountError};
 use crate::store::error::StoreError;
 
 /// The exit codes of every command (docs/exit-codes.md). They never change meaning.
@@ -42,8 +43,40 @@ pub(crate) enum ExitCode {
     NotFound = 22,
     /// Files under the mountpoint are open.
     Busy = 23,
+    /// Unmounted, but the daemon could not close the vault properly.
+    Unclean = 24,
     /// Stopped by a signal.
     Interrupted = 130,
+}
+
+impl ExitCode {
+    const ALL: [Self; 20] = [
+        Self::Ok,
+        Self::Failure,
+        Self::Usage,
+        Self::Partial,
+        Self::NotAVault,
+        Self::WrongKey,
+        Self::HeaderDamaged,
+        Self::NewerFormat,
+        Self::HeaderTampered,
+        Self::UnsafeFile,
+        Self::InUse,
+        Self::Rollback,
+        Self::Corrupt,
+        Self::NoSpace,
+        Self::Io,
+        Self::Mountpoint,
+        Self::NotFound,
+        Self::Busy,
+        Self::Interrupted,
+        Self::Unclean,
+    ];
+
+    /// The code that a daemon sent as a number.
+    fn from_number(number: u8) -> Self {
+        Self::ALL.into_iter().find(|code| *code as u8 == number).unwrap_or(Self::Failure)
+    }
 }
 
 /// A failed command.
@@ -108,6 +141,24 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }
+    }
+}
+
+impl From<MountError> for CliError {
+    fn from(error: MountError) -> Self {
+        Self::from(Failure::from(error))
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self { code: ExitCode::from_number(failure.code), message: failure.message, hint: failure.hint }
+    }
+}
+
+impl From<CliError> for Failure {
+    fn from(error: CliError) -> Self {
+        Self { code: error.code as u8, message: error.message, hint: error.hint }
     }
 }
 
