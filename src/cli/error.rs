@@ -43,14 +43,12 @@ pub(crate) enum ExitCode {
     NotFound = 22,
     /// Files under the mountpoint are open.
     Busy = 23,
-    /// Unmounted, but the daemon could not close the vault properly.
-    Unclean = 24,
     /// Stopped by a signal.
     Interrupted = 130,
 }
 
 impl ExitCode {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 19] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -70,7 +68,6 @@ impl ExitCode {
         Self::NotFound,
         Self::Busy,
         Self::Interrupted,
-        Self::Unclean,
     ];
 
     /// The code that a daemon sent as a number.
