@@ -4,3 +4,4 @@ pub mod crypto;
 pub mod disk;
 pub mod env;
 pub mod format;
+pub mod store;

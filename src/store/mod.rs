@@ -1,0 +1,4 @@
+//! The engine below the filesystem: where bytes go and how they become durable.
+
+pub mod blockfile;
+pub mod poison;
