@@ -1,6 +1,7 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
 use crate::mount::error::{Failure, MountError};
+use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
 
 /// The exit codes of every command (docs/exit-codes.md). They never change meaning.
@@ -138,6 +139,16 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }
+    }
+}
+
+impl From<SelectError> for CliError {
+    fn from(error: SelectError) -> Self {
+        let code = match &error {
+            SelectError::NotUnderstood(_) => ExitCode::Usage,
+            SelectError::None(_) | SelectError::Incomplete { .. } | SelectError::Ambiguous { .. } => ExitCode::NotFound,
+        };
+        Self::new(code, error.to_string()).hint("`strongroom snapshot list VAULT` shows them all")
     }
 }
 
