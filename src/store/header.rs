@@ -1,10 +1,8 @@
 //! Reading, choosing and writing the two copies of the vault's header (FORMAT section 3).
 
-use crate::crypto::RootSecret;
-use crate::crypto::slots::header_mac;
+use crate::crypto::{RootSecret, header_mac};
 use crate::disk::Disk;
-use crate::format::FormatError;
-use crate::format::header::{Header, ParsedHeader};
+use crate::format::{FormatError, Header, ParsedHeader};
 use crate::store::error::{Result, StoreError};
 
 /// The header's first copy.
@@ -75,7 +73,8 @@ pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
         (Copy::Missing, Copy::Bad(FormatError::NotAVault)) => Err(StoreError::NotAVault),
         (_, _) => {
             let reasons: Vec<String> = [warn_first, warn_second].into_iter().flatten().collect();
-            Err(StoreError::HeaderDamaged(reasons.join("; ")))
+            tracing::error!(reasons = reasons.join("; "), "no sound copy of the header");
+            Err(StoreError::HeaderDamaged)
         }
     }
 }
