@@ -122,12 +122,12 @@ impl From<StoreError> for CliError {
                 .hint("is this the vault directory (with vault.json in it)? `strongroom init` makes a new one"),
             StoreError::WrongKey => Self::new(ExitCode::WrongKey, message)
                 .hint("`strongroom info VAULT` lists the key slots; the header itself is sound"),
-            StoreError::HeaderDamaged => Self::new(ExitCode::HeaderDamaged, message)
+            StoreError::HeaderDamaged(_) => Self::new(ExitCode::HeaderDamaged, message)
                 .hint("copy vault.json from any offsite copy of this vault; every copy has it"),
             StoreError::Newer { .. } => {
                 Self::new(ExitCode::NewerFormat, message).hint("use the strongroom that made it, or a newer one")
             }
-            StoreError::HeaderTampered => Self::new(ExitCode::HeaderTampered, message)
+            StoreError::HeaderTampered(_) => Self::new(ExitCode::HeaderTampered, message)
                 .hint("the header was changed by somebody who does not have the key; restore vault.json from an offsite copy"),
             StoreError::Locked { .. } => Self::new(ExitCode::InUse, message),
             StoreError::Rollback(_) => Self::new(ExitCode::Rollback, message)

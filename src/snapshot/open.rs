@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::crypto::{Credential, CryptoError, RootSecret, VaultKeys, unlock as unlock_header};
+use crate::crypto::{Credential, RootSecret, VaultKeys, unlock as unlock_header};
 use crate::disk::{Disk, DiskLock};
 use crate::env::Env;
 use crate::format::{Content, FileType, Header, Origin, PackName};
@@ -48,12 +48,9 @@ pub struct Unlocked {
 /// # Errors
 /// `WrongKey` when no slot of that kind opens, `HeaderTampered` when the header's MAC or public keys are not those of the key.
 pub fn unlock(loaded: LoadedHeader, credential: &Credential) -> Result<Unlocked> {
-    let (root, slot) = unlock_header(&loaded.parsed, credential).map_err(|e| match e {
-        CryptoError::Tampered(_) => StoreError::HeaderTampered,
-        other => StoreError::from(other),
-    })?;
+    let (root, slot) = unlock_header(&loaded.parsed, credential)?;
     let header = loaded.parsed.header;
-    let keys = Arc::new(VaultKeys::derive(&root, &header).map_err(StoreError::from)?);
+    let keys = Arc::new(VaultKeys::derive(&root, &header)?);
     Ok(Unlocked { header, root, keys, slot, warning: loaded.warning })
 }
 
