@@ -259,6 +259,13 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
         })?;
     }
     let engine = Engine::new(ctx, live, packs, header, opts.highwater, lock);
+    let recovered = crate::snapshot::gc::recover(&engine)?;
+    if recovered != crate::snapshot::gc::Recovered::default() {
+        notes.push(format!(
+            "finished an interrupted clean-up: {} packs deleted, {} kept, {} snapshot files deleted",
+            recovered.finished, recovered.undone, recovered.chain_files
+        ));
+    }
     Ok(Opened { engine, chain, notes })
 }
 
