@@ -1,2 +1,1 @@
-//! fsck.strongroom
 fn main() {}
