@@ -154,7 +154,7 @@ struct Step<'a> {
 
 /// Walks the chain from its newest file (SNAP-1, 2, 3, 5, 7) and works out what each remaining snapshot needs.
 pub fn walk(mut links: Vec<Link>) -> History {
-    links.sort_by(|a, b| (a.file.public.sequence, a.id).cmp(&(b.file.public.sequence, b.id)));
+    links.sort_by_key(|l| (l.file.public.sequence, l.id));
     let mut findings = Vec::new();
     let mut packs = PackNames::default();
     let (mut steps, gone) = descend(&links, &mut findings);

@@ -301,7 +301,7 @@ impl<'a> Contents<'a> {
 }
 
 fn zeros(hasher: &mut blake3::Hasher, mut n: u64) {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     while n > 0 {
         let part = n.min(ZEROS.len() as u64);
         hasher.update(&ZEROS[..part as usize]);

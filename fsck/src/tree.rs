@@ -31,6 +31,9 @@ pub enum Object {
 /// A time stamp: seconds since 1970 and nanoseconds.
 pub type Time = (i64, u32);
 
+/// An extended attribute: name and value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// A directory entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
@@ -53,7 +56,7 @@ pub struct Entry {
     /// Link count.
     pub nlink: u32,
     /// Extended attributes, by ascending name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// What it is.
     pub node: Node,
 }
@@ -279,10 +282,10 @@ pub fn parse_entry(r: &mut Reader<'_>, root: bool) -> Result<Entry, Fault> {
     Ok(Entry { name, ino, mode, uid, gid, atime, mtime, ctime, nlink, xattrs, node })
 }
 
-fn xattrs(r: &mut Reader<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+fn xattrs(r: &mut Reader<'_>) -> Result<Vec<Xattr>, Fault> {
     let count = r.varint()?;
     let count = r.fits(count, 3)?;
-    let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(count.min(16));
+    let mut xattrs: Vec<Xattr> = Vec::with_capacity(count.min(16));
     let mut total = 0usize;
     for _ in 0..count {
         let name = r.counted(255, "TREE-6")?;

@@ -86,7 +86,6 @@ impl Decapsulator {
 mod tests {
     use super::*;
     use crate::bytes::{hex, unhex};
-    use x_wing::{Decapsulate as _, KeyExport as _};
 
     /// The first known answer of the draft's test vectors.
     #[test]
