@@ -199,7 +199,7 @@ pub fn parse_footer(plain: &[u8], footer_at: u64, chunks: u32) -> Result<Footer,
     Ok(footer)
 }
 
-/// The Padmé length of `n` bytes (PURBs, PETS 2019).
+/// The Padme length of `n` bytes (PURBs, PETS 2019).
 pub fn padme(n: u64) -> u64 {
     if n < 2 {
         return n;
