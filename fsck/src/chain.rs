@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::bytes::{Id, Reader, hex, unhex};
 use crate::crypto::{h, kdf, xcc_open};
-use crate::header::Header;
+use crate::header::Signers;
 use crate::keys::Keys;
-use crate::report::{Class, Counts, Fault, damaged, fault, malformed};
+use crate::report::{Class, Counts, Fault, damaged, fault, malformed, not_authentic, too_long};
 use crate::tree::{Entry, parse_entry};
 use crate::xwing::CIPHERTEXT_BYTES;
 
@@ -134,14 +134,19 @@ pub fn name_of(sequence: u64, id: &Id) -> String {
 }
 
 /// Checks the signature of a chain file (SNAP-4), then decodes it; `name_sequence` is that of its name, if it has one.
-pub fn open(bytes: &[u8], header: &Header, name_sequence: Option<u64>) -> Result<ChainFile, Fault> {
+pub fn open(
+    bytes: &[u8],
+    vault_id: &[u8; 16],
+    signers: &Signers,
+    name_sequence: Option<u64>,
+) -> Result<ChainFile, Fault> {
     if bytes.len() as u64 > CHAIN_FILE_BYTES_MAX {
-        return Err(malformed("SNAP-6", "longer than 64 MiB"));
+        return Err(too_long("SNAP-6", "longer than 64 MiB"));
     }
-    verify_signature(bytes, header)?;
+    verify_signature(bytes, signers)?;
     let file = parse(bytes)?;
-    if file.public.vault_id != header.vault_id {
-        return Err(malformed("", "it belongs to another vault"));
+    if file.public.vault_id != *vault_id {
+        return Err(fault(Class::Forged, "", "it belongs to another vault"));
     }
     if name_sequence.is_some_and(|s| s != file.public.sequence) {
         return Err(malformed("SNAP-1", format!("it is sequence {}, unlike its name", file.public.sequence)));
@@ -150,14 +155,14 @@ pub fn open(bytes: &[u8], header: &Header, name_sequence: Option<u64>) -> Result
 }
 
 /// Checks the signature over all bytes before it with the key that the signer byte names.
-pub fn verify_signature(bytes: &[u8], header: &Header) -> Result<(), Fault> {
+pub fn verify_signature(bytes: &[u8], signers: &Signers) -> Result<(), Fault> {
     let Some((signed, signature)) = bytes.split_last_chunk::<64>() else {
         return Err(damaged("SNAP-4", "too short for a signature"));
     };
     let (Some(&kind), Some(&signer)) = (signed.get(8), signed.get(9)) else {
         return Err(damaged("SNAP-4", "too short for a chain file"));
     };
-    let Some(key) = header.signer(signer) else {
+    let Some(key) = signers.key(signer) else {
         return Err(malformed("SNAP-4", format!("signer {signer}")));
     };
     if kind == 2 && signer != 0 {
@@ -293,7 +298,7 @@ impl ChainFile {
         let key = kdf("strongroom 2026 v1 snapshot key", &[&*ss, &self.prefix]);
         let aad = [&b"strongroom v1 snapshot seal"[..], &self.public.vault_id].concat();
         let plain: Zeroizing<Vec<u8>> = xcc_open(&key, &self.nonce, &aad, &self.sealed)
-            .ok_or_else(|| damaged("", "its sealed part does not open"))?;
+            .ok_or_else(|| not_authentic("its sealed part does not open"))?;
         parse_sealed(&plain, self.kind)
     }
 }
@@ -311,7 +316,7 @@ pub fn parse_sealed(plain: &[u8], kind: ChainKind) -> Result<Sealed, Fault> {
     let host = string(&mut r)?;
     let count = r.varint()?;
     if count > TAGS_MAX {
-        return Err(malformed("SNAP-6", format!("{count} tags")));
+        return Err(too_long("SNAP-6", format!("{count} tags")));
     }
     let mut tags = Vec::new();
     for _ in 0..count {
@@ -335,7 +340,7 @@ pub fn parse_sealed(plain: &[u8], kind: ChainKind) -> Result<Sealed, Fault> {
 }
 
 fn string(r: &mut Reader<'_>) -> Result<String, Fault> {
-    let bytes = r.counted(STRING_BYTES_MAX, "SNAP-6")?;
+    let bytes = r.counted(STRING_BYTES_MAX, "")?;
     String::from_utf8(bytes.to_vec()).map_err(|_| malformed("", "a string that is not UTF-8"))
 }
 

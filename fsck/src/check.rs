@@ -13,7 +13,9 @@ use crate::header::{self, HEADER_BYTES_MAX, Header, HeaderError};
 use crate::history::{self, History, Link, PackSet};
 use crate::keys::{Keys, Unlock, UnlockError, root_secret};
 use crate::pack::{Pack, Unzip, hash_file, path_of};
-use crate::report::{Class, Fault, Finding, Report, SnapshotReport, damaged, fault, malformed, unreadable};
+use crate::report::{
+    Class, Fault, Finding, Report, SnapshotReport, damaged, fault, malformed, too_long, unreadable,
+};
 use crate::source::{DirSource, Source, read_all};
 use crate::store::{Contents, Store};
 use crate::walk::Walker;
@@ -464,7 +466,7 @@ fn read_headers(
     for path in ["vault.json", "vault.json.bak"] {
         let parsed = match read_all(source, path, HEADER_BYTES_MAX) {
             Ok(Some(bytes)) => header::parse(&bytes),
-            Ok(None) => Err(HeaderError::Bad(malformed("HDR-5", "longer than 256 KiB"))),
+            Ok(None) => Err(HeaderError::Bad(too_long("", "longer than 256 KiB"))),
             Err(fault) => {
                 found |= fault.class != Class::Missing;
                 faults.push((path, fault));
@@ -620,12 +622,13 @@ fn chain_file(
     header: Option<&Header>,
 ) -> Result<Option<chain::ChainFile>, Fault> {
     let Some(bytes) = read_all(source, path, CHAIN_FILE_BYTES_MAX)? else {
-        return Err(malformed("SNAP-6", "longer than 64 MiB"));
+        return Err(too_long("SNAP-6", "longer than 64 MiB"));
     };
     if h(&bytes) != *id {
         return Err(damaged("LAY-1", "its content does not fit its name"));
     }
-    header.map(|header| chain::open(&bytes, header, Some(sequence))).transpose()
+    let Some(header) = header else { return Ok(None) };
+    chain::open(&bytes, &header.vault_id, &header.signers, Some(sequence)).map(Some)
 }
 
 /// The verification of many packs.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::{Id, unhex};
 use crate::crypto::{h, kh};
-use crate::report::{Class, Fault, damaged, fault, malformed};
+use crate::report::{Class, Fault, damaged, fault, malformed, too_long};
 use crate::xwing::PUBLIC_BYTES;
 
 /// Most bytes of a header.
@@ -23,15 +23,33 @@ pub struct Header {
     pub cipher: u8,
     /// X-Wing encapsulation key.
     pub public_key: [u8; PUBLIC_BYTES],
-    /// Ed25519 public key of the owner, signer 0.
-    pub signing_key: Id,
-    /// Ed25519 public key of the ingest role, signer 1.
-    pub ingest_signing_key: Id,
+    /// Public keys of the owner and of the ingest role.
+    pub signers: Signers,
     /// Key slots.
     pub slots: Vec<Slot>,
     mac: Id,
     /// Bytes before the comma that precedes `"mac"`.
     maced: Vec<u8>,
+}
+
+/// Ed25519 public keys of those who may sign chain files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signers {
+    /// The owner, 0: `signing_key`.
+    pub owner: Id,
+    /// The ingest role, 1: `ingest_signing_key`.
+    pub ingest: Id,
+}
+
+impl Signers {
+    /// The key that the signer byte of a chain file names.
+    pub fn key(&self, number: u8) -> Option<&Id> {
+        match number {
+            0 => Some(&self.owner),
+            1 => Some(&self.ingest),
+            _ => None,
+        }
+    }
 }
 
 /// What a slot is opened with.
@@ -167,7 +185,7 @@ enum JsonKdf {
 pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     let bad = |fault| HeaderError::Bad(fault);
     if bytes.len() as u64 > HEADER_BYTES_MAX {
-        return Err(bad(malformed("HDR-5", "longer than 256 KiB")));
+        return Err(bad(too_long("", "longer than 256 KiB")));
     }
     let (maced, mac, summed, checksum) = match split_tail(bytes) {
         Some(tail) => tail,
@@ -258,8 +276,10 @@ fn form(bytes: &[u8], maced: &[u8], mac: Id) -> Result<Header, Fault> {
         generation: json.generation,
         cipher,
         public_key: unhex(&json.public_key).ok_or_else(|| wrong("public_key"))?,
-        signing_key: unhex(&json.signing_key).ok_or_else(|| wrong("signing_key"))?,
-        ingest_signing_key: unhex(&json.ingest_signing_key).ok_or_else(|| wrong("ingest_signing_key"))?,
+        signers: Signers {
+            owner: unhex(&json.signing_key).ok_or_else(|| wrong("signing_key"))?,
+            ingest: unhex(&json.ingest_signing_key).ok_or_else(|| wrong("ingest_signing_key"))?,
+        },
         slots,
         mac,
         maced: maced.to_vec(),
@@ -272,7 +292,7 @@ fn parse_slot(json: JsonSlot) -> Result<Slot, Fault> {
         return Err(wrong("its id is 0"));
     }
     if json.label.len() > 64 {
-        return Err(wrong("label longer than 64 bytes"));
+        return Err(too_long("", format!("slot {}: label longer than 64 bytes", json.id)));
     }
     if !is_date(&json.created) {
         return Err(wrong("created is no date"));
@@ -328,15 +348,6 @@ impl Header {
     pub fn mac_is_by(&self, key: &[u8; 32]) -> bool {
         // blake3::Hash compares in constant time.
         blake3::Hash::from(kh(key, &self.maced)) == blake3::Hash::from(self.mac)
-    }
-
-    /// The public key that `signer` of a chain file names.
-    pub fn signer(&self, number: u8) -> Option<&Id> {
-        match number {
-            0 => Some(&self.signing_key),
-            1 => Some(&self.ingest_signing_key),
-            _ => None,
-        }
     }
 }
 

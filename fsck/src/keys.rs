@@ -4,9 +4,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use ed25519_dalek::SigningKey;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::bytes::Id;
 use crate::crypto::{Secret, h, kdf, xcc_open};
-use crate::header::{Header, Kdf, Slot, SlotKind};
+use crate::header::{Header, Kdf, Signers, Slot, SlotKind};
 use crate::xwing::{Decapsulator, PUBLIC_BYTES};
 
 /// Fewest bytes of a key file.
@@ -36,6 +35,24 @@ impl Drop for Unlock {
     }
 }
 
+/// Why a text is no recovery key. Holds nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryError {
+    /// It does not have the form of one: why.
+    Form(&'static str),
+    /// Its last three bytes are not the check of the others.
+    CheckDigits,
+}
+
+impl std::fmt::Display for RecoveryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Form(why) => why,
+            Self::CheckDigits => "its check digits are wrong: a character was mistyped",
+        })
+    }
+}
+
 /// Why a key did not open a vault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnlockError {
@@ -44,7 +61,7 @@ pub enum UnlockError {
     /// No slot opened with it.
     Wrong(&'static str),
     /// The recovery key is not one: what is wrong with its text.
-    Recovery(&'static str),
+    Recovery(RecoveryError),
     /// The key file has fewer or more bytes than one may have.
     KeyfileLength(usize),
     /// Argon2id could not be computed, usually because its memory (in KiB) was not to be had.
@@ -79,10 +96,8 @@ pub struct Keys {
     pub kem: Decapsulator,
     /// The X-Wing encapsulation key.
     pub public_key: [u8; PUBLIC_BYTES],
-    /// Ed25519 public key of the owner.
-    pub signing_key: Id,
-    /// Ed25519 public key of the ingest role.
-    pub ingest_signing_key: Id,
+    /// Public keys of the owner and of the ingest role.
+    pub signers: Signers,
 }
 
 impl Keys {
@@ -99,16 +114,16 @@ impl Keys {
             tree_id: kdf("strongroom 2026 v1 tree chunk id", &[root]),
             public_key: kem.public_key(),
             kem,
-            signing_key: verifying("strongroom 2026 v1 snapshot signing"),
-            ingest_signing_key: verifying("strongroom 2026 v1 ingest signing"),
+            signers: Signers {
+                owner: verifying("strongroom 2026 v1 snapshot signing"),
+                ingest: verifying("strongroom 2026 v1 ingest signing"),
+            },
         }
     }
 
     /// Whether the public keys of the header are those of this root secret (HDR-3).
     pub fn match_header(&self, header: &Header) -> bool {
-        self.public_key == header.public_key
-            && self.signing_key == header.signing_key
-            && self.ingest_signing_key == header.ingest_signing_key
+        self.public_key == header.public_key && self.signers == header.signers
     }
 }
 
@@ -184,15 +199,16 @@ pub fn slot_aad(header: &Header, slot: &Slot) -> Vec<u8> {
     aad.extend_from_slice(salt);
     aad.push(header.cipher);
     aad.extend_from_slice(&header.public_key);
-    aad.extend_from_slice(&header.signing_key);
-    aad.extend_from_slice(&header.ingest_signing_key);
+    aad.extend_from_slice(&header.signers.owner);
+    aad.extend_from_slice(&header.signers.ingest);
     aad
 }
 
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// Reads a written recovery key; the error says what is wrong with it and holds nothing of it.
-pub fn recovery_key(text: &str) -> Result<Secret, &'static str> {
+/// Reads a written recovery key.
+pub fn recovery_key(text: &str) -> Result<Secret, RecoveryError> {
+    let wrong = RecoveryError::Form;
     let mut symbols = Zeroizing::new(Vec::with_capacity(64));
     for c in text.chars() {
         let c = match c.to_ascii_uppercase() {
@@ -202,17 +218,17 @@ pub fn recovery_key(text: &str) -> Result<Secret, &'static str> {
             c => c,
         };
         let value = u8::try_from(c).ok().and_then(|b| CROCKFORD.iter().position(|&s| s == b));
-        symbols.push(value.ok_or("it has a character that recovery keys don't use")? as u8);
+        symbols.push(value.ok_or(wrong("it has a character that recovery keys don't use"))? as u8);
         if symbols.len() > 59 {
-            return Err("it is too long");
+            return Err(wrong("it is too long"));
         }
     }
     // "SR1" in the alphabet's values.
     let Some(body) = symbols.strip_prefix(&[25u8, 24, 1][..]) else {
-        return Err("it does not start with SR1");
+        return Err(wrong("it does not start with SR1"));
     };
     if body.len() != 56 {
-        return Err("it is too short");
+        return Err(wrong("it is too short"));
     }
     let mut bytes = Zeroizing::new([0u8; 35]);
     let (mut acc, mut bits, mut at) = (0u32, 0u32, 0usize);
@@ -230,11 +246,7 @@ pub fn recovery_key(text: &str) -> Result<Secret, &'static str> {
     key.copy_from_slice(&bytes[..32]);
     let mut hashed = Zeroizing::new(b"strongroom recovery v1".to_vec());
     hashed.extend_from_slice(&*key);
-    if h(&hashed)[..3] == bytes[32..] {
-        Ok(key)
-    } else {
-        Err("its check digits are wrong: a character was mistyped")
-    }
+    if h(&hashed)[..3] == bytes[32..] { Ok(key) } else { Err(RecoveryError::CheckDigits) }
 }
 
 #[cfg(test)]

@@ -74,6 +74,20 @@ pub struct Fault {
     pub rule: &'static str,
     /// One line for a person.
     pub what: String,
+    /// Whether a length is above one of the format's limits.
+    pub limit: bool,
+}
+
+impl Fault {
+    /// The outcome in the words of the golden vectors (tests/vectors/README.md).
+    pub fn outcome(&self) -> &'static str {
+        match (self.class, self.rule) {
+            _ if self.limit => "length",
+            (Class::Forged, _) | (Class::Damaged, "") => "mac",
+            (Class::Damaged, _) => "damaged",
+            _ => "malformed",
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -90,23 +104,33 @@ impl std::error::Error for Fault {}
 
 /// Bytes that break `rule`.
 pub fn malformed(rule: &'static str, what: impl Into<String>) -> Fault {
-    Fault { class: Class::Malformed, rule, what: what.into() }
+    fault(Class::Malformed, rule, what)
 }
 
-/// Bytes that are not those that were written.
+/// Bytes longer than `rule` allows.
+pub fn too_long(rule: &'static str, what: impl Into<String>) -> Fault {
+    Fault { limit: true, ..malformed(rule, what) }
+}
+
+/// Bytes that are not those that were written: they don't fit a name, checksum or id of this rule.
 pub fn damaged(rule: &'static str, what: impl Into<String>) -> Fault {
-    Fault { class: Class::Damaged, rule, what: what.into() }
+    fault(Class::Damaged, rule, what)
+}
+
+/// Sealed bytes that don't open: damaged, or of another key.
+pub fn not_authentic(what: impl Into<String>) -> Fault {
+    damaged("", what)
 }
 
 /// A fault of any class.
 pub fn fault(class: Class, rule: &'static str, what: impl Into<String>) -> Fault {
-    Fault { class, rule, what: what.into() }
+    Fault { class, rule, what: what.into(), limit: false }
 }
 
 /// Storage that failed.
 pub fn unreadable(what: &str, error: &std::io::Error) -> Fault {
     let class = if error.kind() == std::io::ErrorKind::NotFound { Class::Missing } else { Class::Unreadable };
-    Fault { class, rule: "", what: format!("{what}: {error}") }
+    fault(class, "", format!("{what}: {error}"))
 }
 
 /// One thing that was found.

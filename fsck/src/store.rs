@@ -56,7 +56,7 @@ impl<'a> Store<'a> {
 
     /// Adds an opened pack and the chunks of it that failed their check.
     pub(crate) fn add(&mut self, number: u32, pack: Pack, bad: Vec<u32>) {
-        let kind = pack.header.kind;
+        let kind = pack.keys.header.kind;
         for (n, chunk) in (0u32..).zip(&pack.footer.chunks) {
             let place = Place { pack: number, chunk: n };
             if let Some(first) = self.first[slot(kind)].get(&chunk.id) {

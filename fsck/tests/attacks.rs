@@ -424,7 +424,7 @@ fn packs_with_wrong_insides() {
     let (path, report) = try_pack(&[([3; 32], &dir), (id, &dir)], 2, PackTweak::default());
     assert_class(&report, Class::Damaged, &path);
     let (path, report) = try_pack(&[(id, &dir)], 2, PackTweak { bad_padding: true, ..PackTweak::default() });
-    assert_class(&report, Class::Damaged, &path);
+    assert_class(&report, Class::Malformed, &path);
     let (_, report) = try_pack(&[(id, &dir)], 1, PackTweak::default());
     assert!(report.has(Class::Missing), "a tree object in a data pack: {}", print(&report));
     let (_, report) = try_pack(&[(id, &dir)], 2, PackTweak { length: 4097, ..PackTweak::default() });
