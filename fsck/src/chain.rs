@@ -159,15 +159,12 @@ pub fn verify_signature(bytes: &[u8], signers: &Signers) -> Result<(), Fault> {
     let Some((signed, signature)) = bytes.split_last_chunk::<64>() else {
         return Err(damaged("SNAP-4", "too short for a signature"));
     };
-    let (Some(&kind), Some(&signer)) = (signed.get(8), signed.get(9)) else {
+    let Some(&signer) = signed.get(9) else {
         return Err(damaged("SNAP-4", "too short for a chain file"));
     };
     let Some(key) = signers.key(signer) else {
         return Err(malformed("SNAP-4", format!("signer {signer}")));
     };
-    if kind == 2 && signer != 0 {
-        return Err(fault(Class::Forged, "SNAP-4", "a removal that the owner did not sign"));
-    }
     let message = [&b"strongroom v1 snapshot"[..], &h(signed)].concat();
     let good = VerifyingKey::from_bytes(key)
         .and_then(|key| key.verify_strict(&message, &Signature::from_bytes(signature)))
@@ -316,7 +313,7 @@ pub fn parse_sealed(plain: &[u8], kind: ChainKind) -> Result<Sealed, Fault> {
     let host = string(&mut r)?;
     let count = r.varint()?;
     if count > TAGS_MAX {
-        return Err(too_long("SNAP-6", format!("{count} tags")));
+        return Err(malformed("SNAP-6", format!("{count} tags")));
     }
     let mut tags = Vec::new();
     for _ in 0..count {

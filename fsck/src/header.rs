@@ -206,13 +206,14 @@ pub fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
 
 /// What `strongroom` says, if that decides.
 fn version_error(bytes: &[u8]) -> Option<HeaderError> {
-    #[derive(Deserialize)]
-    struct Version {
-        strongroom: serde_json::Value,
-    }
-    match serde_json::from_slice::<Version>(bytes) {
-        Err(_) => Some(HeaderError::NotAHeader),
-        Ok(v) => v.strongroom.as_u64().filter(|&v| v > FORMAT).map(HeaderError::Newer),
+    // A map and not a struct: serde takes an array for a struct too.
+    let members: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(bytes) {
+        Ok(members) => members,
+        Err(_) => return Some(HeaderError::NotAHeader),
+    };
+    match members.get("strongroom") {
+        None => Some(HeaderError::NotAHeader),
+        Some(version) => version.as_u64().filter(|&v| v > FORMAT).map(HeaderError::Newer),
     }
 }
 
@@ -292,7 +293,7 @@ fn parse_slot(json: JsonSlot) -> Result<Slot, Fault> {
         return Err(wrong("its id is 0"));
     }
     if json.label.len() > 64 {
-        return Err(too_long("", format!("slot {}: label longer than 64 bytes", json.id)));
+        return Err(wrong("label longer than 64 bytes"));
     }
     if !is_date(&json.created) {
         return Err(wrong("created is no date"));
@@ -371,6 +372,7 @@ mod tests {
         assert_eq!(parse(b"{\"strongroom\": 1}").err().map(|e| e.into_fault().rule), Some("HDR-2"));
         assert_eq!(parse(b"{}").err(), Some(HeaderError::NotAHeader));
         assert_eq!(parse(b"").err(), Some(HeaderError::NotAHeader));
+        assert_eq!(parse(b"[1]").err(), Some(HeaderError::NotAHeader));
         let deep = "[".repeat(200_000);
         assert_eq!(parse(deep.as_bytes()).err(), Some(HeaderError::NotAHeader));
     }

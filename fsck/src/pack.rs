@@ -263,7 +263,7 @@ impl PackKeys {
             return Err(fault(Class::Forged, "", "it belongs to another vault"));
         }
         if header.cipher != cipher {
-            return Err(malformed("", "its cipher is not the vault's"));
+            return Err(fault(Class::Forged, "", "its cipher is not the vault's"));
         }
         let ss = keys.kem.decapsulate(&header.ciphertext);
         let pack_key = kdf("strongroom 2026 v1 pack key", &[&*ss, head]);

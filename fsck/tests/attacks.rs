@@ -387,7 +387,7 @@ fn forged_chain_files() {
     assert_class(&report, Class::Forged, &path);
     assert_eq!(report.latest, Some(2));
     let (path, report) = with(|l| (l.kind, l.root, l.signer) = (2, None, 1));
-    assert_class(&report, Class::Forged, &path);
+    assert_class(&report, Class::Malformed, &path);
     let (path, report) = with(|l| l.retired = vec![[1; 32]]);
     assert_class(&report, Class::Malformed, &path);
     let (_, report) = with(|l| l.predecessor = Some([7; 32]));
