@@ -40,6 +40,9 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Most entries of a snapshot that are collected for [`Report::tree`].
+const TREE_ENTRIES_MAX: u64 = 10_000_000;
+
 /// What to check.
 #[derive(Clone)]
 pub struct Options {
@@ -413,7 +416,11 @@ impl<'a> Opened<'a> {
             entry.walked = walked.finished;
             entry.paths_affected = walked.affected;
             entry.counted = walked.finished.then_some(walked.counts);
-            if opts.trees && walked.finished {
+            let entries = walked.counts.entries();
+            if opts.trees && walked.finished && entries > TREE_ENTRIES_MAX {
+                let what = format!("its {entries} entries are too many to collect");
+                report.push(Finding::new("", fault(Class::Note, "", what)).in_snapshot(sequence));
+            } else if opts.trees && walked.finished {
                 let mut contents = Contents::new(store, needs);
                 let items = crate::restore::collect(store, needs, &sealed.root, &mut contents, opts);
                 report.trees.insert(sequence, items);

@@ -201,9 +201,10 @@ impl fmt::Display for Finding {
             write!(f, "{path}: ")?;
         }
         if !self.file.is_empty() {
-            write!(f, "{}: ", self.file)?;
+            // Names that are not of the format, and what JSON was, are anybody's bytes.
+            write!(f, "{}: ", show(self.file.as_bytes()))?;
         }
-        f.write_str(&self.detail)?;
+        f.write_str(&show(self.detail.as_bytes()))?;
         if let Some(chunk) = &self.chunk {
             write!(f, " [chunk {}]", chunk.get(..16).unwrap_or(chunk))?;
         }
@@ -228,6 +229,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Entries of all kinds.
+    pub fn entries(&self) -> u64 {
+        self.files.saturating_add(self.directories).saturating_add(self.others)
+    }
+
     /// Adds another tree's numbers; they stop at the largest value.
     pub fn add(&mut self, other: &Self) {
         self.files = self.files.saturating_add(other.files);
@@ -445,6 +451,8 @@ mod tests {
         assert_eq!(show(b"a b"), "a b");
         assert_eq!(show(b"a\x1b[31m\\\xff\n"), "a\\x1b[31m\\\\\\xff\\x0a");
         assert_eq!(show("\u{9b}x".as_bytes()), "\\xc2\\x9bx");
+        let finding = Finding::new("a\x1b]0;x\x07", fault(Class::Foreign, "LAY-2", "b\r"));
+        assert_eq!(finding.to_string(), "foreign: a\\x1b]0;x\\x07: b\\x0d (LAY-2)");
     }
 
     #[test]

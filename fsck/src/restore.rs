@@ -19,6 +19,10 @@ use crate::report::{Class, Finding, Report, TreeItem, fault, show};
 use crate::source::Source;
 use crate::store::{Contents, Outcome, Store};
 use crate::tree::{Content, Entry, Node, Time};
+use crate::walk::Walker;
+
+/// Most entries that are written out.
+const ENTRIES_MAX: u64 = 10_000_000_000;
 
 /// All entries of a tree with hashes of their content.
 pub(crate) fn collect(
@@ -128,6 +132,13 @@ pub fn restore(source: &dyn Source, key: Unlock, to: &Path, opts: &Options) -> R
     else {
         return Err(FatalError::NoSnapshot(format!("snapshot {sequence} can't be decrypted")));
     };
+    // A directory can stand in a tree many times, so that a few objects make a tree without an end.
+    let mut walker = Walker::new(&store);
+    let walked = walker.snapshot(sequence, &root, &needs, &mut |_| {}, &|| opts.cancelled());
+    let entries = walked.counts.entries();
+    if entries > ENTRIES_MAX {
+        return Err(FatalError::NoSnapshot(format!("snapshot {sequence} has {entries} entries: refused")));
+    }
     let mut writer = Writer {
         to,
         root: rustix::process::geteuid().is_root(),

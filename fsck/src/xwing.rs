@@ -71,7 +71,7 @@ impl Decapsulator {
         let ss_x = self.sk_x.diffie_hellman(&PublicKey::from(ct_x));
 
         let mut hash = Sha3_256::new();
-        Digest::update(&mut hash, ss_m);
+        Digest::update(&mut hash, &ss_m[..]);
         Digest::update(&mut hash, ss_x.as_bytes());
         Digest::update(&mut hash, ct_x);
         Digest::update(&mut hash, self.pk_x.as_bytes());
