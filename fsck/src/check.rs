@@ -12,7 +12,7 @@ use crate::crypto::h;
 use crate::header::{self, HEADER_BYTES_MAX, Header, HeaderError};
 use crate::history::{self, History, Link, PackSet};
 use crate::keys::{Keys, Unlock, UnlockError, root_secret};
-use crate::pack::{Pack, Unzip, hash_file, path_of};
+use crate::pack::{PACK_BYTES_MAX, Pack, Unzip, hash_file, path_of};
 use crate::report::{
     Class, Fault, Finding, Report, SnapshotReport, damaged, fault, malformed, too_long, unreadable,
 };
@@ -216,7 +216,7 @@ impl<'a> Opened<'a> {
                         Ok(len) => {
                             self.present.insert(self.history.packs.number(&id), len);
                             self.report.packs.files += 1;
-                            self.report.packs.bytes += len;
+                            self.report.packs.bytes = self.report.packs.bytes.saturating_add(len);
                         }
                         Err(e) => self.report.push(Finding::new(path, unreadable("opening", &e))),
                     },
@@ -358,7 +358,7 @@ impl<'a> Opened<'a> {
         }
         let list: Vec<(u32, Id, u64)> =
             packs.iter().map(|&p| (p, *self.history.packs.name(p), self.present[&p])).collect();
-        let total = list.iter().map(|p| p.2).sum();
+        let total = list.iter().map(|p| p.2).filter(|&len| len <= PACK_BYTES_MAX).sum();
         let access = self.header.as_ref().zip(self.keys.as_ref());
         let job = Job { source: self.source, access, opts, done: AtomicU64::new(0), total };
         let results = job.run(&list);
@@ -700,6 +700,11 @@ impl Job<'_, '_> {
         let mut out =
             Verified { number, pack: None, bad: Vec::new(), chunks: 0, bytes: 0, findings: Vec::new() };
         let complain = |fault: Fault| Finding::new(path.clone(), fault);
+        if len > PACK_BYTES_MAX {
+            // Not hashed either: a sparse file of exbibytes costs its maker nothing.
+            out.findings.push(complain(too_long("PACK-1", "longer than 1 GiB")));
+            return out;
+        }
         // LAY-1 comes first. With --quick no data is read, and which packs hold data is only known afterwards.
         if !self.opts.quick {
             let hashed = self

@@ -141,6 +141,30 @@ fn unreadable_places_are_told_and_the_rest_is_checked() {
     }
 }
 
+/// Files that claim to be endless.
+struct Endless<'m>(&'m Mem);
+
+impl Source for Endless<'_> {
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn len(&self, path: &str) -> io::Result<u64> {
+        self.0.len(path).map(|n| if path.starts_with("packs") { u64::MAX } else { n | 1 << 62 })
+    }
+    fn read(&self, path: &str, off: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(path, off, buf).map(|_| buf.len())
+    }
+}
+
+#[test]
+fn endless_files_are_not_read() {
+    let s = sample(1);
+    let report = check_source(&Endless(&s.vault.files), None, &Options::default()).unwrap();
+    for path in s.vault.files.paths("") {
+        assert!(report.of(Class::Malformed).any(|f| f.file == path), "{path}: {:?}", report.findings);
+    }
+}
+
 #[test]
 fn a_check_can_be_stopped() {
     let s = sample(1);
