@@ -298,3 +298,6 @@ pub fn verify_chain_file(header: &Header, bytes: &[u8]) -> Result<ChainFile, Cry
     };
     verifier.verify(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,10 +46,9 @@ pub fn fuzz_footer(data: &[u8]) {
     check(u64::from_le_bytes(*at), footer);
     check(PACK_HEADER_LEN as u64, data);
     // A footer of one chunk and one block ends where that block ends.
-    if let Some(block) = data.get(48..52).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) {
-        if let Ok(desc) = BlockDesc::from_u32(block) {
-            check(PACK_HEADER_LEN as u64 + u64::from(desc.body_len) + 16, data);
-        }
+    let block = data.get(48..52).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    if let Some(Ok(desc)) = block.map(BlockDesc::from_u32) {
+        check(PACK_HEADER_LEN as u64 + u64::from(desc.body_len) + 16, data);
     }
 }
 

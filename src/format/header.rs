@@ -622,3 +622,6 @@ impl SlotJson {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
