@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use strongroom::crypto::{
     self, Credential, CryptoError, RecoveryKey, RootSecret, SecretBytes, VaultKeys, header_mac, unlock,
 };
-use strongroom::env::TestEnv;
-use strongroom::format::chain::{Origin, SealedPart};
+use strongroom::env::{Env, TestEnv};
 use strongroom::format::pack::FOOTER_SEAL_LEN;
 use strongroom::format::{
     ChainFile, ChunkDesc, ChunkId, ChunkerParams, Cipher, Codec, FRAME_TAG_LEN, Footer, FormatError, Header,
-    PACK_HEADER_LEN, PackHeader, TRAILER_LEN, Trailer, TreeObject, VaultId, block_plain_len,
+    Origin, PACK_HEADER_LEN, PackHeader, SealedPart, TRAILER_LEN, Trailer, TreeObject, VaultId,
+    block_plain_len, fuzz,
 };
 
 /// A vector: its keys and the bytes after the empty line.
@@ -24,8 +24,26 @@ struct Vector {
 
 /// Every key that a vector may have.
 const KEYS: [&str; 20] = [
-    "comment", "kind", "expect", "hash", "root", "vault-id", "cipher", "passphrase", "keyfile", "recovery",
-    "footer-offset", "frame", "id", "block", "last", "codec", "plain-len", "opened", "origin", "key",
+    "comment",
+    "kind",
+    "expect",
+    "hash",
+    "root",
+    "vault-id",
+    "cipher",
+    "passphrase",
+    "keyfile",
+    "recovery",
+    "footer-offset",
+    "frame",
+    "id",
+    "block",
+    "last",
+    "codec",
+    "plain-len",
+    "opened",
+    "origin",
+    "key",
 ];
 
 impl Vector {
@@ -35,7 +53,8 @@ impl Vector {
         let mut keys = BTreeMap::new();
         let mut rest = &bytes[..];
         loop {
-            let end = rest.iter().position(|b| *b == b'\n').unwrap_or_else(|| panic!("{name}: no empty line"));
+            let end =
+                rest.iter().position(|b| *b == b'\n').unwrap_or_else(|| panic!("{name}: no empty line"));
             let (line, tail) = (std::str::from_utf8(&rest[..end]).unwrap(), &rest[end + 1..]);
             rest = tail;
             if line.is_empty() {
@@ -290,7 +309,16 @@ fn the_vectors_cover_every_kind_and_outcome() {
     let vectors = all();
     let count = |key: &str, value: &str| vectors.iter().filter(|v| v.get(key) == value).count();
     for kind in [
-        "header", "pack-header", "footer", "trailer", "frame", "pack", "tree", "chain", "sealed-part", "recovery-key",
+        "header",
+        "pack-header",
+        "footer",
+        "trailer",
+        "frame",
+        "pack",
+        "tree",
+        "chain",
+        "sealed-part",
+        "recovery-key",
     ] {
         assert!(count("kind", kind) >= 3, "{kind}");
     }
@@ -299,4 +327,73 @@ fn the_vectors_cover_every_kind_and_outcome() {
     }
     let good = count("expect", "ok");
     assert!(vectors.len() >= 40 && good >= 10 && vectors.len() > 2 * good, "{good} of {}", vectors.len());
+}
+
+/// Bodies of the fuzz targets in `fuzz/`.
+const TARGETS: [fn(&[u8]); 8] = [
+    fuzz::fuzz_header,
+    fuzz::fuzz_pack_header,
+    fuzz::fuzz_footer,
+    fuzz::fuzz_trailer,
+    fuzz::fuzz_tree,
+    fuzz::fuzz_chain,
+    fuzz::fuzz_sealed_part,
+    crypto::recovery::fuzz_recovery_key,
+];
+
+/// Changes `bytes` a little, in one of the ways in which files go wrong.
+fn mutate(env: &TestEnv, bytes: &mut Vec<u8>, other: &[u8]) {
+    let mut random = [0; 10];
+    env.random(&mut random);
+    let [how, value, a0, a1, a2, a3, b0, b1, b2, b3] = random;
+    let pick = |n: [u8; 4], len: usize| u32::from_le_bytes(n) as usize % len.max(1);
+    let at = pick([a0, a1, a2, a3], bytes.len());
+    let end = at + pick([b0, b1, b2, b3], bytes.len() - at + 1).min(64);
+    if bytes.is_empty() {
+        return bytes.push(value);
+    }
+    match how % 8 {
+        0 => bytes[at] ^= 1 << (value % 8),
+        1 => bytes[at] = value,
+        2 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][value as usize % 5],
+        3 => drop(bytes.drain(at..end.min(bytes.len()))),
+        4 => bytes.truncate(at),
+        5 => bytes.insert(at, value),
+        6 => {
+            let part = bytes[at..end.min(bytes.len())].to_vec();
+            drop(bytes.splice(at..at, part));
+        }
+        _ => {
+            let from = pick([b0, b1, b2, b3], other.len());
+            let len = (other.len() - from).min(bytes.len() - at).min(32);
+            bytes[at..at + len].copy_from_slice(&other[from..from + len]);
+        }
+    }
+}
+
+#[test]
+fn mutated_vectors_never_panic_a_decoder() {
+    let env = TestEnv::new(77);
+    let vectors = all();
+    for (i, vector) in vectors.iter().enumerate() {
+        TARGETS.iter().for_each(|target| target(&vector.body));
+        let mut bytes = vector.body.clone();
+        for round in 0..100 {
+            if round % 5 == 0 {
+                bytes = vector.body.clone();
+            }
+            mutate(&env, &mut bytes, &vectors[(i + round) % vectors.len()].body);
+            TARGETS.iter().for_each(|target| target(&bytes));
+        }
+    }
+}
+
+#[test]
+fn a_vector_is_a_seed_as_it_is() {
+    for vector in all() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(&vector.name);
+        assert_eq!(fuzz::vector_body(&std::fs::read(path).unwrap()), vector.body);
+    }
+    assert_eq!(fuzz::vector_body(b"anything"), b"anything");
+    assert_eq!(fuzz::vector_body(b"comment: no body"), b"comment: no body");
 }
