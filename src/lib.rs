@@ -4,5 +4,6 @@ pub mod crypto;
 pub mod disk;
 pub mod env;
 pub mod format;
+pub mod fs;
 pub mod snapshot;
 pub mod store;

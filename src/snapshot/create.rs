@@ -18,13 +18,11 @@ use std::collections::HashMap;
 
 use crate::env::Time;
 use crate::format::tree::INLINE_LEN_MAX;
-use crate::format::{
-    ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId,
-};
+use crate::format::{ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId};
+use crate::store::Effort;
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
-use crate::store::Effort;
 use crate::store::records::{
     DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, inode_key, parse_dirent_key, parse_extent_key,
     parse_inode_key, parse_xattr_key, rows_of, settings,
@@ -193,7 +191,11 @@ fn settle(
             for w in rows.unwrap_or_default() {
                 batch.put(Table::Trees, inode_key(w.ino), w.row.encode());
             }
-            let inos = rows.unwrap_or_default().iter().map(|w| w.ino).chain(stale.unwrap_or_default().iter().copied());
+            let inos = rows
+                .unwrap_or_default()
+                .iter()
+                .map(|w| w.ino)
+                .chain(stale.unwrap_or_default().iter().copied());
             for ino in inos {
                 let Some(seen) = marks.get(&ino) else { continue };
                 let now = live.get(Table::DirtyDirs, &inode_key(ino))?;
@@ -269,7 +271,9 @@ impl<'a> Rewriter<'a> {
                     break Some(0);
                 }
                 if path.len() > DEPTH_MAX {
-                    return Err(StoreError::Corrupt(format!("directory {marked} nests deeper than {DEPTH_MAX} (TREE-5)")));
+                    return Err(StoreError::Corrupt(format!(
+                        "directory {marked} nests deeper than {DEPTH_MAX} (TREE-5)"
+                    )));
                 }
                 match self.inode(at)? {
                     Some(row) if row.kind == FileType::Dir && row.nlink > 0 => at = row.parent,
@@ -330,7 +334,13 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Returns the object of a directory and what is below it: just written, or as it was.
-    fn dir_object(&mut self, ino: u64, row: &InodeRow, depth: usize, unmarked: usize) -> Result<(ChunkId, Counts)> {
+    fn dir_object(
+        &mut self,
+        ino: u64,
+        row: &InodeRow,
+        depth: usize,
+        unmarked: usize,
+    ) -> Result<(ChunkId, Counts)> {
         if let Some(Written { row: TreeRow { id, counts: Some(counts) }, .. }) = self.written.get(&ino) {
             return Ok((*id, *counts));
         }
@@ -352,7 +362,9 @@ impl<'a> Rewriter<'a> {
             None => {
                 // A directory that was made and left empty has neither a mark of its own nor an object.
                 if unmarked >= UNMARKED_DEPTH_MAX {
-                    return Err(StoreError::Corrupt(format!("live database: directory {ino} was never marked")));
+                    return Err(StoreError::Corrupt(format!(
+                        "live database: directory {ino} was never marked"
+                    )));
                 }
                 self.write_dir(ino, depth, unmarked + 1)?;
                 match self.written.get(&ino) {
