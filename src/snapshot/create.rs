@@ -21,6 +21,7 @@ use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId};
 use crate::store::Effort;
 use crate::store::engine::Engine;
+use crate::store::packs::{PackInfo, PackState};
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
 use crate::store::records::{
@@ -29,6 +30,7 @@ use crate::store::records::{
 };
 
 use super::chain::{Chain, open_sealed};
+use super::gc::clear_undone;
 use super::publish::{Draft, program, publish};
 use super::rows::{Counts, TreeRow, scan};
 use super::tree::{DEPTH_MAX, TreeReader};
@@ -93,7 +95,6 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
         return Ok(None);
     }
     engine.with_reserve(|| engine.packs.close_open())?;
-    engine.with_reserve(|| engine.live.commit())?;
     let published = publish(engine, |chain| {
         let packs = packs_to_list(engine, chain)?;
         Ok(Some(Draft {
@@ -108,10 +109,8 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
         }))
     })?
     .ok_or_else(|| StoreError::Corrupt("a snapshot was not written".into()))?;
-    let extra = [
-        (Table::Snapshots, published.seq.to_be_bytes().to_vec(), published.id.as_bytes().to_vec()),
-        (Table::Settings, settings::BASE_SNAPSHOT.to_vec(), published.id.as_bytes().to_vec()),
-    ];
+    clear_undone(engine)?;
+    let extra = [(Table::Settings, settings::BASE_SNAPSHOT.to_vec(), published.id.as_bytes().to_vec())];
     settle(engine, tree, &rewriter.written, &marks, &extra)?;
     Ok(Some(SnapshotInfo {
         seq: published.seq,
@@ -125,15 +124,17 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
     }))
 }
 
-/// Returns what a new chain file names: every finished pack that no removal has retired. A condemned pack is among
-/// them as long as its removal is not written, since a collection that stopped half way has left what it holds in use.
+/// Returns what a new chain file names: every finished pack but those that are about to be deleted, whose removal is
+/// durable. A condemned pack is among them as long as that is not so, since a collection that stopped half way has left
+/// what it holds in use.
 pub(crate) fn packs_to_list(
     engine: &Engine,
     chain: &Chain,
 ) -> Result<std::collections::BTreeSet<crate::format::PackName>> {
     let retired = chain.retired();
+    let is_going = |pack: &PackInfo| pack.state == PackState::Condemned && retired.contains(&pack.name);
     let packs = engine.packs.closed_packs()?;
-    Ok(packs.into_iter().map(|pack| pack.name).filter(|name| !retired.contains(name)).collect())
+    Ok(packs.into_iter().filter(|pack| !is_going(pack)).map(|pack| pack.name).collect())
 }
 
 fn newest_of_working_tree(engine: &Engine) -> Result<Option<RootInfo>> {

@@ -23,6 +23,7 @@ mod gc_mark;
 mod glob;
 pub mod import;
 mod import_file;
+pub mod open;
 mod os;
 mod publish;
 pub mod restore;

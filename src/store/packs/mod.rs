@@ -15,7 +15,6 @@
 //! database may wait for a checkpoint, and so for [`Barrier::before_commit`]; that takes only the last three, so none of
 //! them is ever held while a batch is applied.
 
-mod census;
 mod file;
 mod maintain;
 mod open;
