@@ -4,4 +4,6 @@ pub mod crypto;
 pub mod disk;
 pub mod env;
 pub mod format;
+pub mod fuse;
+pub mod mount;
 pub mod store;
