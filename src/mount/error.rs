@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fs::FsError;
+use crate::store::error::StoreError;
+
 /// What went wrong, as far as a caller may want to act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,5 +101,32 @@ impl ErrorKind {
 impl From<MountError> for Failure {
     fn from(error: MountError) -> Self {
         Self { code: error.kind.exit_code(), message: error.message, hint: error.hint }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        // The numbers of docs/exit-codes.md, as in `cli::error`; a test there compares them.
+        let code = match &error {
+            StoreError::NotAVault => 10,
+            StoreError::WrongKey => 11,
+            StoreError::HeaderDamaged(_) => 12,
+            StoreError::Newer { .. } => 13,
+            StoreError::HeaderTampered(_) => 14,
+            StoreError::Locked { .. } => 16,
+            StoreError::Rollback(_) => 17,
+            StoreError::Corrupt(_) | StoreError::Format(_) | StoreError::Crypto(_) => 18,
+            StoreError::NoSpace => 19,
+            StoreError::Io { .. } | StoreError::Poisoned(_) => 20,
+            StoreError::NotFound(_) => 22,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<FsError> for Failure {
+    fn from(error: FsError) -> Self {
+        let code = if error.errno == rustix::io::Errno::NOSPC { 19 } else { 20 };
+        Self::new(code, error.to_string())
     }
 }
