@@ -599,8 +599,6 @@ fn damaged(text: String) -> io::Error {
 }
 
 #[cfg(test)]
-#[path = "blockfile/redb_tests.rs"]
 mod redb_tests;
 #[cfg(test)]
-#[path = "blockfile/tests.rs"]
 mod tests;

@@ -247,7 +247,10 @@ impl Log {
     /// Makes what [`Log::open`] read durable, and removes what it dropped. For when the disk has no room for the
     /// better way, a new log.
     pub(super) fn settle(&self) -> io::Result<()> {
-        self.file.set_len(self.tail)?;
+        // Not without need: it would give back room that was reserved behind the end.
+        if self.file.len()? > self.tail {
+            self.file.set_len(self.tail)?;
+        }
         self.file.sync_data()
     }
 

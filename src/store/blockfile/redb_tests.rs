@@ -204,6 +204,34 @@ fn a_second_power_cut_during_recovery_changes_nothing() {
 }
 
 #[test]
+fn a_full_disk_stops_redb_until_it_is_opened_again() {
+    let (disk, mut rng, mut history) = (new_disk(1), StdRng::seed_from_u64(1), new_history());
+    let mut db = database(open(&disk).unwrap()).unwrap();
+    work(&mut db, &mut rng, 5, &mut history).unwrap();
+    let space = disk.space().unwrap();
+    disk.set_capacity(space.total - space.available);
+    let insert = |db: &Database, key: u64| -> Result<(), Failure> {
+        let txn = db.begin_write()?;
+        txn.open_table(TABLE)?.insert(key, &[7; 20_000][..])?;
+        Ok(txn.commit()?)
+    };
+    let mut added = 0;
+    while insert(&db, 1_000 + added).is_ok() {
+        added += 1;
+        assert!(added < 10_000);
+    }
+    insert(&db, 1).unwrap_err();
+    drop(db);
+    let db = database(open(&disk).unwrap()).unwrap();
+    assert_eq!(content(&db).range(1_000..).count() as u64, added, "it opens on the full disk too");
+    drop(db);
+    disk.set_capacity(space.total);
+    let db = database(open(&disk).unwrap()).unwrap();
+    insert(&db, 1_000 + added).unwrap();
+    assert_eq!(content(&db).range(1_000..).count() as u64, added + 1);
+}
+
+#[test]
 fn damage_is_an_error_and_never_other_data() {
     let (disk, history) = run(3, None);
     let expected = history.states.last().unwrap();

@@ -1,0 +1,37 @@
+# Shared by the scripts in contrib/. Source it; it defines functions only.
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "this step needs root: $*"
+  fi
+}
+
+# need_packages PROGRAM=PACKAGE...: installs the Debian packages whose program is missing.
+need_packages() {
+  local pair program missing=()
+  for pair in "$@"; do
+    program=${pair%%=*}
+    # /usr/sbin is not on every PATH, and some of these live there.
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${pair#*=}")
+  done
+  [ "${#missing[@]}" = 0 ] && return 0
+  command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+  say "installing ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+need_cargo() {
+  command -v cargo >/dev/null || { [ -r "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"; }
+  command -v cargo >/dev/null || die "a Rust toolchain is needed: see https://rustup.rs"
+}
+
+need_fuse() {
+  [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+  [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE here, and a mount can't be tested without it"
+}

@@ -1,0 +1,285 @@
+//! `ls` and `cat`: look into a snapshot without mounting.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::Output;
+use super::session::{self, ReadVault};
+use super::unlock::UnlockArgs;
+use crate::format::tree::{Content, Entry, FileType};
+use crate::snapshot::open;
+use crate::snapshot::select;
+use crate::snapshot::tree::TreeReader;
+use crate::store::cold::ColdPacks;
+
+/// Entries read at a time.
+const PAGE: usize = 1024;
+/// Bytes read at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Arguments of `ls`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom ls /encrypted --passfile /root/enc.txt
+  strongroom ls /encrypted latest:/home --long --keyfile /root/vault.key
+  strongroom ls /encrypted \"2 days ago:/\" --json")]
+pub(crate) struct LsArgs {
+    /// The vault, or any copy of it
+    vault: PathBuf,
+    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc
+    #[arg(value_name = "SNAPSHOT:PATH", default_value = "latest:/")]
+    target: String,
+    /// Show type, mode, owner, size and time
+    #[arg(short, long)]
+    long: bool,
+    /// Descend into directories
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// Read a vault that is older than what this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+}
+
+/// Arguments of `cat`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  strongroom cat /encrypted latest:/db/monday.sql --passfile /root/enc.txt | mysql")]
+pub(crate) struct CatArgs {
+    /// The vault, or any copy of it
+    vault: PathBuf,
+    /// Snapshot and path of the file
+    #[arg(value_name = "SNAPSHOT:PATH")]
+    target: String,
+    /// Read a vault that is older than what this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+}
+
+/// One entry as JSON.
+#[derive(Serialize)]
+pub(crate) struct EntryLine {
+    pub(crate) path: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+    pub(crate) mode: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) mtime: String,
+    pub(crate) inode: u64,
+    pub(crate) links: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<String>,
+}
+
+impl EntryLine {
+    pub(crate) fn new(path: &[u8], entry: &Entry) -> Self {
+        Self {
+            path: String::from_utf8_lossy(path).into_owned(),
+            kind: kind_name(entry.kind),
+            mode: format!("{:04o}", entry.mode),
+            uid: entry.uid,
+            gid: entry.gid,
+            size: entry.size,
+            mtime: show_time(entry.mtime.secs, entry.mtime.nanos),
+            inode: entry.ino,
+            links: entry.nlink,
+            target: match &entry.content {
+                Content::Symlink(target) => Some(String::from_utf8_lossy(target).into_owned()),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::File => "file",
+        FileType::Dir => "directory",
+        FileType::Symlink => "symlink",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        FileType::CharDev => "character device",
+        FileType::BlockDev => "block device",
+    }
+}
+
+/// A time as people read it: local, or the raw seconds when out of the calendar's range.
+pub(crate) fn show_time(secs: i64, nanos: u32) -> String {
+    let nanos = i32::try_from(nanos).unwrap_or(0);
+    jiff::Timestamp::new(secs, nanos).map_or_else(|_| format!("@{secs}"), |t| t.to_string())
+}
+
+/// A snapshot opened for reading, and the entry that was named.
+pub(crate) struct Target {
+    pub(crate) source: ColdPacks,
+    pub(crate) entry: Entry,
+    pub(crate) path: Vec<u8>,
+    pub(crate) seq: u64,
+}
+
+/// Splits `SNAPSHOT:PATH`; the last `:/` separates, since a time has colons too. A name without one means its root.
+pub(crate) fn split_target(text: &str) -> (&str, &str) {
+    match text.rfind(":/") {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text.strip_suffix(':').unwrap_or(text), "/"),
+    }
+}
+
+/// Opens the snapshot that `target` names and finds the path in it.
+pub(crate) fn open_target(vault: &ReadVault, target: &str) -> CliResult<Target> {
+    let (name, path) = split_target(target);
+    let seq = resolve(vault, if name.is_empty() { "latest" } else { name })?;
+    let cache = crate::config::engine_config().cache_bytes;
+    let source = open::open_cold(vault.disk.clone(), &vault.unlocked, &vault.chain, &[seq], cache)?;
+    let sealed = vault.chain.open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, seq)?;
+    let root = sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?.entry;
+    let entry = TreeReader::new(&source).resolve(&root, path.as_bytes())?.ok_or_else(|| {
+        CliError::new(ExitCode::NotFound, format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())))
+    })?;
+    Ok(Target { source, entry, path: path.as_bytes().to_vec(), seq })
+}
+
+/// The sequence number of the snapshot that `name` means.
+pub(crate) fn resolve(vault: &ReadVault, name: &str) -> CliResult<u64> {
+    let present = open::list_packs(vault.disk.as_ref())?.into_keys().collect();
+    Ok(select::resolve(&vault.chain, &present, name)?)
+}
+
+/// Runs `ls`.
+pub(crate) fn run_ls(args: &LsArgs, out: &Output) -> CliResult {
+    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, &args.target)?;
+    let tree = TreeReader::new(&target.source);
+    let base = trim_slashes(&target.path);
+    let print = |path: &[u8], entry: &Entry| print_entry(args.long, out, path, entry);
+    let Content::Dir(_) = target.entry.content else {
+        print(&base, &target.entry)?;
+        return Ok(ExitCode::Ok);
+    };
+    // Depth first with an explicit stack: a hostile tree can't exhaust ours.
+    let mut stack = vec![(base, target.entry.clone(), 0_usize)];
+    while let Some((path, dir, depth)) = stack.pop() {
+        let Content::Dir(id) = dir.content else { continue };
+        if depth > crate::snapshot::tree::DEPTH_MAX {
+            return Err(CliError::new(ExitCode::Corrupt, "directories nest deeper than the format allows"));
+        }
+        let mut after: Option<Vec<u8>> = None;
+        let mut below = Vec::new();
+        loop {
+            let page = tree.children(&id, after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.name.clone());
+            for entry in page {
+                let mut child = path.clone();
+                child.push(b'/');
+                child.extend_from_slice(&entry.name);
+                print(&child, &entry)?;
+                if args.recursive && entry.kind == FileType::Dir {
+                    below.push((child, entry, depth + 1));
+                }
+            }
+        }
+        stack.extend(below.into_iter().rev());
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// `/a/b/` -> `/a/b`; the root is empty, so that children join with one slash.
+fn trim_slashes(path: &[u8]) -> Vec<u8> {
+    let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    parts.iter().flat_map(|part| [b"/", *part].concat()).collect()
+}
+
+fn print_entry(long: bool, out: &Output, path: &[u8], entry: &Entry) -> CliResult<()> {
+    if out.is_json() {
+        return out.json_line(&EntryLine::new(path, entry));
+    }
+    let shown = super::show_bytes(path);
+    if !long {
+        return out.line(&shown);
+    }
+    let arrow = match &entry.content {
+        Content::Symlink(target) => format!(" -> {}", super::show_bytes(target)),
+        _ => String::new(),
+    };
+    out.line(&format!(
+        "{}{:04o} {:>3} {:>6} {:>6} {:>14} {} {shown}{arrow}",
+        match entry.kind {
+            FileType::File => '-',
+            FileType::Dir => 'd',
+            FileType::Symlink => 'l',
+            FileType::Fifo => 'p',
+            FileType::Socket => 's',
+            FileType::CharDev => 'c',
+            FileType::BlockDev => 'b',
+        },
+        entry.mode,
+        entry.nlink,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        show_time(entry.mtime.secs, 0),
+    ))
+}
+
+/// Runs `cat`.
+pub(crate) fn run_cat(args: &CatArgs, out: &Output) -> CliResult {
+    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, &args.target)?;
+    if target.entry.kind != FileType::File {
+        return Err(CliError::usage(format!("{} is no file", super::show_bytes(&target.path))));
+    }
+    let tree = TreeReader::new(&target.source);
+    let mut stdout = std::io::stdout().lock();
+    let mut buf = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < target.entry.size {
+        let want = usize::try_from(target.entry.size - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        tree.read(&target.entry.content, target.entry.size, at, &mut buf[..want])?;
+        match stdout.write_all(&buf[..want]) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::Ok),
+            Err(e) => return Err(CliError::new(ExitCode::Io, format!("writing to standard output: {e}"))),
+        }
+        at += want as u64;
+    }
+    stdout.flush()?;
+    Ok(ExitCode::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_split_at_the_path() {
+        for (text, expected) in [
+            ("latest:/home", ("latest", "/home")),
+            ("12:/", ("12", "/")),
+            ("12", ("12", "/")),
+            ("latest:", ("latest", "/")),
+            ("2026-11-20 14:00:/etc/x", ("2026-11-20 14:00", "/etc/x")),
+            ("2026-11-20 14:00", ("2026-11-20 14:00", "/")),
+            (":/a", ("", "/a")),
+        ] {
+            assert_eq!(split_target(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_trimmed() {
+        assert_eq!(trim_slashes(b"/"), b"");
+        assert_eq!(trim_slashes(b"//a//b/"), b"/a/b");
+    }
+}

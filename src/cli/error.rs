@@ -1,0 +1,118 @@
+//! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
+
+use crate::store::error::StoreError;
+
+/// The exit codes of every command (docs/exit-codes.md). They never change meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ExitCode {
+    /// Done.
+    Ok = 0,
+    /// A failure with no code of its own.
+    Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Done, except for some files, which were named.
+    Partial = 3,
+    /// There is no vault at that place.
+    NotAVault = 10,
+    /// No key slot opens with that passphrase or key.
+    WrongKey = 11,
+    /// Both copies of the header are damaged.
+    HeaderDamaged = 12,
+    /// The vault was made by a newer version.
+    NewerFormat = 13,
+    /// The header was changed by somebody without the key.
+    HeaderTampered = 14,
+    /// A secret's file can be read by others.
+    UnsafeFile = 15,
+    /// Another process holds the vault.
+    InUse = 16,
+    /// The vault is older than what this host has seen of it.
+    Rollback = 17,
+    /// Stored data is damaged or missing.
+    Corrupt = 18,
+    /// The disk under the vault is full.
+    NoSpace = 19,
+    /// Reading or writing failed.
+    Io = 20,
+    /// The mountpoint can't be used, or nothing is mounted there.
+    Mountpoint = 21,
+    /// No such snapshot, or path in it.
+    NotFound = 22,
+    /// Files under the mountpoint are open.
+    Busy = 23,
+    /// Stopped by a signal.
+    Interrupted = 130,
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    /// Its exit code.
+    pub(crate) code: ExitCode,
+    /// What failed.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
+}
+
+/// Result of a command: how it ended, if it didn't fail.
+pub(crate) type CliResult<T = ExitCode> = Result<T, CliError>;
+
+impl CliError {
+    pub(crate) fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Usage, message)
+    }
+
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts what was being done before the message.
+    #[must_use]
+    pub(crate) fn context(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NotAVault => Self::new(ExitCode::NotAVault, message)
+                .hint("is this the vault directory (with vault.json in it)? `strongroom init` makes a new one"),
+            StoreError::WrongKey => Self::new(ExitCode::WrongKey, message)
+                .hint("`strongroom info VAULT` lists the key slots; the header itself is sound"),
+            StoreError::HeaderDamaged(_) => Self::new(ExitCode::HeaderDamaged, message)
+                .hint("copy vault.json from any offsite copy of this vault; every copy has it"),
+            StoreError::Newer { .. } => {
+                Self::new(ExitCode::NewerFormat, message).hint("use the strongroom that made it, or a newer one")
+            }
+            StoreError::HeaderTampered(_) => Self::new(ExitCode::HeaderTampered, message)
+                .hint("the header was changed by somebody who does not have the key; restore vault.json from an offsite copy"),
+            StoreError::Locked { .. } => Self::new(ExitCode::InUse, message),
+            StoreError::Rollback(_) => Self::new(ExitCode::Rollback, message)
+                .hint("if you put an older copy there yourself, say so with --accept-rollback"),
+            StoreError::Corrupt(_) | StoreError::Format(_) | StoreError::Crypto(_) => Self::new(ExitCode::Corrupt, message)
+                .hint("`fsck.strongroom VAULT` names everything that is damaged"),
+            StoreError::NoSpace => Self::new(ExitCode::NoSpace, message)
+                .hint("free space on the disk under the vault: delete snapshots, then `strongroom gc VAULT`"),
+            StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
+            StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(ExitCode::Io, error.to_string())
+    }
+}

@@ -1,0 +1,255 @@
+//! `key`: the slots that unlock a vault. The data is never re-encrypted: a slot wraps the same root secret.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::Output;
+use super::session;
+use super::unlock::{UnlockArgs, read_keyfile};
+use crate::crypto::slots::{Argon2Cost, Credential, RecoveryKey, add_slot};
+use crate::env::SystemEnv;
+use crate::format::header::{Header, SlotKind};
+use crate::store::header;
+
+/// FORMAT section 3: slots in a header.
+const SLOTS_MAX: usize = 32;
+
+/// The verbs of `key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// List the key slots; needs no key
+    List(ListArgs),
+    /// Add a passphrase, keyfile or recovery key
+    Add(AddArgs),
+    /// Remove a slot; the last one can't be removed
+    Remove(RemoveArgs),
+    /// Change the passphrase (or keyfile) of the slot that unlocks
+    Change(ChangeArgs),
+}
+
+/// Arguments of `key list`.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// The vault
+    vault: PathBuf,
+}
+
+/// What a new slot opens with.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+struct NewKey {
+    /// Read the new passphrase from FILE
+    #[arg(long, value_name = "FILE")]
+    new_passfile: Option<PathBuf>,
+    /// The new slot opens with this keyfile
+    #[arg(long, value_name = "FILE")]
+    new_keyfile: Option<PathBuf>,
+    /// Make a recovery key and write it to FILE (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    new_recovery_key_out: Option<PathBuf>,
+}
+
+/// Arguments of `key add`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom key add /encrypted --passfile /root/enc.txt --new-keyfile /root/vault.key --label cron
+  strongroom key add /encrypted --keyfile /root/vault.key --new-recovery-key-out /root/recovery.txt")]
+pub(crate) struct AddArgs {
+    /// The vault
+    vault: PathBuf,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+    #[command(flatten)]
+    new: NewKey,
+    /// A name for the slot
+    #[arg(long, default_value = "")]
+    label: String,
+    /// How long one try of the passphrase shall take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    kdf_time: f64,
+}
+
+/// Arguments of `key remove`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  strongroom key remove /encrypted 2 --passfile /root/enc.txt
+
+Copies of the old header (offsite, in backups of the disk) still open with the removed key. If a key
+fell into wrong hands, what it could read then it can read for ever: make a new vault.")]
+pub(crate) struct RemoveArgs {
+    /// The vault
+    vault: PathBuf,
+    /// Number of the slot, as `key list` shows it
+    slot: u32,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+}
+
+/// Arguments of `key change`.
+#[derive(Args, Debug)]
+pub(crate) struct ChangeArgs {
+    /// The vault
+    vault: PathBuf,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+    #[command(flatten)]
+    new: NewKey,
+    /// How long one try of the passphrase shall take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    kdf_time: f64,
+}
+
+#[derive(Serialize)]
+struct SlotLine<'a> {
+    id: u32,
+    kind: &'static str,
+    label: &'a str,
+    created: &'a str,
+}
+
+/// Runs a `key` command.
+pub(crate) fn run(command: &KeyCommand, out: &Output) -> CliResult {
+    match command {
+        KeyCommand::List(args) => list(args, out),
+        KeyCommand::Add(args) => add(args, out),
+        KeyCommand::Remove(args) => remove(args, out),
+        KeyCommand::Change(args) => change(args, out),
+    }
+}
+
+fn list(args: &ListArgs, out: &Output) -> CliResult {
+    let vault = session::open_header(&args.vault)?;
+    let slots: Vec<SlotLine<'_>> = vault
+        .loaded
+        .parsed
+        .header
+        .slots
+        .iter()
+        .map(|s| SlotLine { id: s.id, kind: s.kind.as_str(), label: &s.label, created: &s.created })
+        .collect();
+    if out.is_json() {
+        out.json(&slots)?;
+    } else {
+        for slot in &slots {
+            out.line(&format!(
+                "{:<3} {:<10} {}  {}",
+                slot.id,
+                slot.kind,
+                slot.created,
+                super::show_bytes(slot.label.as_bytes())
+            ))?;
+        }
+    }
+    Ok(ExitCode::Ok)
+}
+
+impl NewKey {
+    /// Obtains the credential of a new slot; for a recovery key also the text to hand out once the slot is durable.
+    fn obtain(&self, kind: SlotKind) -> CliResult<(Credential, Option<(PathBuf, zeroize::Zeroizing<String>)>)> {
+        if let Some(path) = &self.new_keyfile {
+            return Ok((Credential::Keyfile(read_keyfile(path)?), None));
+        }
+        if let Some(path) = &self.new_recovery_key_out {
+            let key = RecoveryKey::generate(&SystemEnv);
+            let text = key.to_text();
+            return Ok((Credential::Recovery(key), Some((path.clone(), text))));
+        }
+        if kind == SlotKind::Keyfile && self.new_passfile.is_none() {
+            return Err(CliError::usage("this slot is a keyfile: give --new-keyfile FILE (or --new-passfile)"));
+        }
+        let source = UnlockArgs { passfile: self.new_passfile.clone(), ..UnlockArgs::default() };
+        Ok((source.credential("New passphrase", true)?, None))
+    }
+}
+
+fn cost_of(credential: &Credential, seconds: f64) -> CliResult<Argon2Cost> {
+    if !(0.0..=60.0).contains(&seconds) {
+        return Err(CliError::usage("--kdf-time takes 0 to 60 seconds"));
+    }
+    Ok(match credential {
+        Credential::Passphrase(_) => Argon2Cost::calibrate(Duration::from_secs_f64(seconds)),
+        Credential::Keyfile(_) | Credential::Recovery(_) => Argon2Cost::MINIMUM,
+    })
+}
+
+/// Tells how many slots would be left that a person or a script can open, for the refusal to remove the last one.
+fn require_room(header: &Header) -> CliResult<()> {
+    if header.slots.len() >= SLOTS_MAX {
+        return Err(CliError::usage("the vault has 32 key slots, which is the most there can be"));
+    }
+    Ok(())
+}
+
+fn add(args: &AddArgs, out: &Output) -> CliResult {
+    if args.label.len() > 64 {
+        return Err(CliError::usage("a label has at most 64 bytes"));
+    }
+    let _lock = session::lock_header(&args.vault)?;
+    let mut vault = session::unlock(&args.vault, &args.unlock, out)?;
+    require_room(&vault.header)?;
+    let (credential, hand_out) = args.new.obtain(SlotKind::Passphrase)?;
+    let cost = cost_of(&credential, args.kdf_time)?;
+    let created = session::rfc3339_now();
+    let id = add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, args.label.clone(), created)?;
+    // The recovery key is on paper-to-be before the slot exists: the other order could lose it.
+    if let Some((path, text)) = &hand_out {
+        session::write_private_new(path, format!("{}\n", text.as_str()).as_bytes())?;
+    }
+    header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
+    session::note_header_generation(&args.vault, &vault)?;
+    out.note(&format!("added key slot {id}"));
+    Ok(ExitCode::Ok)
+}
+
+fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
+    let _lock = session::lock_header(&args.vault)?;
+    let mut vault = session::unlock(&args.vault, &args.unlock, out)?;
+    let Some(at) = vault.header.slots.iter().position(|s| s.id == args.slot) else {
+        return Err(CliError::new(ExitCode::NotFound, format!("there is no key slot {}", args.slot))
+            .hint("`strongroom key list VAULT` shows them"));
+    };
+    if vault.header.slots.len() == 1 {
+        return Err(CliError::usage("this is the only key slot: without it nobody could ever read the vault")
+            .hint("add another one first: `strongroom key add`"));
+    }
+    if vault.slot == args.slot && out.is_json() {
+        out.warning("the removed slot is the one that unlocked the vault just now");
+    }
+    vault.header.slots.remove(at);
+    header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
+    session::note_header_generation(&args.vault, &vault)?;
+    out.note(&format!("removed key slot {}", args.slot));
+    Ok(ExitCode::Ok)
+}
+
+fn change(args: &ChangeArgs, out: &Output) -> CliResult {
+    let _lock = session::lock_header(&args.vault)?;
+    let mut vault = session::unlock(&args.vault, &args.unlock, out)?;
+    let old = vault
+        .header
+        .slots
+        .iter()
+        .find(|s| s.id == vault.slot)
+        .map(|s| (s.kind, s.label.clone()))
+        .ok_or_else(|| CliError::new(ExitCode::Failure, "the slot that unlocked the vault is not in its header"))?;
+    let (credential, hand_out) = args.new.obtain(old.0)?;
+    let cost = cost_of(&credential, args.kdf_time)?;
+    let created = session::rfc3339_now();
+    let slot = vault.slot;
+    // One write of the header both adds the new slot and drops the old one: never a moment with neither.
+    vault.header.slots.retain(|s| s.id != slot);
+    let id = add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, old.1, created)?;
+    if let Some((path, text)) = &hand_out {
+        session::write_private_new(path, format!("{}\n", text.as_str()).as_bytes())?;
+    }
+    header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
+    session::note_header_generation(&args.vault, &vault)?;
+    out.note(&format!("key slot {slot} is replaced by slot {id}"));
+    Ok(ExitCode::Ok)
+}

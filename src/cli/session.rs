@@ -1,0 +1,269 @@
+//! What several verbs share: finding, unlocking and opening a vault, with its high-water mark and its notes.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::Output;
+use super::unlock::UnlockArgs;
+use crate::config::{engine_config, state_dir};
+use crate::crypto::RootSecret;
+use crate::crypto::keys::VaultKeys;
+use crate::disk::{Disk, DiskLock, RealDisk};
+use crate::env::SystemEnv;
+use crate::format::header::Header;
+use crate::snapshot::chain::Chain;
+use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
+use crate::store::header::{self, LoadedHeader};
+use crate::store::highwater::{HighWater, HighWaterStore};
+
+/// A vault whose header was read.
+pub(crate) struct HeaderOnly {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) loaded: LoadedHeader,
+}
+
+/// A vault that was unlocked.
+pub(crate) struct UnlockedVault {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) header: Header,
+    pub(crate) root: RootSecret,
+    pub(crate) keys: Arc<VaultKeys>,
+    pub(crate) slot: u32,
+    warning: Option<String>,
+}
+
+impl UnlockedVault {
+    fn as_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
+        let Self { disk, header, root, keys, slot, warning } = self;
+        (disk, Unlocked { header, root, keys, slot, warning })
+    }
+}
+
+/// A vault opened for reading its snapshots; no lock, no live state.
+pub(crate) struct ReadVault {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) unlocked: Unlocked,
+    pub(crate) chain: Chain,
+}
+
+/// The absolute form of a vault's path, as the high-water mark and mount tables know it.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
+}
+
+fn open_disk(path: &Path) -> CliResult<Arc<dyn Disk>> {
+    let shown = super::show_path(path);
+    match RealDisk::open(path) {
+        Ok(disk) => Ok(Arc::new(disk)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(CliError::new(ExitCode::NotAVault, format!("{shown}: no such directory")))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(CliError::new(ExitCode::NotAVault, format!("{shown} is no directory")))
+        }
+        Err(e) => Err(CliError::new(ExitCode::Io, format!("{shown}: {e}"))),
+    }
+}
+
+/// Reads a vault's header.
+pub(crate) fn open_header(path: &Path) -> CliResult<HeaderOnly> {
+    let disk = open_disk(path)?;
+    let loaded = header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
+    Ok(HeaderOnly { disk, loaded })
+}
+
+/// Reads and unlocks a vault's header.
+pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<UnlockedVault> {
+    // The header first: nobody should type a passphrase for a directory that is no vault.
+    let HeaderOnly { disk, loaded } = open_header(path)?;
+    let credential = args.credential(&format!("Passphrase for {}", super::show_path(path)), false)?;
+    let Unlocked { header, root, keys, slot, warning } =
+        open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
+    if let Some(text) = &warning {
+        out.warning(text);
+    }
+    Ok(UnlockedVault { disk, header, root, keys, slot, warning })
+}
+
+/// Unlocks a vault and reads its chain, for verbs that only read snapshots.
+pub(crate) fn open_read(path: &Path, args: &UnlockArgs, accept_rollback: bool, out: &Output) -> CliResult<ReadVault> {
+    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    wait_for_daemon(path, out)?;
+    let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
+    for problem in chain.problems() {
+        out.warning(&super::show_bytes(problem.to_string().as_bytes()));
+    }
+    check_highwater(path, &unlocked.header, &chain, accept_rollback, out)?;
+    let present = open::list_packs(disk.as_ref())?.into_keys().collect();
+    for info in chain.incomplete(&present) {
+        out.warning(&format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
+    }
+    Ok(ReadVault { disk, unlocked, chain })
+}
+
+/// Reading an older copy elsewhere is what copies are for, so it is only said; at the vault's own place it is refused.
+fn check_highwater(path: &Path, header: &Header, chain: &Chain, accept: bool, out: &Output) -> CliResult<()> {
+    let Some(store) = highwater_store(header)? else { return Ok(()) };
+    let Some(mark) = store.load()? else { return Ok(()) };
+    match open::check_highwater(&mark, header, chain) {
+        Ok(()) => Ok(()),
+        Err(e) if accept || mark.path != path_text(path) => {
+            out.warning(&e.to_string());
+            Ok(())
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A daemon that still writes the last changes of an unmounted vault is waited for (design section 6).
+pub(crate) fn wait_for_daemon(path: &Path, out: &Output) -> CliResult<()> {
+    crate::mount::holder::wait_while_finishing(path, &mut |pid| {
+        out.note(&format!("waiting for the daemon (pid {pid}), which is still committing the last changes"));
+    })
+    .map_err(Into::into)
+}
+
+fn path_text(path: &Path) -> String {
+    absolute(path).to_string_lossy().into_owned()
+}
+
+fn highwater_store(header: &Header) -> CliResult<Option<HighWaterStore>> {
+    let dir = state_dir();
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    match made.and_then(|()| RealDisk::open(&dir)) {
+        Ok(disk) => Ok(Some(HighWaterStore::new(Arc::new(disk), &header.vault_id))),
+        Err(e) => Err(CliError::new(ExitCode::Io, format!("the state directory {}: {e}", dir.display()))
+            .hint("it keeps the high-water mark that reveals a rolled-back vault; choose another one with STATE_DIRECTORY")),
+    }
+}
+
+/// What a verb that works on a vault without mounting it wants.
+pub(crate) struct WorkOptions {
+    pub(crate) accept_rollback: bool,
+    pub(crate) discard_live: bool,
+    /// What the holder's note says, e.g. the command.
+    pub(crate) purpose: &'static str,
+}
+
+/// Unlocks a vault and opens it for work; fails when it is mounted.
+pub(crate) fn open_work(path: &Path, args: &UnlockArgs, work: &WorkOptions, out: &Output) -> CliResult<Opened> {
+    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    wait_for_daemon(path, out)?;
+    open_unlocked(path, disk, &unlocked, work, out)
+}
+
+fn open_unlocked(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    unlocked: &Unlocked,
+    work: &WorkOptions,
+    out: &Output,
+) -> CliResult<Opened> {
+    let note = crate::mount::holder::note(work.purpose, None);
+    let opened = open::open_engine(
+        disk,
+        Arc::new(SystemEnv),
+        unlocked,
+        OpenOptions {
+            cfg: engine_config(),
+            owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+            path: path_text(path),
+            highwater: highwater_store(&unlocked.header)?,
+            accept_rollback: work.accept_rollback,
+            discard_live: work.discard_live,
+            holder_note: note,
+        },
+    )?;
+    for note in &opened.notes {
+        out.note(note);
+    }
+    Ok(opened)
+}
+
+/// Closes an engine after work, with its high-water mark.
+pub(crate) fn close_work(path: &Path, opened: &Opened) -> CliResult<()> {
+    let chain = Chain::load(opened.engine.ctx.disk.as_ref(), &opened.engine.header)?;
+    let newest = chain.newest().map(|info| (info.seq, info.id.to_hex()));
+    let live = opened.engine.live.clone();
+    opened.engine.close()?;
+    drop(live);
+    open::note_highwater(&opened.engine, &path_text(path), newest, false)?;
+    Ok(())
+}
+
+/// Serialises changes of the header between processes.
+pub(crate) fn lock_header(path: &Path) -> CliResult<Box<dyn DiskLock>> {
+    let disk = open_disk(path)?;
+    disk.create_dir_all("live")?;
+    disk.lock("live/header.lock")?
+        .ok_or_else(|| CliError::new(ExitCode::InUse, "another process is changing the keys of this vault"))
+}
+
+/// Remembers a newly written header's generation.
+pub(crate) fn note_header_generation(path: &Path, vault: &UnlockedVault) -> CliResult<()> {
+    let Some(store) = highwater_store(&vault.header)? else { return Ok(()) };
+    let mark = match store.load()? {
+        Some(mark) => HighWater { header_generation: mark.header_generation.max(vault.header.generation), ..mark },
+        None => HighWater {
+            vault_id: vault.header.vault_id.to_hex(),
+            path: path_text(path),
+            header_generation: vault.header.generation,
+            seq: 0,
+            id: String::new(),
+            live_generation: 0,
+            live_dirty: false,
+        },
+    };
+    store.store(&mark)?;
+    Ok(())
+}
+
+/// Checks that a directory can become a vault: missing, or empty but for `lost+found`.
+pub(crate) fn require_new_vault_dir(path: &Path) -> CliResult<()> {
+    let shown = super::show_path(path);
+    let items = match std::fs::read_dir(path) {
+        Ok(items) => items,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(CliError::new(ExitCode::Io, format!("{shown}: {e}"))),
+    };
+    for item in items {
+        let name = item?.file_name();
+        if name == "vault.json" {
+            return Err(CliError::usage(format!("{shown} is a vault already")));
+        }
+        if name != "lost+found" {
+            return Err(CliError::usage(format!("{shown} is not empty: a vault needs a directory of its own")));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directory of a new vault and opens it.
+pub(crate) fn create_vault_disk(path: &Path) -> CliResult<Arc<dyn Disk>> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| CliError::new(ExitCode::Io, format!("making {}: {e}", super::show_path(path))))?;
+    open_disk(path)
+}
+
+/// Writes a file with a secret: new, mode 0600, durable before it is spoken of.
+pub(crate) fn write_private_new(path: &Path, bytes: &[u8]) -> CliResult<()> {
+    let shown = super::show_path(path);
+    let failed = |e: std::io::Error| {
+        let error = CliError::new(ExitCode::Io, format!("writing {shown}: {e}"));
+        if e.kind() == std::io::ErrorKind::AlreadyExists { error.hint("it is never overwritten: choose another name") } else { error }
+    };
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Now, as headers write it: RFC 3339, UTC, whole seconds.
+pub(crate) fn rfc3339_now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,175 @@
+//! Full and failing disks.
+
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::disk::{CrashMode, FaultErrno, FaultOp, Faults, FaultyDisk};
+
+fn numbered(n: u64, len: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(Table::Extents, n.to_be_bytes(), vec![n as u8; len]);
+    batch
+}
+
+fn count(live: &Live) -> u64 {
+    live.range(Table::Extents, b"", None, usize::MAX).unwrap().len() as u64
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let disk = SimDisk::new(1);
+    let mut rig = Rig::new(disk.clone(), 1);
+    let live = rig.create().unwrap();
+    live.checkpoint().unwrap();
+    let space = disk.space().unwrap();
+    disk.set_capacity(space.total - space.available + (200 << 10));
+    let mut applied = 0;
+    // The overlay bound and the journal fill up; then there is nowhere to go.
+    let error = loop {
+        match live.apply(numbered(applied, 5000)) {
+            Ok(()) => applied += 1,
+            Err(e) => break e,
+        }
+        match live.commit() {
+            Ok(()) => {}
+            Err(e) => break e,
+        }
+        assert!(applied < 1000);
+    };
+    assert!(matches!(error, StoreError::NoSpace), "{error}");
+    assert!(!rig.poison.is_set());
+    assert_eq!(count(&live), applied);
+    assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace)));
+    assert!(live.view().is_err());
+    assert_eq!(count(&live), applied);
+    // A crash on the full disk keeps what was committed, and the next open works as far as it can.
+    let durable = live.generation();
+    let image = disk.crash_image(CrashMode::DropUnsynced);
+    let again = Rig::new(image, 77).open().unwrap();
+    assert!(again.generation() >= durable && count(&again) >= durable);
+    drop(again);
+    // Room comes back.
+    disk.set_capacity(1 << 30);
+    live.checkpoint().unwrap();
+    assert_eq!(live.journal_bytes(), 0);
+    live.apply(numbered(applied, 5000)).unwrap();
+    live.close().unwrap();
+    drop(live);
+    let live = rig.open().unwrap();
+    assert!(!live.recovered());
+    assert_eq!(count(&live), applied + 1);
+}
+
+#[test]
+fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
+    let disk = SimDisk::new(2);
+    let live = Rig::new(disk.clone(), 2).create().unwrap();
+    for n in 0..60 {
+        live.apply(numbered(n, 1500)).unwrap();
+    }
+    live.close().unwrap();
+    drop(live);
+    let start = disk.crash_image(CrashMode::KeepAll);
+    let mut full = 0;
+    for op in [FaultOp::Write, FaultOp::Sync, FaultOp::Allocate] {
+        for nth in 1..40 {
+            let faults = Faults::new();
+            let inner = start.fork();
+            let mut rig = Rig::new(FaultyDisk::new(inner.clone(), faults.clone()), 50 + nth);
+            let live = rig.open().unwrap();
+            for n in 0..20 {
+                live.apply(numbered(n * 3, 700)).unwrap();
+            }
+            live.commit().unwrap();
+            faults.fail_nth(op, nth, FaultErrno::Enospc);
+            let result = live.checkpoint();
+            assert_eq!(count(&live), 60, "{op:?} {nth}");
+            if matches!(result, Err(StoreError::NoSpace)) && !rig.poison.is_set() {
+                full += 1;
+                faults.clear();
+                live.apply(numbered(1000, 10)).unwrap();
+                live.checkpoint().unwrap();
+                assert_eq!(live.view().unwrap().range(Table::Extents, b"", None, 100).unwrap().len(), 61);
+            }
+            faults.clear();
+            drop(live);
+            let image = inner.crash_image(CrashMode::Torn(nth));
+            let live = Rig::new(image, 90).open().unwrap();
+            let value = live.get(Table::Extents, &3u64.to_be_bytes()).unwrap().unwrap();
+            assert!(value.len() == 700 && count(&live) >= 60, "{op:?} {nth}");
+        }
+    }
+    assert!(full > 2, "{full}");
+}
+
+#[test]
+fn a_failed_write_poisons_and_reads_go_on() {
+    for op in [FaultOp::Write, FaultOp::Sync] {
+        for checkpoint in [false, true] {
+            for nth in 1..6 {
+                let faults = Faults::new();
+                let sim = SimDisk::new(1);
+                let rig = Rig::new(FaultyDisk::new(sim.clone(), faults.clone()), 1);
+                let live = rig.create().unwrap();
+                for n in 0..50 {
+                    live.apply(numbered(n, 1000)).unwrap();
+                }
+                live.checkpoint().unwrap();
+                live.apply(numbered(50, 10)).unwrap();
+                live.commit().unwrap();
+                faults.fail_nth(op, nth, FaultErrno::Eio);
+                live.apply(numbered(51, 10)).unwrap();
+                let result = if checkpoint { live.checkpoint() } else { live.commit() };
+                if nth == 1 {
+                    result.unwrap_err();
+                }
+                assert_eq!(rig.poison.is_set(), faults.struck() > 0, "{op:?} {nth} {checkpoint}");
+                assert_eq!(count(&live), 52);
+                if rig.poison.is_set() {
+                    assert!(matches!(live.commit(), Err(StoreError::Poisoned(_))) || live.generation() == 52);
+                    assert!(matches!(live.apply(numbered(99, 1)), Err(StoreError::Poisoned(_))));
+                    assert!(matches!(live.checkpoint(), Err(StoreError::Poisoned(_))));
+                    assert!(live.view().is_err());
+                    live.close().unwrap_err();
+                }
+                drop(live);
+                faults.clear();
+                for mode in [CrashMode::DropUnsynced, CrashMode::KeepAll, CrashMode::Torn(nth)] {
+                    let live = Rig::new(sim.crash_image(mode), 2).open().unwrap();
+                    assert!(matches!(count(&live), 51 | 52));
+                }
+            }
+        }
+    }
+}
+
+struct Gate(AtomicBool);
+
+impl Barrier for Gate {
+    fn before_commit(&self) -> Result<()> {
+        if self.0.load(Ordering::SeqCst) { Err(StoreError::NoSpace) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_barrier_that_fails_stops_commits_and_loses_nothing() {
+    let sim = SimDisk::new(1);
+    let rig = Rig::new(sim.clone(), 1);
+    let live = rig.create().unwrap();
+    let gate = Arc::new(Gate(AtomicBool::new(true)));
+    let weak: Weak<Gate> = Arc::downgrade(&gate);
+    live.set_barrier(weak);
+    for n in 0..5 {
+        live.apply(numbered(n, 100)).unwrap();
+        assert!(matches!(live.commit(), Err(StoreError::NoSpace)));
+        assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace)));
+        assert!(live.uncommitted_bytes() > 0 && live.generation() == 0);
+    }
+    let image = sim.crash_image(CrashMode::KeepAll);
+    assert_eq!(count(&Rig::new(image, 3).open().unwrap()), 0);
+    gate.0.store(false, Ordering::SeqCst);
+    live.commit().unwrap();
+    assert_eq!((live.generation(), live.uncommitted_bytes()), (5, 0));
+    let image = sim.crash_image(CrashMode::DropUnsynced);
+    assert_eq!(count(&Rig::new(image, 3).open().unwrap()), 5);
+}
