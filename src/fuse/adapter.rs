@@ -21,6 +21,7 @@ use fuser::{
 use super::activity::Activity;
 use super::errno::{self, Weight};
 use super::lane::Lane;
+use super::known::Known;
 use super::{init, reply};
 use crate::fs::{self, Attr, Caller, DirEnt, Fh, Fs, FsResult, SetAttr, Whence};
 
@@ -91,6 +92,8 @@ pub struct AdapterOptions {
     pub vault_xattr: &'static str,
     /// Poisons the vault after a panic.
     pub poison: Box<dyn Fn(&str) + Send + Sync>,
+    /// The mount shows one snapshot only.
+    pub snapshot: bool,
 }
 
 impl std::fmt::Debug for AdapterOptions {
@@ -109,6 +112,7 @@ struct Inner {
     fs: Arc<Fs>,
     options: AdapterOptions,
     lane: Lane,
+    known: Known,
 }
 
 impl std::fmt::Debug for Adapter {
@@ -159,6 +163,22 @@ impl Inner {
         }
     }
 
+    /// Tells whether the filesystem keeps something for an inode as long as the kernel refers to it.
+    fn is_counted(&self, ino: u64) -> bool {
+        self.options.snapshot || reply::is_browse(ino)
+    }
+
+    /// Counts that the kernel is about to learn of an inode once more.
+    fn learns(&self, ino: u64) {
+        if self.is_counted(ino) {
+            self.known.learns(ino);
+        }
+    }
+
+    fn ttl(&self, ino: u64) -> std::time::Duration {
+        reply::ttl(ino, self.options.snapshot)
+    }
+
     fn read_dir(&self, req: &Request, op: &'static str, ino: u64, each: impl FnOnce(&Fs) -> FsResult<()>) -> Result<(), fuser::Errno> {
         self.call(op, req.unique().0, ino, each)
     }
@@ -169,7 +189,7 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, options: AdapterOptions) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let slow_width = (2 * cores).clamp(4, 16);
-        Self { inner: Arc::new(Inner { fs, options, lane: Lane::new(slow_width) }), slow_width }
+        Self { inner: Arc::new(Inner { fs, options, lane: Lane::new(slow_width), known: Known::default() }), slow_width }
     }
 
     /// How many threads are to read requests.
@@ -198,8 +218,9 @@ impl Adapter {
         }
     }
 
+    /// Answers what made a new name, which is never in a snapshot.
     fn entry(result: Result<Attr, fuser::Errno>, reply: ReplyEntry) {
-        answer!(reply, result, attr => reply.entry(&reply::ttl(attr.ino), &reply::attr(&attr), GENERATION));
+        answer!(reply, result, attr => reply.entry(&reply::TTL, &reply::attr(&attr), GENERATION));
     }
 
     fn empty(result: Result<(), fuser::Errno>, reply: ReplyEmpty) {
@@ -236,17 +257,24 @@ impl fuser::Filesystem for Adapter {
             Err(error) => Err(error),
         });
         answer!(reply, found, found => match found {
-            Some(attr) => reply.entry(&reply::ttl(attr.ino), &reply::attr(&attr), GENERATION),
-            None => reply.entry(&reply::negative_ttl(parent.0), &reply::absent(), GENERATION),
+            Some(attr) => {
+                self.inner.learns(attr.ino);
+                reply.entry(&self.inner.ttl(attr.ino), &reply::attr(&attr), GENERATION);
+            }
+            None => reply.entry(&reply::negative_ttl(parent.0, self.inner.options.snapshot), &reply::absent(), GENERATION),
         });
     }
 
-    /// Nothing is kept for what the kernel knows of: inodes are found by number.
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        // Inodes of the working tree are found by number; nothing is kept for them.
+        if self.inner.is_counted(ino.0) && self.inner.known.forgets(ino.0, nlookup) {
+            self.inner.fs.forget(ino.0);
+        }
+    }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let result = self.call(req, op::GETATTR, ino, |fs| fs.getattr(ino.0));
-        answer!(reply, result, attr => reply.attr(&reply::ttl(ino.0), &reply::attr(&attr)));
+        answer!(reply, result, attr => reply.attr(&self.inner.ttl(ino.0), &reply::attr(&attr)));
     }
 
     fn setattr(
@@ -279,7 +307,7 @@ impl fuser::Filesystem for Adapter {
         let (unique, caller, fh) = (req.unique().0, caller(req), fh.map(|fh| Fh(fh.0)));
         let work = move |inner: &Inner| {
             let result = inner.call(op::SETATTR, unique, ino.0, |fs| fs.setattr(ino.0, set, fh, caller));
-            answer!(reply, result, attr => reply.attr(&reply::ttl(ino.0), &reply::attr(&attr)));
+            answer!(reply, result, attr => reply.attr(&inner.ttl(ino.0), &reply::attr(&attr)));
         };
         // Only truncation waits for data.
         if size.is_some() { self.slow(work) } else { work(&self.inner) }
@@ -351,7 +379,7 @@ impl fuser::Filesystem for Adapter {
         let (unique, caller, flags) = (req.unique().0, caller(req), fs::OpenFlags::from_bits(flags.0));
         let inner = self.inner.clone();
         let work = move |_: &Inner| {
-            let result = inner.call(op::OPEN, unique, ino.0, |fs| fs.open(ino.0, flags, caller));
+            let result = inner.call(op::OPEN, unique, ino.0, |fs| fs.open_file(ino.0, flags, caller));
             answer!(reply, result, fh => {
                 inner.options.activity.opened();
                 // The kernel's pages stay true: nobody else changes files.
@@ -461,7 +489,11 @@ impl fuser::Filesystem for Adapter {
                 reply::attr,
             );
             let name = OsStr::from_bytes(entry.name);
-            let full = reply.add(INodeNo(entry.ino), entry.cookie, name, &reply::ttl(entry.ino), &attr, GENERATION);
+            let ttl = self.inner.ttl(entry.ino);
+            let full = reply.add(INodeNo(entry.ino), entry.cookie, name, &ttl, &attr, GENERATION);
+            if !full && entry.attr.is_some() {
+                self.inner.learns(entry.ino);
+            }
             !full
         };
         let result = self.inner.read_dir(req, op::READDIRPLUS, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
@@ -531,8 +563,8 @@ impl fuser::Filesystem for Adapter {
         let made = |fs: &Fs| fs.create(parent.0, name.as_bytes(), mode & 0o7777, umask, flags, caller(req));
         answer!(reply, self.call(req, op::CREATE, parent, made), (attr, fh) => {
             self.inner.options.activity.opened();
-            let (ttl, attr) = (reply::ttl(attr.ino), reply::attr(&attr));
-            reply.created(&ttl, &attr, GENERATION, FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE);
+            let attr = reply::attr(&attr);
+            reply.created(&reply::TTL, &attr, GENERATION, FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE);
         });
     }
 

@@ -9,6 +9,7 @@ pub mod activity;
 mod adapter;
 mod errno;
 mod init;
+mod known;
 mod lane;
 mod reply;
 mod session;

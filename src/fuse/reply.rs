@@ -9,7 +9,7 @@ use crate::format::tree::FileType;
 use crate::fs::{Attr, SetTime};
 
 /// The vault is locked by us alone and every change goes through the kernel, so what it knows stays true.
-const TTL: Duration = Duration::from_secs(3_600);
+pub(super) const TTL: Duration = Duration::from_secs(3_600);
 /// Below `.snapshots` names come and go without the kernel's doing.
 const BROWSE_TTL: Duration = Duration::from_secs(5);
 /// Inodes of snapshots have this bit.
@@ -23,14 +23,15 @@ pub(super) fn is_browse(ino: u64) -> bool {
     ino & BROWSE_BIT != 0
 }
 
-/// How long the kernel may remember an inode's attributes and name.
-pub(super) fn ttl(ino: u64) -> Duration {
-    if is_browse(ino) { BROWSE_TTL } else { TTL }
+/// How long the kernel may remember an inode's attributes and name. `snapshot`: the mount is one snapshot, which never
+/// changes.
+pub(super) fn ttl(ino: u64, snapshot: bool) -> Duration {
+    if is_browse(ino) && !snapshot { BROWSE_TTL } else { TTL }
 }
 
 /// How long the kernel may remember that a name is not there.
-pub(super) fn negative_ttl(parent: u64) -> Duration {
-    if is_browse(parent) { Duration::ZERO } else { TTL }
+pub(super) fn negative_ttl(parent: u64, snapshot: bool) -> Duration {
+    if is_browse(parent) && !snapshot { Duration::ZERO } else { TTL }
 }
 
 /// A reply for a name that is not there: inode 0, which makes the kernel remember it.
@@ -197,8 +198,9 @@ mod tests {
 
     #[test]
     fn snapshots_are_not_remembered_for_long() {
-        assert_eq!(ttl(1), TTL);
-        assert_eq!(ttl(BROWSE_BIT | 1), BROWSE_TTL);
-        assert_eq!(negative_ttl(BROWSE_BIT), Duration::ZERO);
+        assert_eq!(ttl(1, false), TTL);
+        assert_eq!(ttl(BROWSE_BIT | 1, false), BROWSE_TTL);
+        assert_eq!(ttl(BROWSE_BIT | 1, true), TTL);
+        assert_eq!(negative_ttl(BROWSE_BIT, false), Duration::ZERO);
     }
 }

@@ -55,8 +55,11 @@ pub enum Request {
     },
     /// Deletes snapshots.
     SnapshotDelete {
-        /// Sequence numbers or id prefixes.
+        /// Sequence numbers, id prefixes, and what else names one.
         snapshots: Vec<String>,
+        /// Even the newest one.
+        #[serde(default)]
+        force: bool,
     },
     /// Collects garbage.
     Gc {

@@ -49,7 +49,7 @@ pub trait Served: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it can't; then none was deleted.
-    fn snapshot_delete(&self, snapshots: &[String]) -> std::result::Result<Value, Failure>;
+    fn snapshot_delete(&self, snapshots: &[String], force: bool) -> std::result::Result<Value, Failure>;
     /// Collects garbage, or only says what it would do.
     ///
     /// # Errors
@@ -189,9 +189,9 @@ impl Handler for Shared {
                 }))
             }
             Request::SnapshotCreate { tags, force } => self.snapshot(tags, force),
-            Request::SnapshotDelete { snapshots } => {
+            Request::SnapshotDelete { snapshots, force } => {
                 let _one = alone();
-                self.served.snapshot_delete(&snapshots)
+                self.served.snapshot_delete(&snapshots, force)
             }
             Request::Gc { dry_run } => {
                 let _one = alone();

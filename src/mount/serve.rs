@@ -67,9 +67,9 @@ pub fn serve_live(engine: Arc<Engine>, opts: &ServeOptions) -> Result<Running> {
         Err(error) => return Err(give_up(&*served, None, MountError::io("writing the status", error).into())),
     };
     let poison = engine.ctx.poison.clone();
-    let adapter_poison = Box::new(move |cause: &str| poison.set(format!("a request panicked: {cause}")));
     let activity = Arc::new(Activity::default());
-    let adapter = adapter(fs, activity.clone(), opts, adapter_poison);
+    let on_panic = Box::new(move |cause: &str| poison.set(&format!("a request panicked: {cause}")));
+    let adapter = Adapter::new(fs, AdapterOptions { poison: on_panic, ..adapter_options(activity.clone(), opts) });
     let session = match connect(adapter, opts) {
         Ok(session) => session,
         Err(error) => return Err(give_up(&*served, Some(&status), error.into())),
@@ -96,7 +96,7 @@ pub fn serve_snapshot(fs: Arc<Fs>, opts: &ServeOptions) -> Result<Running> {
     let mut opts = opts.clone();
     opts.options.read_only = true;
     let activity = Arc::new(Activity::default());
-    let adapter = adapter(fs, activity.clone(), &opts, Box::new(|_| {}));
+    let adapter = Adapter::new(fs, AdapterOptions { snapshot: true, ..adapter_options(activity.clone(), &opts) });
     let session = connect(adapter, &opts)?;
     let parts = Parts {
         served: Arc::new(NoVault),
@@ -112,14 +112,9 @@ pub fn serve_snapshot(fs: Arc<Fs>, opts: &ServeOptions) -> Result<Running> {
     runtime::start(parts).map_err(Failure::from)
 }
 
-fn adapter(
-    fs: Arc<Fs>,
-    activity: Arc<Activity>,
-    opts: &ServeOptions,
-    poison: Box<dyn Fn(&str) + Send + Sync>,
-) -> Adapter {
+fn adapter_options(activity: Arc<Activity>, opts: &ServeOptions) -> AdapterOptions {
     let vault = opts.vault.as_os_str().as_bytes().to_vec();
-    Adapter::new(fs, AdapterOptions { activity, vault, vault_xattr: VAULT_XATTR, poison })
+    AdapterOptions { activity, vault, vault_xattr: VAULT_XATTR, poison: Box::new(|_| {}), snapshot: false }
 }
 
 /// Mounts and negotiates.
@@ -184,7 +179,7 @@ impl Served for NoVault {
         Self::refuse()
     }
 
-    fn snapshot_delete(&self, _snapshots: &[String]) -> Result<Value> {
+    fn snapshot_delete(&self, _snapshots: &[String], _force: bool) -> Result<Value> {
         Self::refuse()
     }
 

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::error::{Failure, MountError};
 use super::runtime::Served;
 use crate::fs::Fs;
-use crate::snapshot::chain::{self, Chain};
+use crate::snapshot::chain::{Chain, present_packs};
 use crate::snapshot::create::{SnapshotInfo, SnapshotOpts};
+use crate::snapshot::delete::{DeleteError, DeleteOpts};
+use crate::snapshot::gc::GcOpts;
 use crate::snapshot::{create, delete, gc, open, select};
 use crate::store::engine::Engine;
-use crate::store::error::StoreError;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -54,6 +55,11 @@ impl LiveVault {
         Ok(open::note_highwater(&self.engine, &self.vault.to_string_lossy(), newest, live_dirty)?)
     }
 
+    /// Notes that the chain has grown by a removal.
+    fn note_newest(&self) -> Result<()> {
+        self.note_highwater(self.chain()?.head().map(|info| (info.seq, info.id.to_hex())), true)
+    }
+
     fn chain(&self) -> Result<Chain> {
         Ok(Chain::load(self.engine.ctx.disk.as_ref(), &self.engine.header)?)
     }
@@ -75,8 +81,15 @@ impl LiveVault {
             None => tracing::info!("nothing changed since the last snapshot"),
         });
         step("making the snapshot of unmounting", snapshot);
-        step("giving back the space of packs that nothing needs", gc::auto(&self.engine).map(|_| ()).map_err(Into::into));
+        step("giving back the space of packs that nothing needs", gc::auto(&self.engine, &*self.fs).map(|_| ()).map_err(Into::into));
     }
+}
+
+/// Exit code for a snapshot that is not there.
+const NOT_FOUND: u8 = 22;
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| MountError::io("report", e).into())
 }
 
 /// A snapshot as JSON.
@@ -107,25 +120,53 @@ impl Served for LiveVault {
         Ok(self.create_snapshot(tags, force)?.as_ref().map_or(Value::Null, describe))
     }
 
-    fn snapshot_delete(&self, snapshots: &[String]) -> Result<Value> {
-        let chain = self.chain()?;
+    fn snapshot_delete(&self, snapshots: &[String], force: bool) -> Result<Value> {
+        let (chain, disk) = (self.chain()?, self.engine.ctx.disk.as_ref());
+        let present = present_packs(disk)?;
         let mut seqs = Vec::with_capacity(snapshots.len());
         for text in snapshots {
-            seqs.push(text.parse::<u64>().map_err(|_| Failure::new(2, format!("{text:?} is no snapshot number")))?);
+            let selected = select::select_in(&chain, &present, text, self.engine.ctx.env.now());
+            seqs.push(selected.map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?.seq);
         }
-        drop(chain);
-        delete::delete(&self.engine, &seqs)?;
+        let opts = DeleteOpts { host: self.host.clone(), force };
+        delete::delete(&self.engine, &seqs, &opts).map_err(|error| match error {
+            DeleteError::Store(error) => error.into(),
+            DeleteError::NotFound(_) => Failure::new(NOT_FOUND, error.to_string()),
+            DeleteError::Newest(_) => Failure {
+                code: 1,
+                message: error.to_string(),
+                hint: Some("make another snapshot first, or say --force".into()),
+            },
+        })?;
+        self.note_newest()?;
         Ok(json!({ "deleted": seqs }))
     }
 
     fn gc(&self, dry_run: bool) -> Result<Value> {
-        let plan = gc::plan(&self.engine)?;
-        if dry_run { Ok(json!({ "plan": plan.to_string() })) } else { Ok(json!({ "done": gc::execute(&self.engine, plan)?.to_string() })) }
+        let opts = GcOpts { host: self.host.clone(), ..GcOpts::default() };
+        let plan = gc::plan(&self.engine, &*self.fs, &opts)?;
+        if dry_run {
+            return to_json(&plan);
+        }
+        let report = gc::execute(&self.engine, &*self.fs, plan)?;
+        self.note_newest()?;
+        to_json(&report)
     }
 
     fn counters(&self) -> Value {
         let fs = self.fs.counters();
-        json!({ "dirty_bytes": fs.dirty_bytes })
+        let space = self.engine.space().ok();
+        json!({
+            "dirty_bytes": fs.dirty_bytes,
+            "dirty_bytes_peak": fs.dirty_bytes_peak,
+            "open_files": fs.handles,
+            "written_bytes": fs.written_bytes,
+            "read_bytes": fs.read_bytes,
+            "failed_chunks": fs.failed_chunks,
+            "uncommitted_seconds": fs.uncommitted_seconds,
+            "available_bytes": space.map(|s| s.available),
+            "writing": self.engine.check_poison().is_ok(),
+        })
     }
 
     fn finish(&self, closed: &mut dyn FnMut(&Result<()>)) -> Result<()> {
