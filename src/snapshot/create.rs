@@ -24,7 +24,7 @@ use crate::format::{
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
-use crate::store::packs::Effort;
+use crate::store::Effort;
 use crate::store::records::{
     DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, inode_key, parse_dirent_key, parse_extent_key,
     parse_inode_key, parse_xattr_key, rows_of, settings,

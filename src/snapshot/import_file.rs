@@ -11,7 +11,8 @@ use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Extent};
 use crate::store::chunker::Chunker;
 use crate::store::error::Result;
-use crate::store::packs::{Effort, Packs};
+use crate::store::packs::Packs;
+use crate::store::Effort;
 
 use super::write::ContentWriter;
 

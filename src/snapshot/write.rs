@@ -7,7 +7,8 @@
 
 use crate::format::{ChunkId, Content, Entry, Extent, PackKind, TreeObject};
 use crate::store::error::{Result, StoreError};
-use crate::store::packs::{Effort, Packs};
+use crate::store::packs::Packs;
+use crate::store::Effort;
 
 use super::tree::INDEX_LEVELS_MAX;
 
