@@ -8,7 +8,8 @@ use super::extents::rows_around;
 use super::node::{FlightState, InFlight, Node, NodeData, NodeRef, Piece};
 use super::publish::unknown_failure;
 use crate::store::live::Table;
-use crate::store::packs::{ChunkSource, Effort};
+use crate::store::codec::Effort;
+use crate::store::packs::ChunkSource;
 use crate::store::records::{ExtentRow, INLINE_ROW_MAX, TINY_FILE_MAX, extent_key, parse_extent_key, rows_of};
 
 /// An fsync of at most this many bytes puts them into the journal instead of a pack.

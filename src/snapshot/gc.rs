@@ -147,7 +147,8 @@ pub struct GcReport {
 fn load_whole_chain(engine: &Engine) -> Result<Chain> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     if let Some(problem) = chain.problems().iter().find(|p| p.breaks_chain) {
-        let text = format!("{}: {}; nothing is deleted while the chain is broken", problem.file, problem.what);
+        let text =
+            format!("{}: {}; nothing is deleted while the chain is broken", problem.file, problem.what);
         return Err(StoreError::Corrupt(text));
     }
     Ok(chain)
@@ -169,7 +170,10 @@ pub fn plan(engine: &Engine, tree: &dyn WorkingTree, opts: &GcOpts) -> Result<Gc
     let present = present_packs(engine.ctx.disk.as_ref())?;
     for info in chain.snapshots() {
         if !chain.is_complete(info.seq, &present) {
-            let text = format!("snapshot {} is not complete; nothing is deleted before it is or is deleted", info.seq);
+            let text = format!(
+                "snapshot {} is not complete; nothing is deleted before it is or is deleted",
+                info.seq
+            );
             return Err(StoreError::Corrupt(text));
         }
         let sealed = open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?;
@@ -242,9 +246,8 @@ fn decide(engine: &Engine, infos: Vec<PackInfo>, marks: &Marks, opts: &GcOpts) -
 /// A vault with frequent snapshots collects many small packs; each costs a file, a key and a footer.
 fn merge_small(packs: &mut [PackPlan], opts: &GcOpts) {
     for kind in ["data", "tree"] {
-        let is_small = |p: &&mut PackPlan| {
-            p.kind == kind && p.action == Action::Keep && p.file_bytes < opts.small_bytes
-        };
+        let is_small =
+            |p: &&mut PackPlan| p.kind == kind && p.action == Action::Keep && p.file_bytes < opts.small_bytes;
         if packs.iter_mut().filter(is_small).count() >= SMALL_PACKS_MIN {
             packs.iter_mut().filter(is_small).for_each(|p| p.action = Action::Rewrite);
         }
@@ -256,7 +259,9 @@ fn refuse_missing(missing: &[ShortIds; 2]) -> Result<()> {
     if n == 0 {
         return Ok(());
     }
-    Err(StoreError::Corrupt(format!("{n} needed chunks are in no pack; nothing is deleted while some are missing")))
+    Err(StoreError::Corrupt(format!(
+        "{n} needed chunks are in no pack; nothing is deleted while some are missing"
+    )))
 }
 
 impl PackPlan {
@@ -285,7 +290,9 @@ pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<
     engine.check_poison()?;
     let chain = load_whole_chain(engine)?;
     if chain.head().map(|head| (head.seq, head.id)) != plan.head {
-        return Err(StoreError::Corrupt("the plan is out of date: snapshots were made or deleted since".into()));
+        return Err(StoreError::Corrupt(
+            "the plan is out of date: snapshots were made or deleted since".into(),
+        ));
     }
     let mut going: Vec<PackPlan> = plan.packs.into_iter().filter(|p| p.action != Action::Keep).collect();
     if going.is_empty() {
@@ -463,7 +470,8 @@ impl Collection<'_> {
         // held must stand in closed ones.
         for id in &not_closed {
             if moved.contains(id) {
-                let text = format!("chunk {id} of a pack to be deleted is in no closed pack; nothing was deleted");
+                let text =
+                    format!("chunk {id} of a pack to be deleted is in no closed pack; nothing was deleted");
                 return Err(StoreError::Corrupt(text));
             }
             for set in &mut missing {
@@ -537,7 +545,8 @@ pub fn recover(engine: &Engine) -> Result<Recovered> {
     if !retired.is_empty() && chain.is_whole() {
         let needed = chain.all_needed()?;
         let strays_found = engine.packs.strays()?;
-        strays.extend(strays_found.into_iter().filter(|name| retired.contains(name) && !needed.contains(name)));
+        strays
+            .extend(strays_found.into_iter().filter(|name| retired.contains(name) && !needed.contains(name)));
     }
     for name in &strays {
         let path = pack_path(name);
@@ -569,7 +578,8 @@ pub fn auto(engine: &Engine, tree: &dyn WorkingTree) -> Result<GcReport> {
     }
     let chain = load_whole_chain(engine)?;
     let listed = chain.all_needed()?;
-    let is_new = |p: &PackInfo| p.kind == PackKind::Data && p.state == PackState::Closed && !listed.contains(&p.name);
+    let is_new =
+        |p: &PackInfo| p.kind == PackKind::Data && p.state == PackState::Closed && !listed.contains(&p.name);
     let new: Vec<PackInfo> = engine.packs.closed_packs()?.into_iter().filter(is_new).collect();
     if new.is_empty() || new.len() > AUTO_PACKS_MAX {
         return Ok(report);
@@ -619,7 +629,9 @@ fn unused(engine: &Engine, packs: &[PackInfo]) -> Result<Vec<PackName>> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     let base = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree);
     let first_new = match base {
-        Some(info) => open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root.map_or(0, |r| r.next_ino),
+        Some(info) => {
+            open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root.map_or(0, |r| r.next_ino)
+        }
         None => 0,
     };
     let middle = extent_key(first_new, 0);

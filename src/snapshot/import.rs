@@ -126,7 +126,10 @@ pub fn import(
         opts,
         excludes,
         skip: skip.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
-        reader: FileReader::new(&engine.packs, Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed())),
+        reader: FileReader::new(
+            &engine.packs,
+            Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
+        ),
         links: HashMap::new(),
         next_ino: 2,
         counts: Counts::default(),
@@ -195,10 +198,9 @@ impl Plan {
                     plan.add(&path);
                     any = true;
                 }
-                Err(e) => report.errors.push(Failure {
-                    path: show(source.as_os_str().as_bytes()),
-                    what: e.to_string(),
-                }),
+                Err(e) => report
+                    .errors
+                    .push(Failure { path: show(source.as_os_str().as_bytes()), what: e.to_string() }),
             }
         }
         if any {
@@ -312,7 +314,14 @@ impl<'a, 'p> Importer<'a, 'p> {
     }
 
     /// Opens a level of the stack. What can't be listed to its end is reported, and taken as far as it was listed.
-    fn enter(&mut self, fd: OwnedFd, entry: Entry, plan: Option<&'p Plan>, source_depth: usize, dev: u64) -> Result<()> {
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        entry: Entry,
+        plan: Option<&'p Plan>,
+        source_depth: usize,
+        dev: u64,
+    ) -> Result<()> {
         let names = match plan {
             Some(plan) => plan.below.keys().cloned().collect(),
             None => {
@@ -481,7 +490,8 @@ impl<'a, 'p> Importer<'a, 'p> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
         let content = match kind {
             FileType::Symlink => {
-                match rustix::fs::readlinkat(&frame.fd, name.as_slice(), Vec::with_capacity(SYMLINK_LEN_MAX)) {
+                match rustix::fs::readlinkat(&frame.fd, name.as_slice(), Vec::with_capacity(SYMLINK_LEN_MAX))
+                {
                     Ok(target) => Content::Symlink(target.into_bytes()),
                     Err(e) => {
                         self.fail(&name, e);
@@ -568,7 +578,10 @@ impl<'a, 'p> Importer<'a, 'p> {
                 == (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
         };
         if size < entry.size || !rustix::fs::fstat(&fd).is_ok_and(|now| same(&now)) {
-            self.changed(&entry.name.clone(), "changed while it was read; it is in the snapshot as it was read");
+            self.changed(
+                &entry.name.clone(),
+                "changed while it was read; it is in the snapshot as it was read",
+            );
         }
         entry.size = size;
         let content = Rc::new(RefCell::new(content));

@@ -25,9 +25,10 @@ pub mod import;
 mod import_file;
 mod os;
 mod publish;
-mod rows;
+pub mod open;
 pub mod restore;
 mod restore_dir;
+mod rows;
 pub mod select;
 #[cfg(test)]
 mod testing;

@@ -208,7 +208,9 @@ impl Node {
 
     fn check_level(&self, level: u8) -> Result<()> {
         match self.level {
-            Some(expected) if expected != level => Err(corrupt(&self.id, "a level that does not fit (TREE-5)")),
+            Some(expected) if expected != level => {
+                Err(corrupt(&self.id, "a level that does not fit (TREE-5)"))
+            }
             _ if level > INDEX_LEVELS_MAX => Err(corrupt(&self.id, "too many levels (TREE-5)")),
             _ => Ok(()),
         }
@@ -225,7 +227,10 @@ impl Node {
 
     fn check_leaf(&self, entries: &[Entry]) -> Result<()> {
         self.check_level(0)?;
-        self.check_range(entries.first().map(|e| e.name.as_slice()), entries.last().map(|e| e.name.as_slice()))
+        self.check_range(
+            entries.first().map(|e| e.name.as_slice()),
+            entries.last().map(|e| e.name.as_slice()),
+        )
     }
 
     fn check_index(&self, level: u8, children: &[(Vec<u8>, ChunkId)]) -> Result<()> {

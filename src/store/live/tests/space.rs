@@ -60,6 +60,46 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(count(&live), applied + 1);
 }
 
+/// A block file whose disk is full after some more operations, and stays so until it is told otherwise.
+#[derive(Debug)]
+struct Filling {
+    inner: BlockFile,
+    left: Arc<AtomicU64>,
+}
+
+const ENDLESS: u64 = u64::MAX;
+
+impl Filling {
+    fn step(&self) -> io::Result<()> {
+        let next = |left: u64| if left == ENDLESS { Some(left) } else { left.checked_sub(1) };
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
+impl StorageBackend for Filling {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.step()?;
+        self.inner.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.step()?;
+        self.inner.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.step()?;
+        self.inner.write(offset, data)
+    }
+}
+
 #[test]
 fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
     let disk = SimDisk::new(2);
@@ -70,36 +110,77 @@ fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
     live.close().unwrap();
     drop(live);
     let start = disk.crash_image(CrashMode::KeepAll);
-    let mut full = 0;
-    for op in [FaultOp::Write, FaultOp::Sync, FaultOp::Allocate] {
-        for nth in 1..40 {
-            let faults = Faults::new();
-            let inner = start.fork();
-            let mut rig = Rig::new(FaultyDisk::new(inner.clone(), faults.clone()), 50 + nth);
-            let live = rig.open().unwrap();
-            for n in 0..20 {
-                live.apply(numbered(n * 3, 700)).unwrap();
-            }
-            live.commit().unwrap();
-            faults.fail_nth(op, nth, FaultErrno::Enospc);
-            let result = live.checkpoint();
-            assert_eq!(count(&live), 60, "{op:?} {nth}");
-            if matches!(result, Err(StoreError::NoSpace)) && !rig.poison.is_set() {
-                full += 1;
-                faults.clear();
-                live.apply(numbered(1000, 10)).unwrap();
-                live.checkpoint().unwrap();
-                assert_eq!(live.view().unwrap().range(Table::Extents, b"", None, 100).unwrap().len(), 61);
-            }
-            faults.clear();
-            drop(live);
-            let image = inner.crash_image(CrashMode::Torn(nth));
-            let live = Rig::new(image, 90).open().unwrap();
-            let value = live.get(Table::Extents, &3u64.to_be_bytes()).unwrap().unwrap();
-            assert!(value.len() == 700 && count(&live) >= 60, "{op:?} {nth}");
+    let (mut full, mut whole) = (0, false);
+    for steps in 0.. {
+        let sim = start.fork();
+        let env = Arc::new(TestEnv::new(50 + steps));
+        let (poison, left) = (Arc::new(Poison::new()), Arc::new(AtomicU64::new(ENDLESS)));
+        let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+        let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+        let backend = Box::new(Filling { inner, left: left.clone() });
+        let cfg = LiveConfig { overlay_bytes_max: 1 << 20, segment_bytes: 1 << 20, ..small() };
+        let live = Live::open_on(backend, &*shared, keys(1), env, poison.clone(), cfg).unwrap();
+        // Rows that are replaced, a row that is deleted, and growth.
+        for n in 0..20 {
+            live.apply(numbered(n * 3, 700)).unwrap();
         }
+        let mut batch = Batch::new();
+        batch.delete(Table::Extents, 1u64.to_be_bytes());
+        batch.put(Table::Packs, *b"big", vec![9; 20_000]);
+        live.apply(batch).unwrap();
+        live.commit().unwrap();
+        let crash = |what: &str| {
+            for mode in [CrashMode::DropUnsynced, CrashMode::KeepAll, CrashMode::Torn(steps)] {
+                let live = Rig::new(sim.crash_image(mode), 90).open().unwrap();
+                assert_eq!(count(&live), 59, "{what} {steps} {mode:?}");
+                assert_eq!(live.get(Table::Extents, &3u64.to_be_bytes()).unwrap().unwrap().len(), 700);
+                assert_eq!(live.get(Table::Packs, b"big").unwrap().unwrap().len(), 20_000);
+            }
+        };
+        left.store(steps, Ordering::SeqCst);
+        match live.checkpoint() {
+            Ok(()) => whole = true,
+            Err(StoreError::NoSpace) => {
+                full += 1;
+                assert_eq!(count(&live), 59);
+                assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace)));
+                live.apply(numbered(1, 5)).unwrap();
+                live.commit().unwrap();
+                let mut batch = Batch::new();
+                batch.delete(Table::Extents, 1u64.to_be_bytes());
+                live.apply(batch).unwrap();
+                live.commit().unwrap();
+            }
+            Err(e) => panic!("{steps}: {e}"),
+        }
+        assert!(!poison.is_set());
+        crash("full");
+        if whole {
+            break;
+        }
+        if steps % 2 == 0 {
+            // Room comes back bit by bit.
+            for more in 1.. {
+                left.store(more, Ordering::SeqCst);
+                match live.checkpoint() {
+                    Ok(()) => break,
+                    Err(StoreError::NoSpace) => assert_eq!(count(&live), 59),
+                    Err(e) => panic!("{steps} {more}: {e}"),
+                }
+            }
+        } else {
+            left.store(ENDLESS, Ordering::SeqCst);
+            live.checkpoint().unwrap();
+        }
+        left.store(ENDLESS, Ordering::SeqCst);
+        crash("room");
+        live.apply(numbered(5000, 1)).unwrap();
+        live.close().unwrap();
+        drop(live);
+        let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 91).open().unwrap();
+        assert!(!live.recovered() && count(&live) == 60);
     }
-    assert!(full > 2, "{full}");
+    assert!(full > 10, "the checkpoint has {full} steps");
 }
 
 #[test]
