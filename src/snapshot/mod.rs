@@ -26,6 +26,7 @@ mod import_file;
 pub mod open;
 mod os;
 mod publish;
+pub mod open;
 pub mod restore;
 mod restore_dir;
 mod rows;
