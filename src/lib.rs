@@ -4,4 +4,5 @@ pub mod crypto;
 pub mod disk;
 pub mod env;
 pub mod format;
+pub mod snapshot;
 pub mod store;

@@ -1,5 +1,7 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
+use crate::mount::error::{Failure, MountError};
+use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
 
 /// The exit codes of every command (docs/exit-codes.md). They never change meaning.
@@ -44,6 +46,35 @@ pub(crate) enum ExitCode {
     Busy = 23,
     /// Stopped by a signal.
     Interrupted = 130,
+}
+
+impl ExitCode {
+    const ALL: [Self; 19] = [
+        Self::Ok,
+        Self::Failure,
+        Self::Usage,
+        Self::Partial,
+        Self::NotAVault,
+        Self::WrongKey,
+        Self::HeaderDamaged,
+        Self::NewerFormat,
+        Self::HeaderTampered,
+        Self::UnsafeFile,
+        Self::InUse,
+        Self::Rollback,
+        Self::Corrupt,
+        Self::NoSpace,
+        Self::Io,
+        Self::Mountpoint,
+        Self::NotFound,
+        Self::Busy,
+        Self::Interrupted,
+    ];
+
+    /// The code that a daemon sent as a number.
+    fn from_number(number: u8) -> Self {
+        Self::ALL.into_iter().find(|code| *code as u8 == number).unwrap_or(Self::Failure)
+    }
 }
 
 /// A failed command.
@@ -108,6 +139,34 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }
+    }
+}
+
+impl From<SelectError> for CliError {
+    fn from(error: SelectError) -> Self {
+        let code = match &error {
+            SelectError::NotUnderstood(_) => ExitCode::Usage,
+            SelectError::None(_) | SelectError::Incomplete { .. } | SelectError::Ambiguous { .. } => ExitCode::NotFound,
+        };
+        Self::new(code, error.to_string()).hint("`strongroom snapshot list VAULT` shows them all")
+    }
+}
+
+impl From<MountError> for CliError {
+    fn from(error: MountError) -> Self {
+        Self::from(Failure::from(error))
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self { code: ExitCode::from_number(failure.code), message: failure.message, hint: failure.hint }
+    }
+}
+
+impl From<CliError> for Failure {
+    fn from(error: CliError) -> Self {
+        Self { code: error.code as u8, message: error.message, hint: error.hint }
     }
 }
 

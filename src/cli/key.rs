@@ -10,9 +10,9 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
 use super::unlock::{UnlockArgs, read_keyfile};
-use crate::crypto::slots::{Argon2Cost, Credential, RecoveryKey, add_slot};
+use crate::crypto::{Argon2Cost, Credential, RecoveryKey, add_slot};
 use crate::env::SystemEnv;
-use crate::format::header::{Header, SlotKind};
+use crate::format::{Header, SlotKind};
 use crate::store::header;
 
 /// FORMAT section 3: slots in a header.
@@ -174,7 +174,7 @@ fn cost_of(credential: &Credential, seconds: f64) -> CliResult<Argon2Cost> {
     }
     Ok(match credential {
         Credential::Passphrase(_) => Argon2Cost::calibrate(Duration::from_secs_f64(seconds)),
-        Credential::Keyfile(_) | Credential::Recovery(_) => Argon2Cost::MINIMUM,
+        Credential::Keyfile(_) | Credential::Recovery(_) => Argon2Cost::FLOOR,
     })
 }
 

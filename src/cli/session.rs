@@ -9,11 +9,10 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
-use crate::crypto::RootSecret;
-use crate::crypto::keys::VaultKeys;
+use crate::crypto::{RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::env::SystemEnv;
-use crate::format::header::Header;
+use crate::format::Header;
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
 use crate::store::header::{self, LoadedHeader};
@@ -94,11 +93,11 @@ pub(crate) fn open_read(path: &Path, args: &UnlockArgs, accept_rollback: bool, o
     wait_for_daemon(path, out)?;
     let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
     for problem in chain.problems() {
-        out.warning(&super::show_bytes(problem.to_string().as_bytes()));
+        out.warning(&super::show_bytes(format!("{}: {}", problem.file, problem.what).as_bytes()));
     }
     check_highwater(path, &unlocked.header, &chain, accept_rollback, out)?;
     let present = open::list_packs(disk.as_ref())?.into_keys().collect();
-    for info in chain.incomplete(&present) {
+    for (info, _) in chain.latest(&present, None).incomplete {
         out.warning(&format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
     }
     Ok(ReadVault { disk, unlocked, chain })
@@ -120,10 +119,12 @@ fn check_highwater(path: &Path, header: &Header, chain: &Chain, accept: bool, ou
 
 /// A daemon that still writes the last changes of an unmounted vault is waited for (design section 6).
 pub(crate) fn wait_for_daemon(path: &Path, out: &Output) -> CliResult<()> {
-    crate::mount::holder::wait_while_finishing(path, &mut |pid| {
-        out.note(&format!("waiting for the daemon (pid {pid}), which is still committing the last changes"));
-    })
-    .map_err(Into::into)
+    match crate::mount::holder::wait_until_free(path, None, &mut |holder| out.note(&format!("waiting for {holder}"))) {
+        Ok(_) => Ok(()),
+        // Who reads snapshots can do so beside a mount; who writes finds the lock taken and is told by whom.
+        Err(error) if error.kind == crate::mount::ErrorKind::InUse => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn path_text(path: &Path) -> String {
@@ -162,7 +163,6 @@ fn open_unlocked(
     work: &WorkOptions,
     out: &Output,
 ) -> CliResult<Opened> {
-    let note = crate::mount::holder::note(work.purpose, None);
     let opened = open::open_engine(
         disk,
         Arc::new(SystemEnv),
@@ -174,7 +174,7 @@ fn open_unlocked(
             highwater: highwater_store(&unlocked.header)?,
             accept_rollback: work.accept_rollback,
             discard_live: work.discard_live,
-            holder_note: note,
+            holder_note: format!("{} strongroom {}", std::process::id(), work.purpose),
         },
     )?;
     for note in &opened.notes {
@@ -186,10 +186,8 @@ fn open_unlocked(
 /// Closes an engine after work, with its high-water mark.
 pub(crate) fn close_work(path: &Path, opened: &Opened) -> CliResult<()> {
     let chain = Chain::load(opened.engine.ctx.disk.as_ref(), &opened.engine.header)?;
-    let newest = chain.newest().map(|info| (info.seq, info.id.to_hex()));
-    let live = opened.engine.live.clone();
+    let newest = chain.head().map(|info| (info.seq, info.id.to_hex()));
     opened.engine.close()?;
-    drop(live);
     open::note_highwater(&opened.engine, &path_text(path), newest, false)?;
     Ok(())
 }
@@ -261,6 +259,11 @@ pub(crate) fn write_private_new(path: &Path, bytes: &[u8]) -> CliResult<()> {
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// The name of this machine, as snapshots keep it.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Now, as headers write it: RFC 3339, UTC, whole seconds.

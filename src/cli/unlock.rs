@@ -12,8 +12,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::error::{CliError, CliResult, ExitCode};
-use crate::crypto::SecretBytes;
-use crate::crypto::slots::{Credential, RecoveryKey};
+use crate::crypto::{Credential, RecoveryKey, SecretBytes};
 
 /// The largest passphrase that is read.
 const PASSPHRASE_BYTES_MAX: u64 = 64 << 10;

@@ -298,3 +298,32 @@ pub fn verify_chain_file(header: &Header, bytes: &[u8]) -> Result<ChainFile, Cry
     };
     verifier.verify(bytes)
 }
+
+#[cfg(test)]
+mod tests;
+
+/// An unlocked vault for the tests of this module.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::{Cipher, Header, RootSecret, VaultKeys};
+    use crate::crypto::slots::new_header;
+    use crate::env::TestEnv;
+    use crate::format::ChunkerParams;
+    use crate::format::samples::CREATED;
+
+    pub(crate) fn root() -> RootSecret {
+        RootSecret::generate(&TestEnv::new(0))
+    }
+
+    pub(crate) fn header(cipher: Cipher) -> Header {
+        new_header(&TestEnv::new(100), &root(), cipher, ChunkerParams::default(), CREATED.to_owned())
+    }
+
+    pub(crate) fn keys_with(cipher: Cipher) -> VaultKeys {
+        VaultKeys::derive(&root(), &header(cipher)).expect("the header is this root's")
+    }
+
+    pub(crate) fn keys() -> VaultKeys {
+        keys_with(Cipher::ChaCha20Poly1305)
+    }
+}

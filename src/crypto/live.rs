@@ -105,3 +105,6 @@ impl LiveKeys {
         [RECORD_DOMAIN, self.0.vault_id.as_bytes(), aad].concat()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ fn frame_nonce(frame: u64) -> Nonce {
     nonce[4..].copy_from_slice(&frame.to_le_bytes());
     Nonce::assume_unique_for_key(nonce)
 }
+
+#[cfg(test)]
+mod tests;

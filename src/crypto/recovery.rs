@@ -136,3 +136,6 @@ pub fn fuzz_recovery_key(data: &[u8]) {
         assert!(again.is_ok_and(|again| again.expose() == key.expose()));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,10 +74,10 @@ impl Argon2Cost {
 }
 
 /// Returns the machine's memory in KiB.
+#[expect(clippy::useless_conversion, reason = "the kernel's long has 32 bits on some machines")]
 fn memory_kib() -> u64 {
     let info = rustix::system::sysinfo();
-    let (total, unit) = (info.totalram.into(), u64::from(info.mem_unit));
-    u64::saturating_mul(total, unit) / 1024
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)) / 1024
 }
 
 /// What a user unlocks a vault with.
@@ -258,3 +258,6 @@ pub fn header_mac(root: &RootSecret, mac_input: &[u8]) -> [u8; 32] {
     let key = root.derive(context::HEADER_MAC);
     *blake3::keyed_hash(key.expose(), mac_input).as_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -551,3 +551,6 @@ pub fn parse_name(name: &str) -> Option<(u64, SnapshotId)> {
     let seq = digits.parse().ok().filter(|seq| *seq >= 1)?;
     Some((seq, SnapshotId(hex_array(hex)?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,8 @@ const FILE_END: &[u8] = b"\"\n}\n";
 const JSON_END: &[u8] = b"\n}";
 const DIGITS: usize = 64;
 /// What follows the bytes that `mac` covers: mac, checksum and the closing brace.
-const TAIL_LEN: usize = MAC_PREFIX.len() + DIGITS + CHECKSUM_PREFIX.len() + DIGITS + FILE_END.len();
+pub(super) const TAIL_LEN: usize =
+    MAC_PREFIX.len() + DIGITS + CHECKSUM_PREFIX.len() + DIGITS + FILE_END.len();
 
 /// The AEAD that seals pack frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -233,17 +234,9 @@ pub enum HeaderCopies {
 impl Header {
     /// Returns the whole file. `mac` is called with the bytes that the header MAC covers.
     pub fn encode(&self, mac: impl FnOnce(&[u8]) -> [u8; 32]) -> Vec<u8> {
-        let mut file = self.mac_input();
-        let mac = mac(&file);
-        file.extend_from_slice(MAC_PREFIX);
-        file.extend_from_slice(data_encoding::HEXLOWER.encode(&mac).as_bytes());
-        // The checksum covers the closing quote of mac, the first byte of this prefix.
-        file.push(CHECKSUM_PREFIX[0]);
-        let checksum = blake3::hash(&file);
-        file.extend_from_slice(&CHECKSUM_PREFIX[1..]);
-        file.extend_from_slice(checksum.to_hex().as_bytes());
-        file.extend_from_slice(FILE_END);
-        file
+        let input = self.mac_input();
+        let mac = mac(&input);
+        close(input, &mac)
     }
 
     /// Reads one copy of the header.
@@ -338,6 +331,21 @@ impl Header {
         json.truncate(json.len() - JSON_END.len());
         json
     }
+}
+
+/// Appends mac, checksum and the closing brace to the bytes that the mac covers.
+pub(super) fn close(mac_input: Vec<u8>, mac: &[u8; 32]) -> Vec<u8> {
+    let mut file = mac_input;
+    file.extend_from_slice(MAC_PREFIX);
+    file.extend_from_slice(data_encoding::HEXLOWER.encode(mac).as_bytes());
+    // The checksum covers mac's closing quote, the first byte of this prefix.
+    let (quote, rest) = CHECKSUM_PREFIX.split_at(1);
+    file.extend_from_slice(quote);
+    let checksum = blake3::hash(&file);
+    file.extend_from_slice(rest);
+    file.extend_from_slice(checksum.to_hex().as_bytes());
+    file.extend_from_slice(FILE_END);
+    file
 }
 
 /// Checks the form of the file's end and its checksum; returns the bytes that `mac` covers and mac's digits.
@@ -622,3 +630,6 @@ impl SlotJson {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,9 @@ pub mod pack;
 pub mod tree;
 pub mod wire;
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 pub use chain::{
     ChainFile, Origin, PackList, PublicPart, RemovedFile, RootInfo, SealedPart, SignedDigest, Signer,
 };

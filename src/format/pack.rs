@@ -462,3 +462,6 @@ pub fn parse_pack_path(path: &str) -> Option<PackName> {
     let name = PackName(hex_array(file)?);
     (dir.len() == 2 && file.starts_with(dir)).then_some(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,9 @@ pub enum Content {
     None,
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One name in a directory, with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -151,7 +154,7 @@ pub struct Entry {
     /// Of files, in bytes; 0 for all others.
     pub size: u64,
     /// Extended attributes: name and value, strictly ascending by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// What it holds.
     pub content: Content,
 }
@@ -437,7 +440,7 @@ impl Entry {
     }
 }
 
-fn parse_xattrs(r: &mut Reader<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FormatError> {
+fn parse_xattrs(r: &mut Reader<'_>) -> Result<Vec<Xattr>, FormatError> {
     // A length, a name of one byte, a length.
     let count = r.count(3)?;
     let mut xattrs = Vec::with_capacity(count.min(RESERVE_MAX));
@@ -663,3 +666,6 @@ impl TreeObject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,15 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::crypto::RootSecret;
-use crate::crypto::keys::VaultKeys;
-use crate::crypto::slots::{Credential, unlock as unlock_header};
+use crate::crypto::{Credential, RootSecret, VaultKeys, unlock as unlock_header};
 use crate::disk::{Disk, DiskLock};
 use crate::env::Env;
-use crate::format::header::Header;
-use crate::format::ids::PackName;
-use crate::format::tree::{Content, Entry, FileType};
-use crate::snapshot::chain::{Chain, ChainInfo};
+use crate::format::{Content, FileType, Header, Origin, PackName};
+use crate::snapshot::chain::{Chain, ChainInfo, open_sealed};
 use crate::store::cold::ColdPacks;
 use crate::store::config::EngineConfig;
 use crate::store::ctx::Ctx;
@@ -29,17 +25,10 @@ use crate::store::highwater::{HighWater, HighWaterStore};
 use crate::store::live::{Batch, Live, Table};
 use crate::store::packs::Packs;
 use crate::store::poison::Poison;
-use crate::store::records::{InodeRow, ROOT_INO, inode_key};
+use crate::store::records::{InodeRow, ROOT_INO, encode_tree, encode_u64, inode_key, settings, xattr_key};
 
 /// The vault's lock; its note says who holds it.
 pub const LOCK_PATH: &str = "live/lock";
-/// Live setting: sequence of the newest chain file the live state knows of (u64 LE).
-pub const SETTING_CHAIN_SEQ: &str = "chain_seq";
-/// Live setting: next inode number (u64 LE).
-pub const SETTING_NEXT_INO: &str = "next_ino";
-/// Live setting: grows with every change that marks a directory (u64 LE).
-pub const SETTING_CHANGE_COUNTER: &str = "change_counter";
-
 /// An unlocked vault: the keys are out, nothing else was opened.
 pub struct Unlocked {
     /// The header that was unlocked.
@@ -59,9 +48,9 @@ pub struct Unlocked {
 /// # Errors
 /// `WrongKey` when no slot of that kind opens, `HeaderTampered` when the header's MAC or public keys are not those of the key.
 pub fn unlock(loaded: LoadedHeader, credential: &Credential) -> Result<Unlocked> {
-    let (root, slot) = unlock_header(&loaded.parsed, credential).map_err(StoreError::from)?;
+    let (root, slot) = unlock_header(&loaded.parsed, credential)?;
     let header = loaded.parsed.header;
-    let keys = Arc::new(VaultKeys::derive(&root, &header).map_err(StoreError::from)?);
+    let keys = Arc::new(VaultKeys::derive(&root, &header)?);
     Ok(Unlocked { header, root, keys, slot, warning: loaded.warning })
 }
 
@@ -168,15 +157,15 @@ pub fn check_highwater(mark: &HighWater, header: &Header, chain: &Chain) -> Resu
     if mark.seq == 0 {
         return Ok(());
     }
-    let newest = chain.newest().map_or(0, |info| info.seq);
+    let newest = chain.head().map_or(0, |info| info.seq);
     if newest < mark.seq {
         return Err(StoreError::Rollback(format!(
             "the newest snapshot file here is number {newest}, this host has seen number {}",
             mark.seq
         )));
     }
-    match (chain.id_at(mark.seq), mark.snapshot_id()) {
-        (Some(here), Some(seen)) if here == seen => Ok(()),
+    match mark.snapshot_id() {
+        Some(seen) if chain.contains(mark.seq, &seen) => Ok(()),
         _ => Err(StoreError::Rollback(format!(
             "snapshot file number {} is not the one this host has seen: two hosts have written to copies of this vault",
             mark.seq
@@ -193,18 +182,19 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
     let mut notes: Vec<String> = unlocked.warning.iter().cloned().collect();
     let header = unlocked.header.clone();
     let chain = Chain::load(disk.as_ref(), &header)?;
-    if let Some(problem) = chain.problems().first() {
-        if !opts.accept_rollback {
-            return Err(StoreError::Rollback(format!("the chain of snapshots is not whole: {problem}")));
+    for problem in chain.problems() {
+        let text = format!("{}: {}", problem.file, problem.what);
+        if problem.breaks_chain && !opts.accept_rollback {
+            return Err(StoreError::Rollback(format!("the chain of snapshots is not whole: {text}")));
         }
-        notes.extend(chain.problems().iter().map(ToString::to_string));
+        notes.push(text);
     }
     let mark = opts.highwater.as_ref().map(HighWaterStore::load).transpose()?.flatten();
     if let (Some(mark), false) = (&mark, opts.accept_rollback) {
         check_highwater(mark, &header, &chain)?;
     }
     let present: BTreeSet<PackName> = list_packs(disk.as_ref())?.into_keys().collect();
-    for info in chain.incomplete(&present) {
+    for (info, _) in chain.latest(&present, None).incomplete {
         notes.push(format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
     }
     let poison = Arc::new(Poison::new());
@@ -250,14 +240,14 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
     };
     let packs = Packs::open(ctx.clone(), live.clone())?;
     if fresh {
-        let base = chain.latest_complete_working_tree(&present);
+        let base = chain.latest(&present, Some(Origin::WorkingTree)).complete;
         start_from_snapshot(&ctx, unlocked, &live, &packs, &chain, base, &present, opts.owner)?;
         if let Some(info) = base {
             notes.push(format!("no live state here: the working tree starts from snapshot {}", info.name()));
         }
     }
     if let Some(store) = &opts.highwater {
-        let newest = chain.newest();
+        let newest = chain.head();
         store.store(&HighWater {
             vault_id: header.vault_id.to_hex(),
             path: opts.path.clone(),
@@ -286,33 +276,18 @@ fn check_live(live: &Live, mark: Option<&HighWater>, chain: &Chain, accept: bool
             mark.live_generation
         )));
     }
+    let Some(newest) = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree) else {
+        return Ok(());
+    };
+    let known = live.get(Table::Snapshots, &newest.seq.to_be_bytes())?;
     // After a crash the newest snapshot may be durable while the live state's note of it is not.
-    let known = setting_u64(live, SETTING_CHAIN_SEQ)?.unwrap_or(0);
-    let newest = chain.newest().map_or(0, |info| info.seq);
-    if known < newest && !live.recovered() {
+    if known.as_deref() != Some(newest.id.as_bytes().as_slice()) && !live.recovered() {
         return Err(StoreError::Rollback(format!(
-            "the live state knows snapshot files up to number {known}, the vault has number {newest}: live/ is from an older copy"
-        )));
-    }
-    if known > newest {
-        return Err(StoreError::Rollback(format!(
-            "the live state knows snapshot file number {known}, the newest one here is number {newest}"
+            "the live state does not know snapshot {}: live/ is from an older copy of the vault",
+            newest.name()
         )));
     }
     Ok(())
-}
-
-/// Reads a u64 setting of the live state.
-///
-/// # Errors
-/// `Corrupt` when it is not 8 bytes long.
-pub fn setting_u64(live: &Live, name: &str) -> Result<Option<u64>> {
-    match live.get(Table::Settings, name.as_bytes())? {
-        None => Ok(None),
-        Some(value) => <[u8; 8]>::try_from(value.as_ref())
-            .map(|bytes| Some(u64::from_le_bytes(bytes)))
-            .map_err(|_| StoreError::Corrupt(format!("live setting {name} is not 8 bytes long"))),
-    }
 }
 
 /// Fills a new live state: from snapshot `base`, or with an empty root directory.
@@ -331,66 +306,49 @@ fn start_from_snapshot(
         packs.adopt(name)?;
     }
     let mut batch = Batch::new();
-    let newest = chain.newest().map_or(0, |info| info.seq);
-    batch.put(Table::Settings, SETTING_CHAIN_SEQ.as_bytes(), newest.to_le_bytes());
-    let (row, next_ino) = match base {
+    for info in chain.snapshots().filter(|info| info.origin == Origin::WorkingTree) {
+        batch.put(Table::Snapshots, info.seq.to_be_bytes(), info.id.as_bytes().to_vec());
+    }
+    let mut row = InodeRow::new(FileType::Dir, 0o755, owner.0, owner.1, ROOT_INO, ctx.env.now());
+    row.nlink = 2;
+    let mut next_ino = ROOT_INO + 1;
+    match base {
+        None => batch.put(Table::DirtyDirs, inode_key(ROOT_INO), encode_u64(0)),
         Some(info) => {
-            let sealed = chain.open_sealed(ctx.disk.as_ref(), &unlocked.keys, info.seq)?;
+            let sealed = open_sealed(ctx.disk.as_ref(), &unlocked.keys, info)?;
             let root = sealed
                 .root
                 .ok_or_else(|| StoreError::Corrupt(format!("snapshot {} has no root directory", info.name())))?;
             let Content::Dir(tree) = root.entry.content else {
                 return Err(StoreError::Corrupt(format!("the root of snapshot {} is no directory", info.name())));
             };
-            batch.put(Table::Trees, inode_key(ROOT_INO), tree.as_bytes().to_vec());
-            (root_row(&root.entry, Some(tree)), root.next_ino)
-        }
-        None => {
-            let now = ctx.env.now();
-            let entry = Entry {
-                name: Vec::new(),
-                kind: FileType::Dir,
-                ino: ROOT_INO,
-                mode: 0o755,
-                uid: owner.0,
-                gid: owner.1,
-                atime: now,
-                mtime: now,
-                ctime: now,
-                nlink: 2,
-                size: 0,
-                xattrs: Vec::new(),
-                content: Content::None,
+            let entry = root.entry;
+            row = InodeRow {
+                mode: entry.mode,
+                uid: entry.uid,
+                gid: entry.gid,
+                nlink: entry.nlink,
+                atime: entry.atime,
+                mtime: entry.mtime,
+                ctime: entry.ctime,
+                lazy: Some(tree),
+                has_xattrs: !entry.xattrs.is_empty(),
+                ..row
             };
-            batch.put(Table::DirtyDirs, inode_key(ROOT_INO), 0_u64.to_le_bytes());
-            (root_row(&entry, None), ROOT_INO + 1)
+            for (name, value) in entry.xattrs {
+                batch.put(Table::Xattrs, xattr_key(ROOT_INO, &name), value);
+            }
+            batch.put(Table::Trees, inode_key(ROOT_INO), encode_tree(&tree));
+            batch.put(Table::Settings, settings::BASE_SNAPSHOT, info.id.as_bytes().to_vec());
+            batch.put(Table::Settings, settings::LAZY, Vec::new());
+            next_ino = root.next_ino;
         }
-    };
+    }
     batch.put(Table::Inodes, inode_key(ROOT_INO), row.encode());
-    batch.put(Table::Settings, SETTING_NEXT_INO.as_bytes(), next_ino.to_le_bytes());
+    batch.put(Table::Settings, settings::NEXT_INO, encode_u64(next_ino));
+    batch.put(Table::Settings, settings::CHANGE_COUNTER, encode_u64(1));
     live.apply(batch)?;
     live.checkpoint()
-}
-
-fn root_row(entry: &Entry, lazy: Option<crate::format::ids::ChunkId>) -> InodeRow {
-    InodeRow {
-        kind: FileType::Dir,
-        mode: entry.mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        nlink: entry.nlink,
-        rdev: (0, 0),
-        size: 0,
-        atime: entry.atime,
-        mtime: entry.mtime,
-        ctime: entry.ctime,
-        parent: ROOT_INO,
-        target: Vec::new(),
-        lazy,
-        lazy_extents: None,
-        blocks: 0,
-        has_xattrs: !entry.xattrs.is_empty(),
-    }
 }
 
 /// Records in the high-water mark what the vault is now; called after a snapshot and at close.

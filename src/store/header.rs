@@ -1,10 +1,8 @@
 //! Reading, choosing and writing the two copies of the vault's header (FORMAT section 3).
 
-use crate::crypto::RootSecret;
-use crate::crypto::slots::header_mac;
+use crate::crypto::{RootSecret, header_mac};
 use crate::disk::Disk;
-use crate::format::FormatError;
-use crate::format::header::{Header, ParsedHeader};
+use crate::format::{FormatError, Header, ParsedHeader};
 use crate::store::error::{Result, StoreError};
 
 /// The header's first copy.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
-use crate::format::ids::{SnapshotId, VaultId};
+use crate::format::{SnapshotId, VaultId};
 use crate::store::error::{Result, StoreError};
 
 /// The largest mark file that is read.

@@ -7,11 +7,15 @@ pub mod codec;
 pub mod cold;
 pub mod config;
 pub mod ctx;
+pub mod engine;
 pub mod error;
+pub mod header;
+pub mod highwater;
 pub mod live;
 mod lru;
 pub mod packs;
 pub mod poison;
+pub mod records;
 
 pub use chunker::Chunker;
 pub use codec::Effort;

@@ -106,6 +106,20 @@ impl Packs {
         pack.read_footer().map(|(footer, _)| footer.chunks)
     }
 
+    /// Calls `each` with every chunk of the index: its id, the number of the pack that holds it, and its stored bytes.
+    /// Ascending by id, in pages: writers go on meanwhile, and what they add may or may not be seen.
+    ///
+    /// # Errors
+    /// `Corrupt` for rows that make no sense, and those of `each`.
+    pub fn for_each_chunk(&self, each: &mut dyn FnMut(&ChunkId, u32, u64) -> Result<()>) -> Result<()> {
+        self.core.scan(Table::Chunks, &mut |key, value| {
+            let id = key.try_into().map(ChunkId);
+            let id = id.map_err(|_| StoreError::Corrupt("live database: key of a chunk row".to_string()))?;
+            let row = ChunkRow::decode(&id, value)?;
+            each(&id, row.pack, row.desc.stored_len())
+        })
+    }
+
     /// Marks a pack for deletion: from now on deduplication passes it by, so no new reference to its chunks comes about
     /// unless they are stored anew. Its chunks can still be read.
     pub fn condemn(&self, name: &PackName) -> Result<()> {
