@@ -260,7 +260,10 @@ mod tests {
             for at in 0..body.len() {
                 let mut changed = body.clone();
                 changed[at] ^= 0x41;
-                assert!(decode(codec, &changed, &mut out).is_ok() || out.len() == 1000, "an answer either way");
+                assert!(
+                    decode(codec, &changed, &mut out).is_ok() || out.len() == 1000,
+                    "an answer either way"
+                );
             }
         }
     }
