@@ -165,7 +165,8 @@ fn run(v: &Vector) -> Result<(), CryptoError> {
         "recovery-key" => {
             let text = std::str::from_utf8(body).unwrap();
             let key = RecoveryKey::parse(text)?;
-            // A key shows its bytes only as text: compare with the key that the vector names, written by hand.
+            // A key shows its bytes only as text: compare with the key that the vector names, written by
+            // hand.
             assert_eq!(recovery_bytes(&key.to_text()), v.hex("key"), "{}", v.name);
             Ok(())
         }

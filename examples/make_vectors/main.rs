@@ -1,8 +1,8 @@
 //! Writes the golden vectors of format 1 into `tests/vectors`: `cargo run --example make_vectors`.
 //!
-//! Everything is drawn from a fixed seed, so a second run writes nothing. A vector that exists and would come out
-//! differently is an error: the format of existing vaults does not change. What is expected of each vector is
-//! written down here by hand, it is not asked of the library.
+//! Everything is drawn from a fixed seed, so a second run writes nothing. A vector that exists and would come
+//! out differently is an error: the format of existing vaults does not change. What is expected of each
+//! vector is written down here by hand, it is not asked of the library.
 
 mod chains;
 mod headers;

@@ -1,7 +1,7 @@
 //! Sealing of what never leaves the machine: blocks of the live database and records of the journal.
 //!
-//! Local state is rewritten in place, so counters can't be nonces (a crash would repeat one). XChaCha20's nonces are
-//! long enough to be random.
+//! Local state is rewritten in place, so counters can't be nonces (a crash would repeat one). XChaCha20's
+//! nonces are long enough to be random.
 
 use std::sync::Arc;
 

@@ -5,10 +5,11 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Hardens the process and returns, in words for a log, what was not possible. Nothing of it is needed to go on.
+/// Hardens the process and returns, in words for a log, what was not possible. Nothing of it is needed to go
+/// on.
 ///
-/// Memory is locked only where the limit on locked memory can't be hit later: a limit that is hit makes allocations
-/// fail in the middle of the work.
+/// Memory is locked only where the limit on locked memory can't be hit later: a limit that is hit makes
+/// allocations fail in the middle of the work.
 #[must_use]
 pub fn harden_process() -> Vec<String> {
     let mut not_done = Vec::new();

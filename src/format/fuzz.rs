@@ -1,13 +1,14 @@
-//! Bodies of the fuzz targets in `fuzz/`. Each takes hostile bytes and panics if a decoder accepts what its encoder
-//! would not write. They are public functions, so that ordinary tests drive them too, with mutated vectors.
+//! Bodies of the fuzz targets in `fuzz/`. Each takes hostile bytes and panics if a decoder accepts what its
+//! encoder would not write. They are public functions, so that ordinary tests drive them too, with mutated
+//! vectors.
 
 use super::chain::{self, ChainFile, Origin, PublicPart, SealedPart};
 use super::header::{self, Header};
 use super::pack::{BlockDesc, Footer, PACK_HEADER_LEN, PackHeader, Trailer};
 use super::tree::TreeObject;
 
-/// Returns the bytes of a golden vector without the text lines before them, and anything else as it is. So the
-/// vectors are seeds for the targets as they are.
+/// Returns the bytes of a golden vector without the text lines before them, and anything else as it is. So
+/// the vectors are seeds for the targets as they are.
 #[must_use]
 pub fn vector_body(data: &[u8]) -> &[u8] {
     if !data.starts_with(b"comment: ") {
@@ -16,8 +17,9 @@ pub fn vector_body(data: &[u8]) -> &[u8] {
     data.windows(2).position(|pair| pair == b"\n\n").map_or(data, |at| &data[at + 2..])
 }
 
-/// The vault header: a sound copy encodes to itself, and the choice between two copies never panics. The input is
-/// also tried under a right checksum, with and without its own end, or no mutation would get past it.
+/// The vault header: a sound copy encodes to itself, and the choice between two copies never panics. The
+/// input is also tried under a right checksum, with and without its own end, or no mutation would get past
+/// it.
 pub fn fuzz_header(data: &[u8]) {
     let members = data.get(..data.len().saturating_sub(header::TAIL_LEN)).unwrap_or(data);
     check_header(data);
@@ -51,8 +53,8 @@ pub fn fuzz_pack_header(data: &[u8]) {
     }
 }
 
-/// The plaintext of a footer. The first eight bytes of the input say where the footer stands; a footer that is
-/// good anywhere is also tried where its last chunk ends.
+/// The plaintext of a footer. The first eight bytes of the input say where the footer stands; a footer that
+/// is good anywhere is also tried where its last chunk ends.
 pub fn fuzz_footer(data: &[u8]) {
     let Some((at, footer)) = data.split_first_chunk::<8>() else { return };
     let check = |offset: u64, bytes: &[u8]| {

@@ -1,8 +1,8 @@
 //! The vault header, `vault.json`: what a vault is, and the slots that hold its root secret.
 //!
-//! The file is JSON for people and for standard tools, but it has one encoding only: what stands before `mac` is
-//! parsed, encoded again and compared byte by byte. So unknown, missing, repeated and reordered members, other
-//! spacing and other escapes are all refused by one comparison.
+//! The file is JSON for people and for standard tools, but it has one encoding only: what stands before `mac`
+//! is parsed, encoded again and compared byte by byte. So unknown, missing, repeated and reordered members,
+//! other spacing and other escapes are all refused by one comparison.
 
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -241,8 +241,9 @@ impl Header {
 
     /// Reads one copy of the header.
     ///
-    /// The errors are, in this order: [`FormatError::Limit`] for a file above 256 KiB, [`FormatError::NotAVault`],
-    /// [`FormatError::Newer`], [`FormatError::Damaged`] when the checksum is wrong, [`FormatError::Malformed`].
+    /// The errors are, in this order: [`FormatError::Limit`] for a file above 256 KiB,
+    /// [`FormatError::NotAVault`], [`FormatError::Newer`], [`FormatError::Damaged`] when the checksum is
+    /// wrong, [`FormatError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<ParsedHeader, FormatError> {
         if bytes.len() > HEADER_LEN_MAX {
             return Err(FormatError::Limit("a vault header is at most 256 KiB"));
@@ -271,7 +272,8 @@ impl Header {
 
     /// Chooses between `vault.json` and `vault.json.bak`; `None` stands for a missing file.
     ///
-    /// A copy of a newer format wins over everything, unless its checksum shows that only damage made it look so.
+    /// A copy of a newer format wins over everything, unless its checksum shows that only damage made it look
+    /// so.
     pub fn choose(
         primary: Option<&[u8]>,
         backup: Option<&[u8]>,
@@ -293,7 +295,8 @@ impl Header {
             (Some(Ok(a)), _) => Ok((a, HeaderCopies::PrimaryOnly)),
             (_, Some(Ok(b))) => Ok((b, HeaderCopies::BackupOnly)),
             (a, b) => {
-                // The more telling of two errors is reported: "newer" says what to do, "not a vault" says least.
+                // The more telling of two errors is reported: "newer" says what to do, "not a vault" says
+                // least.
                 let errors = [a, b].into_iter().flatten().filter_map(Result::err);
                 Err(errors.min_by_key(FormatError::rank).unwrap_or(FormatError::NotAVault))
             }
@@ -357,7 +360,8 @@ fn checked_tail(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
     let checksum_prefix_at = mac_digits_at + DIGITS;
     let checksum_at = checksum_prefix_at + CHECKSUM_PREFIX.len();
     let end_at = checksum_at + DIGITS;
-    // The checksum stands for everything before the comma that precedes it: up to and with mac's closing quote.
+    // The checksum stands for everything before the comma that precedes it: up to and with mac's closing
+    // quote.
     let checksum = blake3::hash(&bytes[..mac_at + checksum_prefix_at + 1]);
     let sound = tail.starts_with(MAC_PREFIX)
         && tail[checksum_prefix_at..].starts_with(CHECKSUM_PREFIX)
@@ -433,8 +437,8 @@ impl<'de> Deserialize<'de> for Probe {
     }
 }
 
-/// Whether a member's name is `strongroom`. Other names are not even decoded: damage inside of one must not make
-/// the file look like something else than a header.
+/// Whether a member's name is `strongroom`. Other names are not even decoded: damage inside of one must not
+/// make the file look like something else than a header.
 struct IsVersion(bool);
 
 impl<'de> Deserialize<'de> for IsVersion {

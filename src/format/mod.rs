@@ -1,7 +1,7 @@
 //! Every byte that outlives the process: how it is written, how it is read, and its limits.
 //!
-//! This is format 1 as `docs/format.md` has it; comments cite its rules (`FORMAT HDR-1`). The module is pure: no
-//! files, no keys, no clock. Decoders are total: hostile bytes give an error, never a panic, and never an
+//! This is format 1 as `docs/format.md` has it; comments cite its rules (`FORMAT HDR-1`). The module is pure:
+//! no files, no keys, no clock. Decoders are total: hostile bytes give an error, never a panic, and never an
 //! allocation that the input's own length does not justify.
 //!
 //! Every structure has one encoding. What a decoder accepts, encodes to the same bytes again.

@@ -1,4 +1,5 @@
-//! Small valid structures that the tests of this module and of `crypto` start from, and helpers that break them.
+//! Small valid structures that the tests of this module and of `crypto` start from, and helpers that break
+//! them.
 #![allow(clippy::unwrap_used)]
 
 use super::chain::{Origin, PackList, PublicPart, RemovedFile, RootInfo, SealedPart};

@@ -1,7 +1,7 @@
 //! Tree objects: directories and the extent maps of files, the plaintext of tree chunks.
 //!
-//! Writers and readers run the same checks: what [`TreeObject::encode`] writes, [`TreeObject::parse`] reads, and
-//! the other way around.
+//! Writers and readers run the same checks: what [`TreeObject::encode`] writes, [`TreeObject::parse`] reads,
+//! and the other way around.
 
 use super::FormatError;
 use super::ids::ChunkId;
@@ -28,7 +28,8 @@ pub const LEVEL_MAX: u8 = 7;
 /// How deep directories nest.
 pub const DIR_DEPTH_MAX: usize = 4096;
 
-/// The shortest entry, a fifo: a name of one byte with its length, a type, and one byte for each of 12 numbers.
+/// The shortest entry, a fifo: a name of one byte with its length, a type, and one byte for each of 12
+/// numbers.
 const ENTRY_LEN_MIN: usize = 15;
 /// The shortest extent: gap, length, chunk id, offset in chunk.
 const EXTENT_LEN_MIN: usize = 35;
@@ -308,7 +309,8 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Says whether two entries are equal in all but their names, as those of one file with several links must be.
+    /// Says whether two entries are equal in all but their names, as those of one file with several links
+    /// must be.
     #[must_use]
     pub fn is_link_of(&self, other: &Entry) -> bool {
         // FORMAT TREE-7
@@ -575,8 +577,8 @@ impl TreeObject {
         }
     }
 
-    /// Checks the object as a child of a directory index: its kind, its level, and that its names are not before
-    /// `first`, its own first name there, and before `next`, that of the child after it.
+    /// Checks the object as a child of a directory index: its kind, its level, and that its names are not
+    /// before `first`, its own first name there, and before `next`, that of the child after it.
     pub fn check_dir_child(
         &self,
         parent_level: u8,

@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
+use crate::crypto::{VaultKeys, verify_chain_file};
 use crate::disk::Disk;
 use crate::env::Time;
-use crate::crypto::{VaultKeys, verify_chain_file};
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, name, parse_name};
 use crate::format::pack::parse_pack_path;
 use crate::format::{
@@ -52,7 +52,6 @@ pub struct ChainInfo {
     /// Length of the file in bytes.
     pub file_len: u64,
     lists: Lists,
-    removed: Vec<(u64, SnapshotId)>,
     retired: Vec<u32>,
     replacements: Vec<u32>,
 }
@@ -188,7 +187,6 @@ impl Chain {
             signer: file.signer,
             file_len: bytes.len() as u64,
             lists: self.intern_list(&public.packs),
-            removed: public.removed.iter().map(|r| (r.seq, r.id)).collect(),
             retired: self.intern(&public.retired),
             replacements: self.intern(&public.replacements),
         };
@@ -224,7 +222,11 @@ impl Chain {
             let present = here.pop().map(|(_, info, _)| info);
             let present = match (present, expected) {
                 (Some(info), Some(id)) if info.id != id => {
-                    self.report(&info.path(), &format!("the next file follows another one, {id} (SNAP-2)"), true);
+                    self.report(
+                        &info.path(),
+                        &format!("the next file follows another one, {id} (SNAP-2)"),
+                        true,
+                    );
                     None
                 }
                 (present, _) => present,
@@ -234,7 +236,11 @@ impl Chain {
             let before = match (present, removed) {
                 (Some(info), Some(_)) if !info.is_snapshot() => {
                     // FORMAT SNAP-5: what a removal says stays said.
-                    self.report(&info.path(), "a removal that a later one claims to have removed (SNAP-5)", true);
+                    self.report(
+                        &info.path(),
+                        "a removal that a later one claims to have removed (SNAP-5)",
+                        true,
+                    );
                     let before = info.predecessor;
                     self.files.insert(seq, info);
                     before
@@ -271,7 +277,11 @@ impl Chain {
                 }
                 None if seq == 1 => break,
                 _ => {
-                    self.report(&format!("{DIR}/{seq:010}"), "the chain does not begin at sequence 1 (SNAP-3)", true);
+                    self.report(
+                        &format!("{DIR}/{seq:010}"),
+                        "the chain does not begin at sequence 1 (SNAP-3)",
+                        true,
+                    );
                     break;
                 }
             }
@@ -304,7 +314,8 @@ impl Chain {
                 *self.numbers.entry(*name).or_insert_with(|| {
                     self.names.push(*name);
                     // FORMAT section 10: a vault has less than 2^32 packs.
-                    u32::try_from(self.names.len() - 1).expect("pack names fill memory before they fill 32 bits")
+                    u32::try_from(self.names.len() - 1)
+                        .expect("pack names fill memory before they fill 32 bits")
                 })
             })
             .collect()
@@ -368,7 +379,8 @@ impl Chain {
                 Some(lists) if lists.full => break,
                 Some(_) if start > 1 => start -= 1,
                 _ => {
-                    let text = format!("the pack list of sequence {seq} is not known: {start} is missing (SNAP-2)");
+                    let text =
+                        format!("the pack list of sequence {seq} is not known: {start} is missing (SNAP-2)");
                     return Err(StoreError::Corrupt(text));
                 }
             }
@@ -377,8 +389,9 @@ impl Chain {
         for seq in start..=seq {
             // The loop above has seen each of them.
             if let Some(lists) = self.lists(seq) {
-                apply(lists, &mut set)
-                    .map_err(|()| StoreError::Corrupt(format!("the pack list of sequence {seq} breaks SNAP-7")))?;
+                apply(lists, &mut set).map_err(|()| {
+                    StoreError::Corrupt(format!("the pack list of sequence {seq} breaks SNAP-7"))
+                })?;
             }
         }
         Ok(set)

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use crate::format::pack::pack_path;
-use crate::format::{ChunkId, Origin, PackKind, PackName, SnapshotId};
+use crate::format::{Origin, PackKind, PackName, SnapshotId};
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, Table};
@@ -50,6 +50,8 @@ const UNDONE: &[u8] = b"gc_undone";
 const SMALL_PACKS_MIN: usize = 16;
 /// [`auto`] looks at no more packs than these; more are left to a full collection.
 const AUTO_PACKS_MAX: usize = 1024;
+/// So often packs are closed for a proof that writers keep from succeeding.
+const PROOFS_MAX: usize = 5;
 
 /// How to collect.
 #[derive(Clone, Debug)]
@@ -147,7 +149,8 @@ pub struct GcReport {
 fn load_whole_chain(engine: &Engine) -> Result<Chain> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     if let Some(problem) = chain.problems().iter().find(|p| p.breaks_chain) {
-        let text = format!("{}: {}; nothing is deleted while the chain is broken", problem.file, problem.what);
+        let text =
+            format!("{}: {}; nothing is deleted while the chain is broken", problem.file, problem.what);
         return Err(StoreError::Corrupt(text));
     }
     Ok(chain)
@@ -169,7 +172,10 @@ pub fn plan(engine: &Engine, tree: &dyn WorkingTree, opts: &GcOpts) -> Result<Gc
     let present = present_packs(engine.ctx.disk.as_ref())?;
     for info in chain.snapshots() {
         if !chain.is_complete(info.seq, &present) {
-            let text = format!("snapshot {} is not complete; nothing is deleted before it is or is deleted", info.seq);
+            let text = format!(
+                "snapshot {} is not complete; nothing is deleted before it is or is deleted",
+                info.seq
+            );
             return Err(StoreError::Corrupt(text));
         }
         let sealed = open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?;
@@ -242,9 +248,8 @@ fn decide(engine: &Engine, infos: Vec<PackInfo>, marks: &Marks, opts: &GcOpts) -
 /// A vault with frequent snapshots collects many small packs; each costs a file, a key and a footer.
 fn merge_small(packs: &mut [PackPlan], opts: &GcOpts) {
     for kind in ["data", "tree"] {
-        let is_small = |p: &&mut PackPlan| {
-            p.kind == kind && p.action == Action::Keep && p.file_bytes < opts.small_bytes
-        };
+        let is_small =
+            |p: &&mut PackPlan| p.kind == kind && p.action == Action::Keep && p.file_bytes < opts.small_bytes;
         if packs.iter_mut().filter(is_small).count() >= SMALL_PACKS_MIN {
             packs.iter_mut().filter(is_small).for_each(|p| p.action = Action::Rewrite);
         }
@@ -256,7 +261,9 @@ fn refuse_missing(missing: &[ShortIds; 2]) -> Result<()> {
     if n == 0 {
         return Ok(());
     }
-    Err(StoreError::Corrupt(format!("{n} needed chunks are in no pack; nothing is deleted while some are missing")))
+    Err(StoreError::Corrupt(format!(
+        "{n} needed chunks are in no pack; nothing is deleted while some are missing"
+    )))
 }
 
 impl PackPlan {
@@ -285,7 +292,9 @@ pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<
     engine.check_poison()?;
     let chain = load_whole_chain(engine)?;
     if chain.head().map(|head| (head.seq, head.id)) != plan.head {
-        return Err(StoreError::Corrupt("the plan is out of date: snapshots were made or deleted since".into()));
+        return Err(StoreError::Corrupt(
+            "the plan is out of date: snapshots were made or deleted since".into(),
+        ));
     }
     let mut going: Vec<PackPlan> = plan.packs.into_iter().filter(|p| p.action != Action::Keep).collect();
     if going.is_empty() {
@@ -385,7 +394,7 @@ impl Collection<'_> {
         }
         let engine = self.engine;
         let retired: BTreeSet<PackName> = going.iter().map(|p| p.info.name).collect();
-        let replacements = self.prove(going)?;
+        let replacements = self.prove_closed(going)?;
         let listed = chain.all_needed()?;
         if retired.iter().any(|name| listed.contains(name)) {
             let published = publish(engine, |chain| {
@@ -414,11 +423,24 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// Proves that every needed chunk stands in a closed pack that stays. Returns the packs that hold what was needed of
-    /// those that go.
-    fn prove(&self, going: &[PackPlan]) -> Result<BTreeSet<PackName>> {
+    /// [`Collection::prove`], closing packs again when a writer has just stored a chunk anew that is to go.
+    fn prove_closed(&self, going: &[PackPlan]) -> Result<BTreeSet<PackName>> {
+        for _ in 0..PROOFS_MAX {
+            if let Some(replacements) = self.prove(going)? {
+                return Ok(replacements);
+            }
+            self.engine.with_reserve(|| self.engine.packs.close_open())?;
+            self.engine.with_reserve(|| self.engine.live.commit())?;
+        }
+        Err(StoreError::Corrupt("chunks of packs to be deleted stay in open packs; nothing was deleted".into()))
+    }
+
+    /// Proves that every needed chunk stands in a pack that stays. Returns the packs that hold what was needed of those
+    /// that go, or `None` when some of it stands in a pack that is not closed yet.
+    fn prove(&self, going: &[PackPlan]) -> Result<Option<BTreeSet<PackName>>> {
         let engine = self.engine;
         let mut moved = ShortIds::default();
+        let condemned: BTreeSet<u32> = going.iter().map(|p| p.info.no).collect();
         for pack in going {
             for chunk in engine.packs.chunks_of(&pack.info)? {
                 if self.marks.needs(pack.info.kind, &chunk.id) {
@@ -434,7 +456,7 @@ impl Collection<'_> {
             .map(|info| (info.no, info))
             .collect();
         let mut missing = [self.marks.all(PackKind::Data), self.marks.all(PackKind::Tree)];
-        let mut not_closed: Vec<ChunkId> = Vec::new();
+        let mut all_closed = true;
         let mut replacements = BTreeSet::new();
         engine.packs.for_each_chunk(&mut |id, no, _| {
             match staying.get(&no) {
@@ -446,32 +468,19 @@ impl Collection<'_> {
                         replacements.insert(info.name);
                     }
                 }
-                // Stored again by a writer since the packs were closed: durable with the next commit, but in no pack
-                // that a chain file could name.
-                None if moved.contains(id) => not_closed.push(*id),
+                // Still in a pack that is to go: stays missing, if it is needed.
+                None if condemned.contains(&no) => {}
+                // In an open pack. What only the working tree needs may stand there, what a snapshot may need of a pack
+                // that goes must stand in one that a chain file can name.
                 None => {
-                    for set in &mut missing {
-                        if set.contains(id) {
-                            not_closed.push(*id);
-                        }
-                    }
+                    all_closed &= !moved.contains(id);
+                    missing.iter_mut().for_each(|set| set.remove(id));
                 }
             }
             Ok(())
         })?;
-        // Chunks that only the working tree needs may stand in packs that are still open; those that a retired pack
-        // held must stand in closed ones.
-        for id in &not_closed {
-            if moved.contains(id) {
-                let text = format!("chunk {id} of a pack to be deleted is in no closed pack; nothing was deleted");
-                return Err(StoreError::Corrupt(text));
-            }
-            for set in &mut missing {
-                set.remove(id);
-            }
-        }
         refuse_missing(&missing)?;
-        Ok(replacements)
+        Ok(all_closed.then_some(replacements))
     }
 }
 
@@ -537,7 +546,8 @@ pub fn recover(engine: &Engine) -> Result<Recovered> {
     if !retired.is_empty() && chain.is_whole() {
         let needed = chain.all_needed()?;
         let strays_found = engine.packs.strays()?;
-        strays.extend(strays_found.into_iter().filter(|name| retired.contains(name) && !needed.contains(name)));
+        strays
+            .extend(strays_found.into_iter().filter(|name| retired.contains(name) && !needed.contains(name)));
     }
     for name in &strays {
         let path = pack_path(name);
@@ -569,7 +579,8 @@ pub fn auto(engine: &Engine, tree: &dyn WorkingTree) -> Result<GcReport> {
     }
     let chain = load_whole_chain(engine)?;
     let listed = chain.all_needed()?;
-    let is_new = |p: &PackInfo| p.kind == PackKind::Data && p.state == PackState::Closed && !listed.contains(&p.name);
+    let is_new =
+        |p: &PackInfo| p.kind == PackKind::Data && p.state == PackState::Closed && !listed.contains(&p.name);
     let new: Vec<PackInfo> = engine.packs.closed_packs()?.into_iter().filter(is_new).collect();
     if new.is_empty() || new.len() > AUTO_PACKS_MAX {
         return Ok(report);
@@ -619,7 +630,9 @@ fn unused(engine: &Engine, packs: &[PackInfo]) -> Result<Vec<PackName>> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     let base = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree);
     let first_new = match base {
-        Some(info) => open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root.map_or(0, |r| r.next_ino),
+        Some(info) => {
+            open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root.map_or(0, |r| r.next_ino)
+        }
         None => 0,
     };
     let middle = extent_key(first_new, 0);

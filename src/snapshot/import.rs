@@ -28,9 +28,9 @@ use crate::format::{Content, Entry, FileType, Origin, RootInfo};
 use crate::store::chunker::Chunker;
 use crate::store::engine::Engine;
 use crate::store::error::StoreError;
-use crate::store::live::{Batch, Table};
 
 use super::create::{SnapshotInfo, packs_to_list};
+use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
 use super::os::{self, Place};
@@ -126,7 +126,10 @@ pub fn import(
         opts,
         excludes,
         skip: skip.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
-        reader: FileReader::new(&engine.packs, Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed())),
+        reader: FileReader::new(
+            &engine.packs,
+            Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
+        ),
         links: HashMap::new(),
         next_ino: 2,
         counts: Counts::default(),
@@ -147,7 +150,6 @@ pub fn import(
 
 fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<SnapshotInfo> {
     engine.with_reserve(|| engine.packs.close_open())?;
-    engine.with_reserve(|| engine.live.commit())?;
     let published = publish(engine, |chain| {
         Ok(Some(Draft {
             origin: Origin::Import,
@@ -161,10 +163,7 @@ fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<Snapshot
         }))
     })?
     .ok_or_else(|| StoreError::Corrupt("a snapshot was not written".into()))?;
-    let mut batch = Batch::new();
-    batch.put(Table::Snapshots, published.seq.to_be_bytes(), *published.id.as_bytes());
-    engine.live.apply(batch)?;
-    engine.with_reserve(|| engine.live.commit())?;
+    clear_undone(engine)?;
     Ok(SnapshotInfo {
         seq: published.seq,
         id: published.id,
@@ -195,10 +194,9 @@ impl Plan {
                     plan.add(&path);
                     any = true;
                 }
-                Err(e) => report.errors.push(Failure {
-                    path: show(source.as_os_str().as_bytes()),
-                    what: e.to_string(),
-                }),
+                Err(e) => report
+                    .errors
+                    .push(Failure { path: show(source.as_os_str().as_bytes()), what: e.to_string() }),
             }
         }
         if any {
@@ -312,7 +310,14 @@ impl<'a, 'p> Importer<'a, 'p> {
     }
 
     /// Opens a level of the stack. What can't be listed to its end is reported, and taken as far as it was listed.
-    fn enter(&mut self, fd: OwnedFd, entry: Entry, plan: Option<&'p Plan>, source_depth: usize, dev: u64) -> Result<()> {
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        entry: Entry,
+        plan: Option<&'p Plan>,
+        source_depth: usize,
+        dev: u64,
+    ) -> Result<()> {
         let names = match plan {
             Some(plan) => plan.below.keys().cloned().collect(),
             None => {
@@ -481,7 +486,8 @@ impl<'a, 'p> Importer<'a, 'p> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
         let content = match kind {
             FileType::Symlink => {
-                match rustix::fs::readlinkat(&frame.fd, name.as_slice(), Vec::with_capacity(SYMLINK_LEN_MAX)) {
+                match rustix::fs::readlinkat(&frame.fd, name.as_slice(), Vec::with_capacity(SYMLINK_LEN_MAX))
+                {
                     Ok(target) => Content::Symlink(target.into_bytes()),
                     Err(e) => {
                         self.fail(&name, e);
@@ -568,7 +574,10 @@ impl<'a, 'p> Importer<'a, 'p> {
                 == (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
         };
         if size < entry.size || !rustix::fs::fstat(&fd).is_ok_and(|now| same(&now)) {
-            self.changed(&entry.name.clone(), "changed while it was read; it is in the snapshot as it was read");
+            self.changed(
+                &entry.name.clone(),
+                "changed while it was read; it is in the snapshot as it was read",
+            );
         }
         entry.size = size;
         let content = Rc::new(RefCell::new(content));

@@ -23,11 +23,12 @@ mod gc_mark;
 mod glob;
 pub mod import;
 mod import_file;
+pub mod open;
 mod os;
 mod publish;
-mod rows;
 pub mod restore;
 mod restore_dir;
+mod rows;
 pub mod select;
 #[cfg(test)]
 mod testing;

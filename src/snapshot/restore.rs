@@ -176,7 +176,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Job<'a> {
-    fn new(source: &'a dyn ChunkSource, opts: &'a RestoreOpts, progress: &'a (dyn Fn(Progress) + Sync)) -> Self {
+    fn new(
+        source: &'a dyn ChunkSource,
+        opts: &'a RestoreOpts,
+        progress: &'a (dyn Fn(Progress) + Sync),
+    ) -> Self {
         Job {
             opts,
             is_root: rustix::process::geteuid().is_root(),
@@ -261,14 +265,17 @@ impl<'a> Job<'a> {
     }
 
     fn open_destination(&self, entry: &Entry, dest: &Path) -> Result<Arc<DirState>> {
-        let failed = |what: &str, e: Errno| {
-            StoreError::Io { what: format!("{what} {}", dest.display()), source: e.into() }
+        let failed = |what: &str, e: Errno| StoreError::Io {
+            what: format!("{what} {}", dest.display()),
+            source: e.into(),
         };
         let created = match std::fs::symlink_metadata(dest) {
             Ok(_) => false,
             Err(_) => {
-                std::fs::create_dir_all(dest)
-                    .map_err(|source| StoreError::Io { what: format!("creating {}", dest.display()), source })?;
+                std::fs::create_dir_all(dest).map_err(|source| StoreError::Io {
+                    what: format!("creating {}", dest.display()),
+                    source,
+                })?;
                 true
             }
         };
@@ -371,7 +378,8 @@ impl<'a> Job<'a> {
                 if kind == Some(FileType::Dir) {
                     false
                 } else if replace {
-                    rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()).map_err(|e| io("replacing", e))?;
+                    rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty())
+                        .map_err(|e| io("replacing", e))?;
                     rustix::fs::mkdirat(&parent.fd, name, Mode::RWXU).map_err(|e| io("creating", e))?;
                     true
                 } else {
@@ -381,11 +389,8 @@ impl<'a> Job<'a> {
             Err(e) => return Err(io("creating the directory", e)),
         };
         let fd = os::open_dir(parent.fd.as_fd(), name).map_err(|e| io("opening the directory", e))?;
-        let inherits_acl = if created {
-            parent.inherits_acl
-        } else {
-            Place::Fd(fd.as_fd()).has_xattr(os::ACL_DEFAULT)
-        };
+        let inherits_acl =
+            if created { parent.inherits_acl } else { Place::Fd(fd.as_fd()).has_xattr(os::ACL_DEFAULT) };
         let mut bare = entry.clone();
         bare.content = Content::None;
         let apply = (created || replace).then_some(bare);
@@ -439,7 +444,12 @@ impl<'a> Job<'a> {
         };
         drop(links);
         let made = match first {
-            None => return { self.fail(path, "its content failed at another name of it"); true },
+            None => {
+                return {
+                    self.fail(path, "its content failed at another name of it");
+                    true
+                };
+            }
             Some(first) => self.link(dir, entry, &first, root),
         };
         match made {
@@ -452,7 +462,13 @@ impl<'a> Job<'a> {
         true
     }
 
-    fn link(&self, dir: &DirState, entry: &Entry, first: &[u8], root: &DirState) -> std::result::Result<(), Errno> {
+    fn link(
+        &self,
+        dir: &DirState,
+        entry: &Entry,
+        first: &[u8],
+        root: &DirState,
+    ) -> std::result::Result<(), Errno> {
         let (parent, name) = os::open_parent(root.fd.as_fd(), first)?;
         let parent = parent.as_ref().map_or(root.fd.as_fd(), |fd| fd.as_fd());
         if self.opts.overwrite == Overwrite::Replace {
@@ -524,7 +540,8 @@ impl<'a> Job<'a> {
         let temporary = format!(".strongroom-{:x}-{:x}.tmp", std::process::id(), entry.ino).into_bytes();
         let target = if replace { temporary.as_slice() } else { name };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir.fd, target, flags, Mode::RUSR | Mode::WUSR).map_err(|e| io("creating", e))?;
+        let file = rustix::fs::openat(&dir.fd, target, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| io("creating", e))?;
         let written = self
             .write_content(&file, entry)
             .and_then(|()| apply_attributes(self, entry, Place::Fd(file.as_fd()), dir.inherits_acl))
@@ -561,7 +578,9 @@ impl<'a> Job<'a> {
                 let part = usize::try_from(extent.len)
                     .ok()
                     .and_then(|len| chunk.get(start..start.checked_add(len)?))
-                    .ok_or_else(|| StoreError::Corrupt(format!("an extent beyond chunk {} (TREE-4)", extent.chunk)))?;
+                    .ok_or_else(|| {
+                        StoreError::Corrupt(format!("an extent beyond chunk {} (TREE-4)", extent.chunk))
+                    })?;
                 write_all(file, part, extent.offset).map_err(io)?;
                 last = Some((extent.chunk, chunk));
                 self.tick(0, extent.end() - reported);

@@ -1,7 +1,7 @@
 //! Directories of a restore, which get their attributes last, and attributes of everything.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
@@ -57,9 +57,18 @@ pub(super) fn release(job: &Job<'_>, dir: Arc<DirState>) {
 }
 
 /// Gives an entry its owner, extended attributes, mode and times, in the order that keeps them all.
-pub(super) fn apply_attributes(job: &Job<'_>, entry: &Entry, place: Place<'_>, inherits_acl: bool) -> Result<()> {
+pub(super) fn apply_attributes(
+    job: &Job<'_>,
+    entry: &Entry,
+    place: Place<'_>,
+    inherits_acl: bool,
+) -> Result<()> {
     let io = |what: &str, e: Errno| StoreError::Io { what: what.to_string(), source: e.into() };
-    let owned = if job.opts.owners { apply_owner(job, entry, place).map_err(|e| io("setting the owner", e))? } else { false };
+    let owned = if job.opts.owners {
+        apply_owner(job, entry, place).map_err(|e| io("setting the owner", e))?
+    } else {
+        false
+    };
     apply_xattrs(job, entry, place, inherits_acl)?;
     if entry.kind != FileType::Symlink {
         // Whose program it is decides what a set-id bit means.
@@ -106,9 +115,10 @@ fn apply_xattrs(job: &Job<'_>, entry: &Entry, place: Place<'_>, inherits_acl: bo
         for acl in [ACL_ACCESS, ACL_DEFAULT] {
             let wanted = entry.xattrs.iter().any(|(name, _)| name == acl.as_bytes());
             if !wanted && (acl == ACL_ACCESS || entry.kind == FileType::Dir) {
-                place
-                    .remove_xattr(acl)
-                    .map_err(|e| StoreError::Io { what: "removing an inherited ACL".into(), source: e.into() })?;
+                place.remove_xattr(acl).map_err(|e| StoreError::Io {
+                    what: "removing an inherited ACL".into(),
+                    source: e.into(),
+                })?;
             }
         }
     }

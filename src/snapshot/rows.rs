@@ -65,7 +65,11 @@ impl Counts {
                 self.bytes = self.bytes.saturating_add(entry.size);
             }
             FileType::Dir => self.dirs = self.dirs.saturating_add(1),
-            FileType::Symlink | FileType::Fifo | FileType::Socket | FileType::CharDev | FileType::BlockDev => {
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharDev
+            | FileType::BlockDev => {
                 self.others = self.others.saturating_add(1);
             }
         }

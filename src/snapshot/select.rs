@@ -129,7 +129,9 @@ fn by_number_or_id(text: &str, candidates: &[Candidate]) -> Result<Selection, Se
     let matches: Vec<_> = candidates.iter().filter(fits).map(|c| (c.seq, c.id)).collect();
     match matches[..] {
         [(seq, _)] => Ok(Selection { seq, incomplete: Vec::new() }),
-        [] if seq.is_none() && prefix.len() < PREFIX_DIGITS_MIN => Err(SelectError::NotUnderstood(text.into())),
+        [] if seq.is_none() && prefix.len() < PREFIX_DIGITS_MIN => {
+            Err(SelectError::NotUnderstood(text.into()))
+        }
         [] => Err(SelectError::None(text.into())),
         _ => Err(SelectError::Ambiguous { spec: text.into(), matches }),
     }
@@ -245,7 +247,9 @@ mod tests {
         assert_eq!(pick("9"), Err(SelectError::None("9".into())));
         assert_eq!(pick("ab36"), Err(SelectError::None("ab36".into())));
         assert_eq!(pick("ab"), Err(SelectError::NotUnderstood("ab".into())));
-        let many: Vec<_> = (1..=2).map(|n| Candidate { seq: n, id: id(0xab, 0x34), time: at("2026-11-18T10:00:00Z") }).collect();
+        let many: Vec<_> = (1..=2)
+            .map(|n| Candidate { seq: n, id: id(0xab, 0x34), time: at("2026-11-18T10:00:00Z") })
+            .collect();
         let error = select("ab3477", &many, &|_| true, Time::default(), &TimeZone::UTC).unwrap_err();
         assert!(matches!(&error, SelectError::Ambiguous { matches, .. } if matches.len() == 2));
         assert_eq!(error.to_string(), "\"ab3477\" fits 2 snapshots: 1 (ab347700), 2 (ab347700)");
@@ -267,7 +271,16 @@ mod tests {
         assert_eq!(pick("12 hours ago"), Ok(2));
         assert_eq!(pick("90 minutes ago"), Ok(4));
         assert_eq!(pick("1w ago"), Err(SelectError::None("1w ago".into())));
-        for bad in ["", "2 days", "in 2 days", "2026-13-01", "2026-11-20 ", "2026-11-20x", "2026-11-20 25:00", "soon"] {
+        for bad in [
+            "",
+            "2 days",
+            "in 2 days",
+            "2026-13-01",
+            "2026-11-20 ",
+            "2026-11-20x",
+            "2026-11-20 25:00",
+            "soon",
+        ] {
             let result = pick(bad);
             // Surrounding blanks are nothing; an empty rest after a date is the date.
             if bad.trim() != "2026-11-20" {

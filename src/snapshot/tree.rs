@@ -67,7 +67,11 @@ impl<'a> TreeReader<'a> {
         if let Some(object) = self.cache().get(id) {
             return Ok(object);
         }
-        let bytes = self.source().read_chunk(PackKind::Tree, id)?;
+        let bytes = self.source().read_chunk(PackKind::Tree, id).map_err(|e| match e {
+            // Something names it, so it should be there.
+            StoreError::NotFound(_) => corrupt(id, "missing"),
+            e => e,
+        })?;
         let object = TreeObject::parse(&bytes).map_err(|e| corrupt(id, &e.to_string()))?;
         let object = Arc::new(object);
         self.cache().put(*id, Arc::clone(&object), bytes.len());
@@ -208,7 +212,9 @@ impl Node {
 
     fn check_level(&self, level: u8) -> Result<()> {
         match self.level {
-            Some(expected) if expected != level => Err(corrupt(&self.id, "a level that does not fit (TREE-5)")),
+            Some(expected) if expected != level => {
+                Err(corrupt(&self.id, "a level that does not fit (TREE-5)"))
+            }
             _ if level > INDEX_LEVELS_MAX => Err(corrupt(&self.id, "too many levels (TREE-5)")),
             _ => Ok(()),
         }
@@ -225,7 +231,10 @@ impl Node {
 
     fn check_leaf(&self, entries: &[Entry]) -> Result<()> {
         self.check_level(0)?;
-        self.check_range(entries.first().map(|e| e.name.as_slice()), entries.last().map(|e| e.name.as_slice()))
+        self.check_range(
+            entries.first().map(|e| e.name.as_slice()),
+            entries.last().map(|e| e.name.as_slice()),
+        )
     }
 
     fn check_index(&self, level: u8, children: &[(Vec<u8>, ChunkId)]) -> Result<()> {

@@ -91,8 +91,17 @@ impl Sandbox {
     }
 
     pub fn init(&self) {
-        self.run(["init", self.vault_str(), "--passfile", &self.passfile(), "--recovery-key-out", &self.str("recovery.txt"), "--kdf-time", "0"])
-            .ok();
+        self.run([
+            "init",
+            self.vault_str(),
+            "--passfile",
+            &self.passfile(),
+            "--recovery-key-out",
+            &self.str("recovery.txt"),
+            "--kdf-time",
+            "0",
+        ])
+        .ok();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -198,7 +207,7 @@ impl Sandbox {
 
     /// Runs the independent checker over a vault.
     pub fn fsck(&self, vault: &Path) -> Finished {
-        let program = Path::new(env!("CARGO_BIN_EXE_strongroom")).with_file_name("fsck.strongroom");
+        let program = Path::new(env!("CARGO_BIN_EXE_strongroom")).with_file_name("fsck-strongroom");
         assert!(program.exists(), "{} is missing: run `cargo build --workspace` first", program.display());
         let output = self
             .command(program)
@@ -206,7 +215,7 @@ impl Sandbox {
             .arg(vault)
             .stdin(Stdio::null())
             .output()
-            .expect("fsck.strongroom");
+            .expect("fsck-strongroom");
         Finished::new(&output)
     }
 
@@ -285,7 +294,11 @@ pub fn tree_digest(root: &Path) -> Vec<String> {
         for name in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
             let mut value = vec![0_u8; 65_536];
             let got = rustix::fs::lgetxattr(&path, name, &mut value[..]).unwrap_or(0);
-            xattrs.push(format!("{}={}", String::from_utf8_lossy(name), blake3::hash(&value[..got]).to_hex()));
+            xattrs.push(format!(
+                "{}={}",
+                String::from_utf8_lossy(name),
+                blake3::hash(&value[..got]).to_hex()
+            ));
         }
         xattrs.sort();
         lines.push(format!(
@@ -316,6 +329,10 @@ pub fn assert_same_tree(left: &Path, right: &Path) {
     if a != b {
         let only_a: Vec<&String> = a.iter().filter(|l| !b.contains(l)).take(12).collect();
         let only_b: Vec<&String> = b.iter().filter(|l| !a.contains(l)).take(12).collect();
-        panic!("{} and {} differ\nleft only: {only_a:#?}\nright only: {only_b:#?}", left.display(), right.display());
+        panic!(
+            "{} and {} differ\nleft only: {only_a:#?}\nright only: {only_b:#?}",
+            left.display(),
+            right.display()
+        );
     }
 }

@@ -26,6 +26,7 @@ fn snapshot_file() -> Vec<u8> {
 
 #[test]
 fn data_and_tree_chunks_have_ids_of_their_own() {
+    // FORMAT PACK-5
     let keys = keys();
     let id = keys.chunk_id(PackKind::Data, b"chunk");
     assert_eq!(id, keys.chunk_id(PackKind::Data, b"chunk"));
@@ -70,6 +71,7 @@ fn a_chain_file_survives() {
     {
         let env = TestEnv::new(44);
         let (bytes, id) = keys.seal_chain_file(&env, &public, &sealed).unwrap();
+        // FORMAT LAY-1
         assert_eq!(id.0, *blake3::hash(&bytes).as_bytes());
         let file = keys.verify_chain_file(&bytes).unwrap();
         assert_eq!(file.public, public);
@@ -191,7 +193,8 @@ fn what_no_reader_would_take_is_not_sealed() {
     assert!(matches!(seal(first_snapshot(), long), CryptoError::Format(FormatError::Malformed(_))));
 }
 
-/// Pins every derivation of format 1. If this fails, vaults that exist can't be read any more: never change the values.
+/// Pins every derivation of format 1. If this fails, vaults that exist can't be read any more: never change
+/// the values.
 #[test]
 fn known_answers() {
     let root = root();

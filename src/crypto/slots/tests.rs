@@ -39,7 +39,8 @@ impl Vault {
         Header::parse(&self.file()).unwrap()
     }
 
-    /// Parses the header after `change`, with the MAC that the root secret gives: what an insider could write.
+    /// Parses the header after `change`, with the MAC that the root secret gives: what an insider could
+    /// write.
     fn parsed_after(&self, change: impl FnOnce(&mut Header)) -> ParsedHeader {
         let mut header = self.header.clone();
         change(&mut header);

@@ -245,6 +245,7 @@ fn the_sealed_part_survives_and_is_padded() {
                 assert_eq!(other.encode().as_deref(), Ok(flipped));
             }
         });
+        // FORMAT GEN-4
         assert_malformed(SealedPart::parse(&[&bytes[..], &[0; 256]].concat(), origin), "GEN-4");
         assert_malformed(
             SealedPart::parse(&[&bytes[..], &[0]].concat(), origin),
@@ -293,7 +294,7 @@ fn strings_and_tags_have_bounds() {
 
 #[test]
 fn names_have_one_form() {
-    // FORMAT LAY-2
+    // FORMAT LAY-2, SNAP-1
     let id = snapshot(0xab);
     let file_name = name(12, &id);
     assert_eq!(file_name, format!("0000000012-{}", "ab".repeat(32)));

@@ -35,9 +35,11 @@ fn a_broken_pack_header_is_refused_or_is_another_header() {
         PackHeader::parse(&bad)
     };
     assert_malformed(with(7, 2), "pack header: magic");
+    // FORMAT PACK-6
     assert_malformed(with(8, 0), "PACK-6");
     assert_malformed(with(8, 3), "PACK-6");
     assert_malformed(with(9, 3), "unknown cipher");
+    // FORMAT GEN-4
     assert_malformed(with(10, 1), "GEN-4");
     assert_malformed(with(15, 0x80), "GEN-4");
     assert_malformed(PackHeader::parse(&[&bytes[..], &[0]].concat()), "GEN-2");

@@ -8,8 +8,8 @@ fn leaf(entry: Entry) -> Result<Vec<u8>, FormatError> {
     TreeObject::DirLeaf(vec![entry]).encode()
 }
 
-/// Asserts that neither side takes the object: the encoder refuses it, and so does the decoder when the checks of the
-/// encoder are left out.
+/// Asserts that neither side takes the object: the encoder refuses it, and so does the decoder when the
+/// checks of the encoder are left out.
 #[track_caller]
 fn refused(object: &TreeObject, rule: &str) {
     assert_malformed(object.encode(), rule);
