@@ -28,8 +28,8 @@ fn target() -> Target {
 }
 
 impl Target {
-    /// Puts these bytes in the pack's place and reads everything, warm and cold. Returns how many reads failed; those
-    /// that did not must have given the right bytes.
+    /// Puts these bytes in the pack's place and reads everything, warm and cold. Returns how many reads
+    /// failed; those that did not must have given the right bytes.
     fn read_all(&self, bytes: &[u8]) -> (usize, usize) {
         let sim = self.sim.fork();
         sim.raw_write(&self.path, bytes);
@@ -109,8 +109,8 @@ fn frames_moved_within_a_pack_are_found() {
     assert_eq!((warm, cold), (2, 2), "just the chunk that was overwritten");
 }
 
-/// A pack that anyone can make who knows the public key: all of it authenticates, and it claims to hold the chunks of
-/// a real pack, with other content.
+/// A pack that anyone can make who knows the public key: all of it authenticates, and it claims to hold the
+/// chunks of a real pack, with other content.
 fn forged(target: &Target) -> Vec<u8> {
     let ctx = target.vault.ctx(Arc::new(SimDisk::new(3)), quiet(8 << 20));
     let (header, key) = ctx.keys.new_pack(&*ctx.env, PackKind::Data).unwrap();

@@ -114,7 +114,9 @@ pub(super) fn quiet(pack_bytes: u64) -> EngineConfig {
 
 /// Small packs, with threads.
 pub(super) fn threaded(pack_bytes: u64) -> EngineConfig {
-    EngineConfig { background: true, workers: 4, ..quiet(pack_bytes) }
+    let mut cfg = EngineConfig { background: true, workers: 4, ..quiet(pack_bytes) };
+    cfg.live.background = true;
+    cfg
 }
 
 /// `len` bytes that don't compress, the same for the same label.
