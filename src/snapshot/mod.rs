@@ -26,7 +26,6 @@ mod import_file;
 pub mod open;
 mod os;
 mod publish;
-pub mod open;
 pub mod restore;
 mod restore_dir;
 mod rows;
