@@ -252,7 +252,7 @@ fn run_show(args: &ShowArgs, out: &Output) -> CliResult {
 }
 
 fn run_delete(args: &DeleteArgs, out: &Output) -> CliResult {
-    let request = Request::SnapshotDelete { snapshots: args.snapshots.clone() };
+    let request = Request::SnapshotDelete { snapshots: args.snapshots.clone(), force: args.force };
     if let Some(answer) = ask_daemon(&args.vault, &request, out)? {
         if out.is_json() {
             out.json(&answer)?;
