@@ -235,7 +235,8 @@ impl Core {
             }
         }
         let mut first_error = None;
-        for pack in lock(&self.unclosed).clone() {
+        let unclosed = lock(&self.unclosed).clone();
+        for pack in unclosed {
             // Another thread may have opened it a moment ago: that one is not ours to close.
             if pack.retired(&self.ctx) {
                 pack.wait_idle(&self.ctx);
