@@ -1,5 +1,6 @@
 //! Strongroom: an encrypted, deduplicating, snapshotting directory for backup jobs that already work.
 
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod disk;

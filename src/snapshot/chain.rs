@@ -52,7 +52,6 @@ pub struct ChainInfo {
     /// Length of the file in bytes.
     pub file_len: u64,
     lists: Lists,
-    removed: Vec<(u64, SnapshotId)>,
     retired: Vec<u32>,
     replacements: Vec<u32>,
 }
@@ -188,7 +187,6 @@ impl Chain {
             signer: file.signer,
             file_len: bytes.len() as u64,
             lists: self.intern_list(&public.packs),
-            removed: public.removed.iter().map(|r| (r.seq, r.id)).collect(),
             retired: self.intern(&public.retired),
             replacements: self.intern(&public.replacements),
         };

@@ -18,19 +18,19 @@ use std::collections::HashMap;
 
 use crate::env::Time;
 use crate::format::tree::INLINE_LEN_MAX;
-use crate::format::{
-    ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId,
-};
+use crate::format::{ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId};
+use crate::store::Effort;
 use crate::store::engine::Engine;
+use crate::store::packs::{PackInfo, PackState};
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
-use crate::store::Effort;
 use crate::store::records::{
     DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, inode_key, parse_dirent_key, parse_extent_key,
     parse_inode_key, parse_xattr_key, rows_of, settings,
 };
 
 use super::chain::{Chain, open_sealed};
+use super::gc::clear_undone;
 use super::publish::{Draft, program, publish};
 use super::rows::{Counts, TreeRow, scan};
 use super::tree::{DEPTH_MAX, TreeReader};
@@ -95,7 +95,6 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
         return Ok(None);
     }
     engine.with_reserve(|| engine.packs.close_open())?;
-    engine.with_reserve(|| engine.live.commit())?;
     let published = publish(engine, |chain| {
         let packs = packs_to_list(engine, chain)?;
         Ok(Some(Draft {
@@ -110,10 +109,8 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
         }))
     })?
     .ok_or_else(|| StoreError::Corrupt("a snapshot was not written".into()))?;
-    let extra = [
-        (Table::Snapshots, published.seq.to_be_bytes().to_vec(), published.id.as_bytes().to_vec()),
-        (Table::Settings, settings::BASE_SNAPSHOT.to_vec(), published.id.as_bytes().to_vec()),
-    ];
+    clear_undone(engine)?;
+    let extra = [(Table::Settings, settings::BASE_SNAPSHOT.to_vec(), published.id.as_bytes().to_vec())];
     settle(engine, tree, &rewriter.written, &marks, &extra)?;
     Ok(Some(SnapshotInfo {
         seq: published.seq,
@@ -127,15 +124,17 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
     }))
 }
 
-/// Returns what a new chain file names: every finished pack that no removal has retired. A condemned pack is among
-/// them as long as its removal is not written, since a collection that stopped half way has left what it holds in use.
+/// Returns what a new chain file names: every finished pack but those that are about to be deleted, whose removal is
+/// durable. A condemned pack is among them as long as that is not so, since a collection that stopped half way has left
+/// what it holds in use.
 pub(crate) fn packs_to_list(
     engine: &Engine,
     chain: &Chain,
 ) -> Result<std::collections::BTreeSet<crate::format::PackName>> {
     let retired = chain.retired();
+    let is_going = |pack: &PackInfo| pack.state == PackState::Condemned && retired.contains(&pack.name);
     let packs = engine.packs.closed_packs()?;
-    Ok(packs.into_iter().map(|pack| pack.name).filter(|name| !retired.contains(name)).collect())
+    Ok(packs.into_iter().filter(|pack| !is_going(pack)).map(|pack| pack.name).collect())
 }
 
 fn newest_of_working_tree(engine: &Engine) -> Result<Option<RootInfo>> {
@@ -193,7 +192,11 @@ fn settle(
             for w in rows.unwrap_or_default() {
                 batch.put(Table::Trees, inode_key(w.ino), w.row.encode());
             }
-            let inos = rows.unwrap_or_default().iter().map(|w| w.ino).chain(stale.unwrap_or_default().iter().copied());
+            let inos = rows
+                .unwrap_or_default()
+                .iter()
+                .map(|w| w.ino)
+                .chain(stale.unwrap_or_default().iter().copied());
             for ino in inos {
                 let Some(seen) = marks.get(&ino) else { continue };
                 let now = live.get(Table::DirtyDirs, &inode_key(ino))?;
@@ -269,7 +272,9 @@ impl<'a> Rewriter<'a> {
                     break Some(0);
                 }
                 if path.len() > DEPTH_MAX {
-                    return Err(StoreError::Corrupt(format!("directory {marked} nests deeper than {DEPTH_MAX} (TREE-5)")));
+                    return Err(StoreError::Corrupt(format!(
+                        "directory {marked} nests deeper than {DEPTH_MAX} (TREE-5)"
+                    )));
                 }
                 match self.inode(at)? {
                     Some(row) if row.kind == FileType::Dir && row.nlink > 0 => at = row.parent,
@@ -330,7 +335,13 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Returns the object of a directory and what is below it: just written, or as it was.
-    fn dir_object(&mut self, ino: u64, row: &InodeRow, depth: usize, unmarked: usize) -> Result<(ChunkId, Counts)> {
+    fn dir_object(
+        &mut self,
+        ino: u64,
+        row: &InodeRow,
+        depth: usize,
+        unmarked: usize,
+    ) -> Result<(ChunkId, Counts)> {
         if let Some(Written { row: TreeRow { id, counts: Some(counts) }, .. }) = self.written.get(&ino) {
             return Ok((*id, *counts));
         }
@@ -352,7 +363,9 @@ impl<'a> Rewriter<'a> {
             None => {
                 // A directory that was made and left empty has neither a mark of its own nor an object.
                 if unmarked >= UNMARKED_DEPTH_MAX {
-                    return Err(StoreError::Corrupt(format!("live database: directory {ino} was never marked")));
+                    return Err(StoreError::Corrupt(format!(
+                        "live database: directory {ino} was never marked"
+                    )));
                 }
                 self.write_dir(ino, depth, unmarked + 1)?;
                 match self.written.get(&ino) {

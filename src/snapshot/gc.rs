@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use crate::format::pack::pack_path;
-use crate::format::{ChunkId, Origin, PackKind, PackName, SnapshotId};
+use crate::format::{Origin, PackKind, PackName, SnapshotId};
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, Table};
@@ -50,6 +50,8 @@ const UNDONE: &[u8] = b"gc_undone";
 const SMALL_PACKS_MIN: usize = 16;
 /// [`auto`] looks at no more packs than these; more are left to a full collection.
 const AUTO_PACKS_MAX: usize = 1024;
+/// So often packs are closed for a proof that writers keep from succeeding.
+const PROOFS_MAX: usize = 5;
 
 /// How to collect.
 #[derive(Clone, Debug)]
@@ -392,7 +394,7 @@ impl Collection<'_> {
         }
         let engine = self.engine;
         let retired: BTreeSet<PackName> = going.iter().map(|p| p.info.name).collect();
-        let replacements = self.prove(going)?;
+        let replacements = self.prove_closed(going)?;
         let listed = chain.all_needed()?;
         if retired.iter().any(|name| listed.contains(name)) {
             let published = publish(engine, |chain| {
@@ -421,11 +423,24 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// Proves that every needed chunk stands in a closed pack that stays. Returns the packs that hold what was needed of
-    /// those that go.
-    fn prove(&self, going: &[PackPlan]) -> Result<BTreeSet<PackName>> {
+    /// [`Collection::prove`], closing packs again when a writer has just stored a chunk anew that is to go.
+    fn prove_closed(&self, going: &[PackPlan]) -> Result<BTreeSet<PackName>> {
+        for _ in 0..PROOFS_MAX {
+            if let Some(replacements) = self.prove(going)? {
+                return Ok(replacements);
+            }
+            self.engine.with_reserve(|| self.engine.packs.close_open())?;
+            self.engine.with_reserve(|| self.engine.live.commit())?;
+        }
+        Err(StoreError::Corrupt("chunks of packs to be deleted stay in open packs; nothing was deleted".into()))
+    }
+
+    /// Proves that every needed chunk stands in a pack that stays. Returns the packs that hold what was needed of those
+    /// that go, or `None` when some of it stands in a pack that is not closed yet.
+    fn prove(&self, going: &[PackPlan]) -> Result<Option<BTreeSet<PackName>>> {
         let engine = self.engine;
         let mut moved = ShortIds::default();
+        let condemned: BTreeSet<u32> = going.iter().map(|p| p.info.no).collect();
         for pack in going {
             for chunk in engine.packs.chunks_of(&pack.info)? {
                 if self.marks.needs(pack.info.kind, &chunk.id) {
@@ -441,7 +456,7 @@ impl Collection<'_> {
             .map(|info| (info.no, info))
             .collect();
         let mut missing = [self.marks.all(PackKind::Data), self.marks.all(PackKind::Tree)];
-        let mut not_closed: Vec<ChunkId> = Vec::new();
+        let mut all_closed = true;
         let mut replacements = BTreeSet::new();
         engine.packs.for_each_chunk(&mut |id, no, _| {
             match staying.get(&no) {
@@ -453,33 +468,19 @@ impl Collection<'_> {
                         replacements.insert(info.name);
                     }
                 }
-                // Stored again by a writer since the packs were closed: durable with the next commit, but in no pack
-                // that a chain file could name.
-                None if moved.contains(id) => not_closed.push(*id),
+                // Still in a pack that is to go: stays missing, if it is needed.
+                None if condemned.contains(&no) => {}
+                // In an open pack. What only the working tree needs may stand there, what a snapshot may need of a pack
+                // that goes must stand in one that a chain file can name.
                 None => {
-                    for set in &mut missing {
-                        if set.contains(id) {
-                            not_closed.push(*id);
-                        }
-                    }
+                    all_closed &= !moved.contains(id);
+                    missing.iter_mut().for_each(|set| set.remove(id));
                 }
             }
             Ok(())
         })?;
-        // Chunks that only the working tree needs may stand in packs that are still open; those that a retired pack
-        // held must stand in closed ones.
-        for id in &not_closed {
-            if moved.contains(id) {
-                let text =
-                    format!("chunk {id} of a pack to be deleted is in no closed pack; nothing was deleted");
-                return Err(StoreError::Corrupt(text));
-            }
-            for set in &mut missing {
-                set.remove(id);
-            }
-        }
         refuse_missing(&missing)?;
-        Ok(replacements)
+        Ok(all_closed.then_some(replacements))
     }
 }
 

@@ -75,9 +75,6 @@ impl ShortIds {
         self.0.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// Everything that is needed.
@@ -218,6 +215,6 @@ mod tests {
         assert!(marks.needs(PackKind::Tree, &id) && !marks.needs(PackKind::Data, &id));
         assert!(marks.all(PackKind::Tree).contains(&id));
         set.remove(&id);
-        assert!(set.is_empty() && set.len() == 0);
+        assert_eq!(set.len(), 0);
     }
 }

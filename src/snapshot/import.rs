@@ -28,9 +28,9 @@ use crate::format::{Content, Entry, FileType, Origin, RootInfo};
 use crate::store::chunker::Chunker;
 use crate::store::engine::Engine;
 use crate::store::error::StoreError;
-use crate::store::live::{Batch, Table};
 
 use super::create::{SnapshotInfo, packs_to_list};
+use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
 use super::os::{self, Place};
@@ -150,7 +150,6 @@ pub fn import(
 
 fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<SnapshotInfo> {
     engine.with_reserve(|| engine.packs.close_open())?;
-    engine.with_reserve(|| engine.live.commit())?;
     let published = publish(engine, |chain| {
         Ok(Some(Draft {
             origin: Origin::Import,
@@ -164,10 +163,7 @@ fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<Snapshot
         }))
     })?
     .ok_or_else(|| StoreError::Corrupt("a snapshot was not written".into()))?;
-    let mut batch = Batch::new();
-    batch.put(Table::Snapshots, published.seq.to_be_bytes(), *published.id.as_bytes());
-    engine.live.apply(batch)?;
-    engine.with_reserve(|| engine.live.commit())?;
+    clear_undone(engine)?;
     Ok(SnapshotInfo {
         seq: published.seq,
         id: published.id,

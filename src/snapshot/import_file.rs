@@ -9,10 +9,10 @@ use rustix::io::Errno;
 
 use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Extent};
+use crate::store::Effort;
 use crate::store::chunker::Chunker;
 use crate::store::error::Result;
 use crate::store::packs::Packs;
-use crate::store::Effort;
 
 use super::write::ContentWriter;
 

@@ -15,6 +15,7 @@ use crate::disk::{Disk, DiskLock};
 use crate::env::Env;
 use crate::format::{Content, FileType, Header, Origin, PackName};
 use crate::snapshot::chain::{Chain, ChainInfo, open_sealed};
+use crate::snapshot::gc;
 use crate::store::cold::ColdPacks;
 use crate::store::config::EngineConfig;
 use crate::store::ctx::Ctx;
@@ -259,6 +260,13 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
         })?;
     }
     let engine = Engine::new(ctx, live, packs, header, opts.highwater, lock);
+    let recovered = gc::recover(&engine)?;
+    if recovered != gc::Recovered::default() {
+        notes.push(format!(
+            "an interrupted collection or deletion was settled: {} packs kept, {} packs and {} snapshot files deleted",
+            recovered.undone, recovered.finished, recovered.chain_files
+        ));
+    }
     Ok(Opened { engine, chain, notes })
 }
 

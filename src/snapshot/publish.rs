@@ -14,6 +14,7 @@ use crate::format::{
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::highwater::HighWater;
+use crate::store::live::{Batch, Table};
 
 use super::chain::{Chain, DIR};
 
@@ -90,10 +91,31 @@ pub(crate) fn publish(
         return Err(StoreError::Corrupt(text));
     }
     let path = format!("{DIR}/{}", chain::name(seq, &id));
-    engine.with_reserve(|| {
+    // The live state knows of a snapshot before it exists, and of its packs: a live state that does not know the newest
+    // snapshot beside it is from an older copy of the vault.
+    let mut row = Batch::new();
+    if public.origin != Origin::Removal {
+        row.put(Table::Snapshots, seq.to_be_bytes(), *id.as_bytes());
+    }
+    engine.live.apply(row)?;
+    engine.with_reserve(|| engine.live.commit())?;
+    let written = engine.with_reserve(|| {
         disk.create_dir_all(DIR).map_err(|e| StoreError::io(format!("creating {DIR}"), e))?;
         disk.write_file_atomic(&path, &bytes).map_err(|e| StoreError::io(format!("writing {path}"), e))
-    })?;
+    });
+    if let Err(error) = written {
+        let mut row = Batch::new();
+        row.delete(Table::Snapshots, seq.to_be_bytes());
+        // The first error is the one to report. A row too many does no harm: the number is used again.
+        if let Err(error) = engine.live.apply(row) {
+            tracing::debug!(%error, "the row of a snapshot that was not written stays");
+        }
+        if !matches!(error, StoreError::NoSpace) {
+            // Whether the file is there, or will be after a crash, nobody knows: nothing may be built on either.
+            engine.ctx.poison.set(&error.to_string());
+        }
+        return Err(error);
+    }
     raise_mark(engine, seq, &id)?;
     drop(writing);
     tracing::info!(seq, %id, origin = ?public.origin, "wrote a chain file");

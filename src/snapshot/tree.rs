@@ -67,7 +67,11 @@ impl<'a> TreeReader<'a> {
         if let Some(object) = self.cache().get(id) {
             return Ok(object);
         }
-        let bytes = self.source().read_chunk(PackKind::Tree, id)?;
+        let bytes = self.source().read_chunk(PackKind::Tree, id).map_err(|e| match e {
+            // Something names it, so it should be there.
+            StoreError::NotFound(_) => corrupt(id, "missing"),
+            e => e,
+        })?;
         let object = TreeObject::parse(&bytes).map_err(|e| corrupt(id, &e.to_string()))?;
         let object = Arc::new(object);
         self.cache().put(*id, Arc::clone(&object), bytes.len());

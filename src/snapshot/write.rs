@@ -6,9 +6,9 @@
 //! and stored once. Memory is bounded by one object for each level.
 
 use crate::format::{ChunkId, Content, Entry, Extent, PackKind, TreeObject};
+use crate::store::Effort;
 use crate::store::error::{Result, StoreError};
 use crate::store::packs::Packs;
-use crate::store::Effort;
 
 use super::tree::INDEX_LEVELS_MAX;
 
@@ -265,7 +265,8 @@ impl<'a> ContentWriter<'a> {
 
     /// Adds an extent. `Corrupt` when it is empty or overlaps the previous one.
     pub fn push(&mut self, extent: Extent) -> Result<()> {
-        let end = extent.offset.checked_add(extent.len).filter(|_| extent.len > 0 && extent.offset >= self.end);
+        let end =
+            extent.offset.checked_add(extent.len).filter(|_| extent.len > 0 && extent.offset >= self.end);
         self.end = end.ok_or_else(|| {
             StoreError::Corrupt(format!("the extent at {} overlaps another or is empty", extent.offset))
         })?;

@@ -68,9 +68,17 @@ struct Filling {
 }
 
 const ENDLESS: u64 = u64::MAX;
+/// The next operation waits until something else is set.
+const STUCK: u64 = u64::MAX - 1;
+const REACHED: u64 = u64::MAX - 2;
 
 impl Filling {
     fn step(&self) -> io::Result<()> {
+        if self.left.compare_exchange(STUCK, REACHED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            while self.left.load(Ordering::SeqCst) == REACHED {
+                std::thread::yield_now();
+            }
+        }
         let next = |left: u64| if left == ENDLESS { Some(left) } else { left.checked_sub(1) };
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
             Ok(_) => Ok(()),
@@ -222,6 +230,81 @@ fn a_failed_write_poisons_and_reads_go_on() {
             }
         }
     }
+}
+
+/// A log that fits no segment goes straight into the database. A later, smaller one, for which there still is room,
+/// must not be acknowledged before.
+#[test]
+fn commits_do_not_overtake_a_checkpoint_that_carries_the_log() {
+    let sim = SimDisk::new(1);
+    let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+    let env = Arc::new(TestEnv::new(1));
+    let poison = Arc::new(Poison::new());
+    let left = Arc::new(AtomicU64::new(ENDLESS));
+    let create = Live::create(shared.clone(), keys(1), env.clone(), poison.clone(), small()).unwrap();
+    create.close().unwrap();
+    drop(create);
+    let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+    let backend = Box::new(Filling { inner, left: left.clone() });
+    let cfg = LiveConfig { overlay_bytes_max: 1 << 20, ..small() };
+    let live = Live::open_on(backend, &*shared, keys(1), env, poison.clone(), cfg).unwrap();
+    left.store(0, Ordering::SeqCst);
+    let mut n = 0;
+    let error = loop {
+        live.apply(numbered(n, 20_000)).unwrap();
+        n += 1;
+        match live.commit() {
+            Ok(()) => {}
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, StoreError::NoSpace) && n > 3);
+    let durable = live.generation();
+    assert_eq!(durable, n - 1);
+    // The checkpoint gets stuck in its first write until `left` changes.
+    left.store(STUCK, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| live.checkpoint().unwrap());
+        while left.load(Ordering::SeqCst) == STUCK {
+            std::thread::yield_now();
+        }
+        let commit = scope.spawn(|| {
+            live.apply(numbered(n, 10)).unwrap();
+            live.commit().unwrap();
+            live.generation()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!commit.is_finished());
+        for mode in [CrashMode::DropUnsynced, CrashMode::KeepAll] {
+            assert_eq!(count(&Rig::new(sim.crash_image(mode), 2).open().unwrap()), durable);
+        }
+        left.store(ENDLESS, Ordering::SeqCst);
+        checkpoint.join().unwrap();
+        assert_eq!(commit.join().unwrap(), n + 1);
+    });
+    let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 3).open().unwrap();
+    assert_eq!(count(&live), n + 1);
+}
+
+/// A process that dies may leave a group in the page cache only. What opens it must not call it durable unseen.
+#[test]
+fn what_is_replayed_is_durable_even_on_a_full_disk() {
+    let sim = SimDisk::new(1);
+    let faults = Faults::new();
+    let rig = Rig::new(FaultyDisk::new(sim.clone(), faults.clone()), 1);
+    let live = rig.create().unwrap();
+    live.apply(numbered(0, 10)).unwrap();
+    faults.fail_all(FaultOp::Sync, "live/journal", FaultErrno::Eio);
+    live.commit().unwrap_err();
+    drop(live);
+    let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+    let (env, poison) = (Arc::new(TestEnv::new(2)), Arc::new(Poison::new()));
+    let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+    let backend = Box::new(Filling { inner, left: Arc::new(AtomicU64::new(0)) });
+    let live = Live::open_on(backend, &*shared, keys(1), env, poison, small()).unwrap();
+    assert_eq!((live.generation(), count(&live)), (1, 1));
+    let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 3).open().unwrap();
+    assert_eq!((live.generation(), count(&live)), (1, 1));
 }
 
 struct Gate(AtomicBool);
