@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn text(len: usize) -> Vec<u8> {
-        let words = random("words", len / 4 + 1);
+        let words = random("words", len);
         let list = ["backup ", "of ", "the ", "vault ", "chunk ", "and ", "pack ", "\n"];
         let mut out: Vec<u8> = words.iter().flat_map(|b| list[usize::from(b % 8)].bytes()).collect();
         out.truncate(len);
@@ -260,7 +260,7 @@ mod tests {
             for at in 0..body.len() {
                 let mut changed = body.clone();
                 changed[at] ^= 0x41;
-                drop(decode(codec, &changed, &mut out));
+                assert!(decode(codec, &changed, &mut out).is_ok() || out.len() == 1000, "an answer either way");
             }
         }
     }

@@ -82,11 +82,11 @@ impl Live {
     pub fn close(&self) -> Result<()> {
         self.mem_mut().closed = true;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(worker) = worker {
-            if worker.thread().id() != std::thread::current().id() {
-                // What it did wrong is in the poison flag, or will be found by the checkpoint below.
-                drop(worker.join());
-            }
+        if let Some(worker) = worker
+            && worker.thread().id() != std::thread::current().id()
+        {
+            // What it did wrong is in the poison flag, or will be found by the checkpoint below.
+            drop(worker.join());
         }
         let mut db = self.db_lock();
         if db.is_none() {
@@ -292,17 +292,16 @@ impl Live {
         if self.env.monotonic() < retry_at || self.kicked.swap(true, Ordering::AcqRel) {
             return;
         }
-        if self.cfg.background {
-            if let Some(live) = self.me.upgrade() {
-                let name = String::from("sr-checkpoint");
-                let spawned =
-                    std::thread::Builder::new().name(name).spawn(move || live.advisable_checkpoint());
-                if let Ok(thread) = spawned {
-                    // The one before has done its work, or `kicked` would be set.
-                    let old = self.worker.lock().unwrap_or_else(PoisonError::into_inner).replace(thread);
-                    drop(old);
-                    return;
-                }
+        if self.cfg.background
+            && let Some(live) = self.me.upgrade()
+        {
+            let name = String::from("sr-checkpoint");
+            let spawned = std::thread::Builder::new().name(name).spawn(move || live.advisable_checkpoint());
+            if let Ok(thread) = spawned {
+                // The one before has done its work, or `kicked` would be set.
+                let old = self.worker.lock().unwrap_or_else(PoisonError::into_inner).replace(thread);
+                drop(old);
+                return;
             }
         }
         self.advisable_checkpoint();

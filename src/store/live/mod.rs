@@ -412,7 +412,7 @@ impl Live {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Value)>> {
-        read::range(table, from, to, limit, &|bounds, limit| {
+        read::range(table, from, to, limit, |bounds, limit| {
             let mem = self.mem();
             Ok((mem.active.part(table, bounds, limit), mem.below()?))
         })
@@ -420,7 +420,7 @@ impl Live {
 
     /// Returns the row with the greatest key in `[from, below)`.
     pub fn last_before(&self, table: Table, from: &[u8], below: &[u8]) -> Result<Option<(Vec<u8>, Value)>> {
-        read::last_before(table, from, below, &|bounds| {
+        read::last_before(table, from, below, |bounds| {
             let mem = self.mem();
             Ok((mem.active.part_back(table, bounds), mem.below()?))
         })

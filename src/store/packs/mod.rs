@@ -58,6 +58,36 @@ const ROWS_PER_BATCH: usize = 512;
 /// What becomes of a queued chunk; runs on a worker.
 pub type Done = Box<dyn FnOnce(Result<ChunkId>) + Send>;
 
+/// A chunk's plaintext on its way to a worker.
+#[derive(Debug)]
+pub enum Plaintext {
+    /// Nobody else needs it.
+    Owned(Vec<u8>),
+    /// The caller goes on reading it, for example while it is not stored yet.
+    Shared(Arc<Vec<u8>>),
+}
+
+impl AsRef<[u8]> for Plaintext {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Plaintext::Owned(bytes) => bytes,
+            Plaintext::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Plaintext {
+    fn from(bytes: Vec<u8>) -> Self {
+        Plaintext::Owned(bytes)
+    }
+}
+
+impl From<Arc<Vec<u8>>> for Plaintext {
+    fn from(bytes: Arc<Vec<u8>>) -> Self {
+        Plaintext::Shared(bytes)
+    }
+}
+
 /// The chunk store of an open vault. Dropping it stops its threads; chunks of open packs stay where they are.
 pub struct Packs {
     core: Arc<Core>,
@@ -160,8 +190,8 @@ impl Packs {
 
     /// Queues a data chunk for the workers. Blocks while the queue is full. `done` runs on a worker, chunks finish in any
     /// order. Without background threads all of it happens here.
-    pub fn submit(&self, plaintext: Vec<u8>, effort: Effort, done: Done) {
-        self.queue.submit(plaintext, effort, done);
+    pub fn submit(&self, plaintext: impl Into<Plaintext>, effort: Effort, done: Done) {
+        self.queue.submit(plaintext.into(), effort, done);
     }
 
     /// Tells whether a chunk is stored in a pack that is to stay, so that a new reference to it may be made. Chunks of
