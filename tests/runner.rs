@@ -3,4 +3,5 @@
 mod arch;
 mod common;
 mod cpanel;
+mod mount_basic;
 mod rsync_tree;

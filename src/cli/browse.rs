@@ -144,6 +144,11 @@ pub(crate) fn split_target(text: &str) -> (&str, &str) {
 /// Opens the snapshot that `target` names and finds the path in it.
 pub(crate) fn open_target(vault: &ReadVault, target: &str) -> CliResult<Target> {
     let (name, path) = split_target(target);
+    open_target_in(vault, name, path)
+}
+
+/// Opens a snapshot by name and finds a path in it.
+pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str) -> CliResult<Target> {
     let seq = resolve(vault, if name.is_empty() { "latest" } else { name })?;
     let info = vault
         .chain

@@ -74,7 +74,7 @@ pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
         print(&item, out).map_err(|error| {
             // Carried around the library's error type, which knows no output.
             failed = Some(error);
-            StoreError::Closed
+            StoreError::NotFound("output closed".into())
         })
     });
     if let Some(error) = failed {

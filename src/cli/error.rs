@@ -1,5 +1,6 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
+use crate::crypto::CryptoError;
 use crate::mount::error::{Failure, MountError};
 use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
@@ -139,6 +140,12 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }
+    }
+}
+
+impl From<CryptoError> for CliError {
+    fn from(error: CryptoError) -> Self {
+        StoreError::from(error).into()
     }
 }
 

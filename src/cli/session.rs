@@ -9,12 +9,14 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
-use crate::crypto::{RootSecret, VaultKeys};
+use crate::crypto::{Credential, RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::env::SystemEnv;
 use crate::format::Header;
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
+use crate::store::EngineConfig;
+use crate::store::error::StoreError;
 use crate::store::header::{self, LoadedHeader};
 use crate::store::highwater::{HighWater, HighWaterStore};
 
@@ -35,7 +37,7 @@ pub(crate) struct UnlockedVault {
 }
 
 impl UnlockedVault {
-    fn as_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
+    fn into_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
         let Self { disk, header, root, keys, slot, warning } = self;
         (disk, Unlocked { header, root, keys, slot, warning })
     }
@@ -79,6 +81,22 @@ pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<
     // The header first: nobody should type a passphrase for a directory that is no vault.
     let HeaderOnly { disk, loaded } = open_header(path)?;
     let credential = args.credential(&format!("Passphrase for {}", super::show_path(path)), false)?;
+    finish_unlock(path, disk, loaded, credential, out)
+}
+
+/// [`unlock`] with a credential that was obtained already.
+fn unlock_with(path: &Path, credential: Credential, out: &Output) -> CliResult<UnlockedVault> {
+    let HeaderOnly { disk, loaded } = open_header(path)?;
+    finish_unlock(path, disk, loaded, credential, out)
+}
+
+fn finish_unlock(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    loaded: LoadedHeader,
+    credential: Credential,
+    out: &Output,
+) -> CliResult<UnlockedVault> {
     let Unlocked { header, root, keys, slot, warning } =
         open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
     if let Some(text) = &warning {
@@ -89,8 +107,29 @@ pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<
 
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.
 pub(crate) fn open_read(path: &Path, args: &UnlockArgs, accept_rollback: bool, out: &Output) -> CliResult<ReadVault> {
-    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
+    read_chain(path, disk, unlocked, accept_rollback, out)
+}
+
+/// [`open_read`] with a credential that was obtained already.
+pub(crate) fn open_read_with(
+    path: &Path,
+    credential: Credential,
+    accept_rollback: bool,
+    out: &Output,
+) -> CliResult<ReadVault> {
+    let (disk, unlocked) = unlock_with(path, credential, out)?.into_unlocked();
+    read_chain(path, disk, unlocked, accept_rollback, out)
+}
+
+fn read_chain(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    unlocked: Unlocked,
+    accept_rollback: bool,
+    out: &Output,
+) -> CliResult<ReadVault> {
     let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
     for problem in chain.problems() {
         out.warning(&super::show_bytes(format!("{}: {}", problem.file, problem.what).as_bytes()));
@@ -151,9 +190,21 @@ pub(crate) struct WorkOptions {
 
 /// Unlocks a vault and opens it for work; fails when it is mounted.
 pub(crate) fn open_work(path: &Path, args: &UnlockArgs, work: &WorkOptions, out: &Output) -> CliResult<Opened> {
-    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
-    open_unlocked(path, disk, &unlocked, work, out)
+    open_unlocked(path, disk, &unlocked, work, engine_config(), out)
+}
+
+/// [`open_work`] with a credential that was obtained already, and with sizes of its own.
+pub(crate) fn open_work_with(
+    path: &Path,
+    credential: Credential,
+    work: &WorkOptions,
+    cfg: EngineConfig,
+    out: &Output,
+) -> CliResult<Opened> {
+    let (disk, unlocked) = unlock_with(path, credential, out)?.into_unlocked();
+    open_unlocked(path, disk, &unlocked, work, cfg, out)
 }
 
 fn open_unlocked(
@@ -161,6 +212,7 @@ fn open_unlocked(
     disk: Arc<dyn Disk>,
     unlocked: &Unlocked,
     work: &WorkOptions,
+    cfg: EngineConfig,
     out: &Output,
 ) -> CliResult<Opened> {
     let opened = open::open_engine(
@@ -168,7 +220,7 @@ fn open_unlocked(
         Arc::new(SystemEnv),
         unlocked,
         OpenOptions {
-            cfg: engine_config(),
+            cfg,
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
             path: path_text(path),
             highwater: highwater_store(&unlocked.header)?,
@@ -176,9 +228,18 @@ fn open_unlocked(
             discard_live: work.discard_live,
             holder_note: format!("{} strongroom {}", std::process::id(), work.purpose),
         },
-    )?;
+    )
+    .map_err(|error| match error {
+        // Said as for a mount: by whom, and what to do.
+        StoreError::Locked { .. } => match crate::mount::holder::probe(path) {
+            Ok(holder) => crate::mount::holder::in_use(path, &holder).into(),
+            Err(_) => CliError::from(error),
+        },
+        other => other.into(),
+    })?;
     for note in &opened.notes {
         out.note(note);
+        tracing::warn!(note, "opening the vault");
     }
     Ok(opened)
 }

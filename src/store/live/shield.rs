@@ -194,7 +194,7 @@ impl Shield {
         let n = usize::try_from(held.real_len.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
         let first = offset - offset % PAGE;
         let whole = |pages: &Pages| pages.range(first..end).count() as u64 == (end - first).div_ceil(PAGE);
-        if !whole(&held.early) && !whole(&held.late) {
+        if n > 0 && !whole(&held.early) && !whole(&held.late) {
             self.inner.read(offset, &mut out[..n])?;
         }
         out[n..].fill(0);

@@ -238,6 +238,40 @@ fn damage_to_the_database_is_an_error_and_never_a_panic() {
     }
 }
 
+/// Two histories go on from one state, so their next frames have the same place and number. A frame of one doesn't
+/// connect to the later frames of the other.
+#[test]
+fn frames_of_two_histories_do_not_mix() {
+    let disk = SimDisk::new(8);
+    let live = Rig::new(disk.clone(), 8).create().unwrap();
+    live.close().unwrap();
+    drop(live);
+    let go_on = |seed: u64, steps: &[&str]| {
+        let fork = disk.fork();
+        let live = Rig::new(fork.clone(), seed).open().unwrap();
+        for step in steps {
+            let mut batch = Batch::new();
+            batch.put(Table::Settings, *step, *b"1");
+            live.apply(batch).unwrap();
+            live.commit().unwrap();
+        }
+        fork.crash_image(CrashMode::DropUnsynced)
+    };
+    let names = |disk: &SimDisk| -> Vec<Vec<u8>> {
+        let live = Rig::new(disk.crash_image(CrashMode::KeepAll), 9).open().unwrap();
+        live.range(Table::Settings, b"", None, 10).unwrap().into_iter().map(|(k, _)| k).collect()
+    };
+    let (first, second) = (go_on(100, &["x"]), go_on(200, &["y", "z"]));
+    assert_eq!(names(&second), [b"y", b"z"]);
+    let frame = first.raw_read(A).unwrap()[4096..4608].to_vec();
+    let mixed = patch(&second, A, |bytes| bytes[4096..4608].copy_from_slice(&frame));
+    assert_eq!(names(&mixed), [b"x"]);
+    let moved = patch(&second, A, |bytes| bytes.copy_within(4608..5120, 4096));
+    assert!(names(&moved).is_empty());
+    let gone = patch(&second, A, |bytes| bytes.copy_within(5120..5632, 4608));
+    assert_eq!(names(&gone), [b"y"]);
+}
+
 #[test]
 fn other_keys_open_nothing() {
     let (disk, _) = victim();

@@ -60,6 +60,54 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(count(&live), applied + 1);
 }
 
+/// A block file whose disk is full after some more operations, and stays so until it is told otherwise.
+#[derive(Debug)]
+struct Filling {
+    inner: BlockFile,
+    left: Arc<AtomicU64>,
+}
+
+const ENDLESS: u64 = u64::MAX;
+/// The next operation waits until something else is set.
+const STUCK: u64 = u64::MAX - 1;
+const REACHED: u64 = u64::MAX - 2;
+
+impl Filling {
+    fn step(&self) -> io::Result<()> {
+        if self.left.compare_exchange(STUCK, REACHED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            while self.left.load(Ordering::SeqCst) == REACHED {
+                std::thread::yield_now();
+            }
+        }
+        let next = |left: u64| if left == ENDLESS { Some(left) } else { left.checked_sub(1) };
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
+impl StorageBackend for Filling {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.step()?;
+        self.inner.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.step()?;
+        self.inner.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.step()?;
+        self.inner.write(offset, data)
+    }
+}
+
 #[test]
 fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
     let disk = SimDisk::new(2);
@@ -70,36 +118,86 @@ fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
     live.close().unwrap();
     drop(live);
     let start = disk.crash_image(CrashMode::KeepAll);
-    let mut full = 0;
-    for op in [FaultOp::Write, FaultOp::Sync, FaultOp::Allocate] {
-        for nth in 1..40 {
-            let faults = Faults::new();
-            let inner = start.fork();
-            let mut rig = Rig::new(FaultyDisk::new(inner.clone(), faults.clone()), 50 + nth);
-            let live = rig.open().unwrap();
-            for n in 0..20 {
-                live.apply(numbered(n * 3, 700)).unwrap();
-            }
-            live.commit().unwrap();
-            faults.fail_nth(op, nth, FaultErrno::Enospc);
-            let result = live.checkpoint();
-            assert_eq!(count(&live), 60, "{op:?} {nth}");
-            if matches!(result, Err(StoreError::NoSpace)) && !rig.poison.is_set() {
-                full += 1;
-                faults.clear();
-                live.apply(numbered(1000, 10)).unwrap();
-                live.checkpoint().unwrap();
-                assert_eq!(live.view().unwrap().range(Table::Extents, b"", None, 100).unwrap().len(), 61);
-            }
-            faults.clear();
-            drop(live);
-            let image = inner.crash_image(CrashMode::Torn(nth));
-            let live = Rig::new(image, 90).open().unwrap();
-            let value = live.get(Table::Extents, &3u64.to_be_bytes()).unwrap().unwrap();
-            assert!(value.len() == 700 && count(&live) >= 60, "{op:?} {nth}");
+    let (mut full, mut whole) = (0, false);
+    for steps in 0.. {
+        let sim = start.fork();
+        let env = Arc::new(TestEnv::new(50 + steps));
+        let (poison, left) = (Arc::new(Poison::new()), Arc::new(AtomicU64::new(ENDLESS)));
+        let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+        let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+        let backend = Box::new(Filling { inner, left: left.clone() });
+        let cfg = LiveConfig { overlay_bytes_max: 1 << 20, segment_bytes: 1 << 20, ..small() };
+        let live = Live::open_on(backend, &*shared, keys(1), env, poison.clone(), cfg).unwrap();
+        // Rows that are replaced, a row that is deleted, and growth.
+        for n in 0..20 {
+            live.apply(numbered(n * 3, 700)).unwrap();
         }
+        let mut batch = Batch::new();
+        batch.delete(Table::Extents, 1u64.to_be_bytes());
+        batch.put(Table::Packs, *b"big", vec![9; 20_000]);
+        live.apply(batch).unwrap();
+        live.commit().unwrap();
+        let crash = |what: &str| {
+            for mode in [CrashMode::DropUnsynced, CrashMode::KeepAll, CrashMode::Torn(steps)] {
+                let live = Rig::new(sim.crash_image(mode), 90).open().unwrap();
+                assert_eq!(count(&live), 59, "{what} {steps} {mode:?}");
+                assert_eq!(live.get(Table::Extents, &3u64.to_be_bytes()).unwrap().unwrap().len(), 700);
+                assert_eq!(live.get(Table::Packs, b"big").unwrap().unwrap().len(), 20_000);
+            }
+        };
+        left.store(steps, Ordering::SeqCst);
+        match live.checkpoint() {
+            Ok(()) => whole = true,
+            Err(StoreError::NoSpace) => {
+                full += 1;
+                assert_eq!(count(&live), 59);
+                assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace)));
+                live.apply(numbered(1, 5)).unwrap();
+                live.commit().unwrap();
+                let mut batch = Batch::new();
+                batch.delete(Table::Extents, 1u64.to_be_bytes());
+                live.apply(batch).unwrap();
+                live.commit().unwrap();
+            }
+            Err(e) => panic!("{steps}: {e}"),
+        }
+        assert!(!poison.is_set());
+        crash("full");
+        if whole {
+            break;
+        }
+        if steps.is_multiple_of(2) {
+            // Room comes back bit by bit.
+            for more in 1.. {
+                left.store(more, Ordering::SeqCst);
+                match live.checkpoint() {
+                    Ok(()) => break,
+                    Err(StoreError::NoSpace) => assert_eq!(count(&live), 59),
+                    Err(e) => panic!("{steps} {more}: {e}"),
+                }
+            }
+        } else {
+            left.store(ENDLESS, Ordering::SeqCst);
+            live.checkpoint().unwrap();
+        }
+        left.store(ENDLESS, Ordering::SeqCst);
+        crash("room");
+        live.apply(numbered(5000, 1)).unwrap();
+        left.store(steps / 2, Ordering::SeqCst);
+        if live.close().is_err() {
+            assert!(matches!(live.close(), Err(StoreError::NoSpace)));
+            live.apply(numbered(5001, 1)).unwrap_err();
+            live.commit().unwrap();
+            assert_eq!(count(&live), 60);
+            left.store(ENDLESS, Ordering::SeqCst);
+            live.close().unwrap();
+        }
+        live.get(Table::Packs, b"big").unwrap_err();
+        drop(live);
+        let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 91).open().unwrap();
+        assert!(!live.recovered() && count(&live) == 60);
     }
-    assert!(full > 2, "{full}");
+    assert!(full > 10, "the checkpoint has {full} steps");
 }
 
 #[test]
@@ -141,6 +239,83 @@ fn a_failed_write_poisons_and_reads_go_on() {
             }
         }
     }
+}
+
+/// A log that fits no segment goes straight into the database. A later, smaller one, for which there still is room,
+/// must not be acknowledged before.
+#[test]
+fn commits_do_not_overtake_a_checkpoint_that_carries_the_log() {
+    let sim = SimDisk::new(1);
+    let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+    let env = Arc::new(TestEnv::new(1));
+    let poison = Arc::new(Poison::new());
+    let left = Arc::new(AtomicU64::new(ENDLESS));
+    let create = Live::create(shared.clone(), keys(1), env.clone(), poison.clone(), small()).unwrap();
+    create.close().unwrap();
+    drop(create);
+    let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+    let backend = Box::new(Filling { inner, left: left.clone() });
+    let cfg = LiveConfig { overlay_bytes_max: 1 << 20, ..small() };
+    let live = Live::open_on(backend, &*shared, keys(1), env, poison.clone(), cfg).unwrap();
+    left.store(0, Ordering::SeqCst);
+    let mut n = 0;
+    let error = loop {
+        live.apply(numbered(n, 19_000)).unwrap();
+        n += 1;
+        match live.commit() {
+            Ok(()) => {}
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, StoreError::NoSpace) && n > 3);
+    let durable = live.generation();
+    assert_eq!(durable, n - 1);
+    // The checkpoint gets stuck in its first write until `left` changes.
+    left.store(STUCK, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| live.checkpoint().unwrap());
+        while left.load(Ordering::SeqCst) == STUCK {
+            std::thread::yield_now();
+        }
+        let commit = scope.spawn(|| {
+            live.apply(numbered(n, 10)).unwrap();
+            live.commit().unwrap();
+            live.generation()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        let overtaken = commit.is_finished();
+        let images = [CrashMode::DropUnsynced, CrashMode::KeepAll].map(|mode| sim.crash_image(mode));
+        left.store(ENDLESS, Ordering::SeqCst);
+        checkpoint.join().unwrap();
+        assert!(!overtaken);
+        for image in images {
+            assert_eq!(count(&Rig::new(image, 2).open().unwrap()), durable);
+        }
+        assert_eq!(commit.join().unwrap(), n + 1);
+    });
+    let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 3).open().unwrap();
+    assert_eq!(count(&live), n + 1);
+}
+
+/// A process that dies may leave a group in the page cache only. What opens it must not call it durable unseen.
+#[test]
+fn what_is_replayed_is_durable_even_on_a_full_disk() {
+    let sim = SimDisk::new(1);
+    let faults = Faults::new();
+    let rig = Rig::new(FaultyDisk::new(sim.clone(), faults.clone()), 1);
+    let live = rig.create().unwrap();
+    live.apply(numbered(0, 10)).unwrap();
+    faults.fail_all(FaultOp::Sync, "live/journal", FaultErrno::Eio);
+    live.commit().unwrap_err();
+    drop(live);
+    let shared: Arc<dyn Disk> = Arc::new(sim.clone());
+    let (env, poison) = (Arc::new(TestEnv::new(2)), Arc::new(Poison::new()));
+    let inner = BlockFile::open(shared.clone(), env.clone(), keys(1), (*poison).clone(), DIR).unwrap();
+    let backend = Box::new(Filling { inner, left: Arc::new(AtomicU64::new(0)) });
+    let live = Live::open_on(backend, &*shared, keys(1), env, poison, small()).unwrap();
+    assert_eq!((live.generation(), count(&live)), (1, 1));
+    let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 3).open().unwrap();
+    assert_eq!((live.generation(), count(&live)), (1, 1));
 }
 
 struct Gate(AtomicBool);
