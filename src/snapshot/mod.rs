@@ -25,6 +25,8 @@ mod gc_mark;
 mod glob;
 pub mod import;
 mod import_file;
+#[cfg(test)]
+mod io_tests;
 pub mod open;
 mod os;
 mod publish;

@@ -189,7 +189,9 @@ fn a_long_chain_with_deletions_stays_whole() {
         let info = snap(&rig).unwrap();
         models.insert(info.seq, tree.model().unwrap());
         if n % 9 == 8 {
-            let gone: Vec<u64> = models.keys().copied().filter(|seq| seq % 3 == n % 3).take(4).collect();
+let newest = info.seq;
+            let gone: Vec<u64> =
+                models.keys().copied().filter(|seq| *seq != newest && seq % 3 == n % 3).take(4).collect();
             delete(&rig.engine, &gone, &DeleteOpts::default()).unwrap();
             models.retain(|seq, _| !gone.contains(seq));
         }
