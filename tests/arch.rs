@@ -114,7 +114,10 @@ fn modules_import_only_downwards() {
         };
         for (line_no, line) in code_lines(&text) {
             for import in crate_imports(line) {
-                if import != module && allowed.contains_key(import.as_str()) && !may.contains(&import.as_str()) {
+                if import != module
+                    && allowed.contains_key(import.as_str())
+                    && !may.contains(&import.as_str())
+                {
                     wrong.push(format!("{name}:{line_no}: {module} imports {import}"));
                 }
             }
@@ -141,7 +144,8 @@ fn special_crates_are_named_by_one_module() {
             for (krate, owner) in OWNED_CRATES {
                 let named = line.contains(&format!("use {krate}::"))
                     || line.match_indices(&format!("{krate}::")).any(|(at, _)| {
-                        at == 0 || !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                        at == 0
+                            || !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                     });
                 if named && module != *owner {
                     wrong.push(format!("{name}:{line_no}: {krate} belongs to {owner}"));
@@ -177,7 +181,8 @@ fn sources_are_ascii_short_and_finished() {
 #[test]
 fn the_independent_reader_does_not_use_our_code() {
     let manifest = std::fs::read_to_string(root().join("fsck/Cargo.toml")).expect("fsck manifest");
-    let dependencies = manifest.split("[dev-dependencies]").next().expect("text before the tests' dependencies");
+    let dependencies =
+        manifest.split("[dev-dependencies]").next().expect("text before the tests' dependencies");
     assert!(!dependencies.contains("strongroom = {"), "fsck must not depend on the root package");
     for (name, text) in sources("fsck/src") {
         assert!(!text.contains("use strongroom::"), "{name} uses the root package");

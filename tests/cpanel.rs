@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::common::{Sandbox, assert_same_tree, require_root};
 
 /// Strings of the plaintext that must not be found anywhere in the vault.
-const MARKS: [&str; 4] = ["cpmove-alice.tar", "very-private-database", "alice-homedir-marker", "INSERT INTO customers"];
+const MARKS: [&str; 4] =
+    ["cpmove-alice.tar", "very-private-database", "alice-homedir-marker", "INSERT INTO customers"];
 
 /// Accounts as cPanel packs them: a home directory and a database dump each.
 fn make_accounts(sandbox: &Sandbox) {
@@ -26,8 +27,13 @@ fn make_accounts(sandbox: &Sandbox) {
 fn write_hooks(sandbox: &Sandbox) {
     let strongroom = env!("CARGO_BIN_EXE_strongroom");
     let (vault, mountpoint) = (sandbox.str("encrypted"), sandbox.str("decrypted"));
-    let pre = format!("#!/bin/bash\nset -e\nstrongroom() {{ {strongroom} \"$@\"; }}\nstrongroom mount -S {vault} {mountpoint} < {}\n", sandbox.passfile());
-    let post = format!("#!/bin/bash\nset -e\nstrongroom() {{ {strongroom} \"$@\"; }}\nstrongroom umount {mountpoint}\n");
+    let pre = format!(
+        "#!/bin/bash\nset -e\nstrongroom() {{ {strongroom} \"$@\"; }}\nstrongroom mount -S {vault} {mountpoint} < {}\n",
+        sandbox.passfile()
+    );
+    let post = format!(
+        "#!/bin/bash\nset -e\nstrongroom() {{ {strongroom} \"$@\"; }}\nstrongroom umount {mountpoint}\n"
+    );
     for (name, text) in [("precpbackup", pre), ("postcpbackup", post)] {
         let path = sandbox.path(name);
         fs::write(&path, text).unwrap();
@@ -111,7 +117,11 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
     job(&sandbox, 1);
     sandbox.sh("./postcpbackup").ok();
     sandbox.run(["is-mounted", &sandbox.str("decrypted")]).fails(1);
-    assert_eq!(fs::read_dir(sandbox.mountpoint()).unwrap().count(), 0, "nothing is left under the mountpoint");
+    assert_eq!(
+        fs::read_dir(sandbox.mountpoint()).unwrap().count(),
+        0,
+        "nothing is left under the mountpoint"
+    );
 
     // The second day adds hard links to the first.
     sandbox.sh("./precpbackup").ok();
@@ -120,7 +130,9 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
     sandbox.run(["snapshot", "create", &sandbox.str("encrypted"), "--passfile", &sandbox.passfile()]).ok();
     // The offsite copy is taken while mounted, as design section 3 promises.
     sandbox.sh("rsync -a --exclude live/ encrypted/ copy/").ok();
-    sandbox.sh("cp -a decrypted/. expected/ 2>/dev/null || { mkdir expected && cp -a decrypted/. expected/; }").ok();
+    sandbox
+        .sh("cp -a decrypted/. expected/ 2>/dev/null || { mkdir expected && cp -a decrypted/. expected/; }")
+        .ok();
     sandbox.sh("./postcpbackup").ok();
 
     assert_no_plaintext(&sandbox.vault());
@@ -131,12 +143,31 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
     let fsck = sandbox.fsck(&sandbox.path("copy"));
     assert_eq!(fsck.code, 0, "{}{}", fsck.stdout, fsck.stderr);
 
-    sandbox.run(["restore", &sandbox.str("copy"), "--to", &sandbox.str("back1"), "--passfile", &sandbox.passfile()]).ok();
+    sandbox
+        .run([
+            "restore",
+            &sandbox.str("copy"),
+            "--to",
+            &sandbox.str("back1"),
+            "--passfile",
+            &sandbox.passfile(),
+        ])
+        .ok();
     assert_same_tree(&sandbox.path("expected"), &sandbox.path("back1"));
 
     let recovery = fs::read(sandbox.path("recovery.txt")).unwrap();
     sandbox
-        .run_with_input(["restore", &sandbox.str("copy"), "latest:/day2", "--to", &sandbox.str("back2"), "--recovery-key"], &recovery)
+        .run_with_input(
+            [
+                "restore",
+                &sandbox.str("copy"),
+                "latest:/day2",
+                "--to",
+                &sandbox.str("back2"),
+                "--recovery-key",
+            ],
+            &recovery,
+        )
         .ok();
     assert_same_tree(&sandbox.path("accounts"), &sandbox.path("back2"));
     assert_same_tree(&sandbox.path("expected/day2"), &sandbox.path("back2"));
@@ -150,7 +181,9 @@ fn heavy_the_copy_can_be_mounted_and_worked_on() {
     sandbox.mount();
     job(&sandbox, 1);
     sandbox.umount();
-    sandbox.sh("rsync -a --exclude live/ encrypted/ copy/ && rm -rf encrypted state/* && mv copy encrypted").ok();
+    sandbox
+        .sh("rsync -a --exclude live/ encrypted/ copy/ && rm -rf encrypted state/* && mv copy encrypted")
+        .ok();
     sandbox.mount();
     assert_same_tree(&sandbox.path("accounts"), &sandbox.path("decrypted/day1"));
     job(&sandbox, 2);

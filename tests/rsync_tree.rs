@@ -47,16 +47,21 @@ fn heavy_rsync_with_everything_round_trips() {
     sandbox.sh("rsync -aHAXS --numeric-ids source/ decrypted/one/").ok();
     assert_same_tree(&sandbox.path("source"), &sandbox.path("decrypted/one"));
 
-    let again = sandbox.sh("rsync -aHAXS --numeric-ids --itemize-changes --stats source/ decrypted/one/").ok();
-    let transferred = again.lines().find(|l| l.starts_with("Number of regular files transferred")).expect("stats");
+    let again =
+        sandbox.sh("rsync -aHAXS --numeric-ids --itemize-changes --stats source/ decrypted/one/").ok();
+    let transferred =
+        again.lines().find(|l| l.starts_with("Number of regular files transferred")).expect("stats");
     assert!(transferred.ends_with(": 0"), "the second run transferred files:\n{again}");
-    let changes: Vec<&str> = again.lines().take_while(|l| !l.starts_with("Number")).filter(|l| !l.trim().is_empty()).collect();
+    let changes: Vec<&str> =
+        again.lines().take_while(|l| !l.starts_with("Number")).filter(|l| !l.trim().is_empty()).collect();
     assert!(changes.is_empty(), "the second run changed something: {changes:?}");
 
     // An incremental tree: unchanged files are links to the first one.
     sandbox.sh("echo more >> source/dir/deep/er/f7; rsync -aHAXS --numeric-ids --link-dest=../one source/ decrypted/two/").ok();
     assert_same_tree(&sandbox.path("source/dir"), &sandbox.path("source/dir"));
-    let shared = sandbox.sh("stat -c %i decrypted/one/big decrypted/two/big decrypted/two/dir/big-again | sort -u | wc -l").ok();
+    let shared = sandbox
+        .sh("stat -c %i decrypted/one/big decrypted/two/big decrypted/two/dir/big-again | sort -u | wc -l")
+        .ok();
     assert_eq!(shared.trim(), "1", "link-dest shares the inode");
     let before: Vec<String> = crate::common::tree_digest(&sandbox.mountpoint());
     let inodes = sandbox.sh("cd decrypted && find . -printf '%i %P\\0' | sort -z | b2sum").ok();
@@ -64,12 +69,25 @@ fn heavy_rsync_with_everything_round_trips() {
     sandbox.umount();
     sandbox.mount();
     assert_eq!(before, crate::common::tree_digest(&sandbox.mountpoint()), "after a remount");
-    assert_eq!(inodes, sandbox.sh("cd decrypted && find . -printf '%i %P\\0' | sort -z | b2sum").ok(), "inode numbers are stable");
+    assert_eq!(
+        inodes,
+        sandbox.sh("cd decrypted && find . -printf '%i %P\\0' | sort -z | b2sum").ok(),
+        "inode numbers are stable"
+    );
     let again = sandbox.sh("rsync -aHAXS --numeric-ids --itemize-changes source/ decrypted/two/").ok();
     assert_eq!(again.trim(), "", "a no-op pass after a remount");
     sandbox.umount();
 
-    sandbox.run(["restore", sandbox.vault_str(), "--to", &sandbox.str("restored"), "--passfile", &sandbox.passfile()]).ok();
+    sandbox
+        .run([
+            "restore",
+            sandbox.vault_str(),
+            "--to",
+            &sandbox.str("restored"),
+            "--passfile",
+            &sandbox.passfile(),
+        ])
+        .ok();
     assert_eq!(before, crate::common::tree_digest(&sandbox.path("restored")), "after a restore");
     let blocks = sandbox.sh("stat -c %b restored/two/sparse").ok();
     assert!(blocks.trim().parse::<u64>().unwrap() < 1000, "holes are restored as holes: {blocks}");
@@ -93,9 +111,21 @@ fn heavy_import_equals_the_tree_it_read() {
     require_root();
     let sandbox = Sandbox::with_vault();
     sandbox.sh(MAKE_TREE).ok();
-    sandbox.run(["import", sandbox.vault_str(), &sandbox.str("source"), "--passfile", &sandbox.passfile()]).ok();
+    sandbox
+        .run(["import", sandbox.vault_str(), &sandbox.str("source"), "--passfile", &sandbox.passfile()])
+        .ok();
     let inside = format!("latest:{}", sandbox.str("source"));
-    sandbox.run(["restore", sandbox.vault_str(), &inside, "--to", &sandbox.str("restored"), "--passfile", &sandbox.passfile()]).ok();
+    sandbox
+        .run([
+            "restore",
+            sandbox.vault_str(),
+            &inside,
+            "--to",
+            &sandbox.str("restored"),
+            "--passfile",
+            &sandbox.passfile(),
+        ])
+        .ok();
     assert_same_tree(&sandbox.path("source"), &sandbox.path("restored"));
     assert_eq!(sandbox.fsck(&sandbox.vault()).code, 0);
     assert!(fs::metadata(sandbox.path("source/file")).is_ok());
