@@ -76,8 +76,8 @@ fn nanos_of(ts: &rustix::time::Timespec) -> u32 {
 
 /// A deterministic environment for tests: a clock that is moved by hand and reproducible "randomness".
 ///
-/// The clock starts at 2026-11-21T02:00:00Z and moves on by a millisecond at each [`Env::now`], so that no two
-/// events share a time. Never use it for real data: who knows the seed knows every key.
+/// The clock starts at 2026-11-21T02:00:00Z and moves on by a millisecond at each [`Env::now`], so that no
+/// two events share a time. Never use it for real data: who knows the seed knows every key.
 pub struct TestEnv {
     state: Mutex<TestState>,
 }

@@ -1,7 +1,13 @@
 //! Strongroom: an encrypted, deduplicating, snapshotting directory for backup jobs that already work.
 
+pub mod cli;
+pub mod config;
 pub mod crypto;
 pub mod disk;
 pub mod env;
 pub mod format;
+pub mod fs;
+pub mod fuse;
+pub mod mount;
+pub mod snapshot;
 pub mod store;

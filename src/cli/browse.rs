@@ -10,11 +10,14 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session::{self, ReadVault};
 use super::unlock::UnlockArgs;
-use crate::format::tree::{Content, Entry, FileType};
+use crate::env::{Env, SystemEnv};
+use crate::format::{Content, Entry, FileType};
+use crate::snapshot::chain::open_sealed;
 use crate::snapshot::open;
-use crate::snapshot::select;
+use crate::snapshot::select::select_in;
 use crate::snapshot::tree::TreeReader;
 use crate::store::cold::ColdPacks;
+use crate::store::error::StoreError;
 
 /// Entries read at a time.
 const PAGE: usize = 1024;
@@ -126,6 +129,8 @@ pub(crate) struct Target {
     pub(crate) entry: Entry,
     pub(crate) path: Vec<u8>,
     pub(crate) seq: u64,
+    /// Bytes of all files of the snapshot, for progress bars.
+    pub(crate) bytes: u64,
 }
 
 /// Splits `SNAPSHOT:PATH`; the last `:/` separates, since a time has colons too. A name without one means its root.
@@ -139,21 +144,33 @@ pub(crate) fn split_target(text: &str) -> (&str, &str) {
 /// Opens the snapshot that `target` names and finds the path in it.
 pub(crate) fn open_target(vault: &ReadVault, target: &str) -> CliResult<Target> {
     let (name, path) = split_target(target);
+    open_target_in(vault, name, path)
+}
+
+/// Opens a snapshot by name and finds a path in it.
+pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str) -> CliResult<Target> {
     let seq = resolve(vault, if name.is_empty() { "latest" } else { name })?;
+    let info = vault
+        .chain
+        .get(seq)
+        .ok_or_else(|| CliError::new(ExitCode::NotFound, format!("there is no snapshot {seq}")))?;
     let cache = crate::config::engine_config().cache_bytes;
     let source = open::open_cold(vault.disk.clone(), &vault.unlocked, &vault.chain, &[seq], cache)?;
-    let sealed = vault.chain.open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, seq)?;
-    let root = sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?.entry;
-    let entry = TreeReader::new(&source).resolve(&root, path.as_bytes())?.ok_or_else(|| {
-        CliError::new(ExitCode::NotFound, format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())))
+    let sealed = open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, info)?;
+    let root = sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?;
+    let entry = TreeReader::new(&source).resolve(&root.entry, path.as_bytes()).map_err(|error| match error {
+        StoreError::NotFound(_) => {
+            CliError::new(ExitCode::NotFound, format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())))
+        }
+        other => other.into(),
     })?;
-    Ok(Target { source, entry, path: path.as_bytes().to_vec(), seq })
+    Ok(Target { source, entry, path: path.as_bytes().to_vec(), seq, bytes: root.bytes })
 }
 
 /// The sequence number of the snapshot that `name` means.
 pub(crate) fn resolve(vault: &ReadVault, name: &str) -> CliResult<u64> {
     let present = open::list_packs(vault.disk.as_ref())?.into_keys().collect();
-    Ok(select::resolve(&vault.chain, &present, name)?)
+    Ok(select_in(&vault.chain, &present, name, SystemEnv.now())?.seq)
 }
 
 /// Runs `ls`.

@@ -1,6 +1,8 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
+use crate::crypto::CryptoError;
 use crate::mount::error::{Failure, MountError};
+use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
 
 /// The exit codes of every command (docs/exit-codes.md). They never change meaning.
@@ -121,12 +123,12 @@ impl From<StoreError> for CliError {
                 .hint("is this the vault directory (with vault.json in it)? `strongroom init` makes a new one"),
             StoreError::WrongKey => Self::new(ExitCode::WrongKey, message)
                 .hint("`strongroom info VAULT` lists the key slots; the header itself is sound"),
-            StoreError::HeaderDamaged => Self::new(ExitCode::HeaderDamaged, message)
+            StoreError::HeaderDamaged(_) => Self::new(ExitCode::HeaderDamaged, message)
                 .hint("copy vault.json from any offsite copy of this vault; every copy has it"),
             StoreError::Newer { .. } => {
                 Self::new(ExitCode::NewerFormat, message).hint("use the strongroom that made it, or a newer one")
             }
-            StoreError::HeaderTampered => Self::new(ExitCode::HeaderTampered, message)
+            StoreError::HeaderTampered(_) => Self::new(ExitCode::HeaderTampered, message)
                 .hint("the header was changed by somebody who does not have the key; restore vault.json from an offsite copy"),
             StoreError::Locked { .. } => Self::new(ExitCode::InUse, message),
             StoreError::Rollback(_) => Self::new(ExitCode::Rollback, message)
@@ -138,6 +140,22 @@ impl From<StoreError> for CliError {
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }
+    }
+}
+
+impl From<CryptoError> for CliError {
+    fn from(error: CryptoError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<SelectError> for CliError {
+    fn from(error: SelectError) -> Self {
+        let code = match &error {
+            SelectError::NotUnderstood(_) => ExitCode::Usage,
+            SelectError::None(_) | SelectError::Incomplete { .. } | SelectError::Ambiguous { .. } => ExitCode::NotFound,
+        };
+        Self::new(code, error.to_string()).hint("`strongroom snapshot list VAULT` shows them all")
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{CliResult, ExitCode};
 use super::output::{Output, human_bytes};
 use super::session;
-use crate::format::header::SlotKdf;
+use crate::format::SlotKdf;
 use crate::snapshot::chain::Chain;
 
 /// Arguments of `info`.
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &InfoArgs, out: &Output) -> CliResult {
     let packs = crate::snapshot::open::list_packs(vault.disk.as_ref())?;
     let chain = Chain::load(vault.disk.as_ref(), header)?;
     let present = packs.keys().copied().collect();
+    let latest = chain.latest(&present, None);
     let report = InfoReport {
         vault: super::show_path(&args.vault),
         vault_id: header.vault_id.to_hex(),
@@ -77,9 +78,9 @@ pub(crate) fn run(args: &InfoArgs, out: &Output) -> CliResult {
             })
             .collect(),
         snapshots: chain.snapshots().count(),
-        latest_complete: chain.latest_complete(&present).map(|info| info.seq),
-        incomplete: chain.incomplete(&present).into_iter().map(|info| info.name()).collect(),
-        problems: chain.problems().iter().map(ToString::to_string).collect(),
+        latest_complete: latest.complete.map(|info| info.seq),
+        incomplete: latest.incomplete.iter().map(|(info, _)| info.name()).collect(),
+        problems: chain.problems().iter().map(|p| format!("{}: {}", p.file, p.what)).collect(),
         packs: packs.len(),
         pack_bytes: packs.values().sum(),
         live_state: vault.disk.len("live/live.redb")?.is_some(),

@@ -11,10 +11,9 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
 use super::unlock::UnlockArgs;
-use crate::crypto::slots::{Argon2Cost, Credential, RecoveryKey, add_slot, new_header};
-use crate::crypto::RootSecret;
+use crate::crypto::{Argon2Cost, Credential, RecoveryKey, RootSecret, add_slot, new_header};
 use crate::env::SystemEnv;
-use crate::format::header::{ChunkerParams, Cipher};
+use crate::format::{ChunkerParams, Cipher};
 use crate::snapshot::open::create_vault;
 
 /// Chunk sizes of new vaults, in bytes: 512 KiB, 1 MiB, 4 MiB.

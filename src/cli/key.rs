@@ -10,9 +10,9 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
 use super::unlock::{UnlockArgs, read_keyfile};
-use crate::crypto::slots::{Argon2Cost, Credential, RecoveryKey, add_slot};
+use crate::crypto::{Argon2Cost, Credential, RecoveryKey, add_slot};
 use crate::env::SystemEnv;
-use crate::format::header::{Header, SlotKind};
+use crate::format::{Header, SlotKind};
 use crate::store::header;
 
 /// FORMAT section 3: slots in a header.

@@ -9,13 +9,14 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
-use crate::crypto::RootSecret;
-use crate::crypto::keys::VaultKeys;
+use crate::crypto::{Credential, RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::env::SystemEnv;
-use crate::format::header::Header;
+use crate::format::Header;
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
+use crate::store::EngineConfig;
+use crate::store::error::StoreError;
 use crate::store::header::{self, LoadedHeader};
 use crate::store::highwater::{HighWater, HighWaterStore};
 
@@ -36,7 +37,7 @@ pub(crate) struct UnlockedVault {
 }
 
 impl UnlockedVault {
-    fn as_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
+    fn into_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
         let Self { disk, header, root, keys, slot, warning } = self;
         (disk, Unlocked { header, root, keys, slot, warning })
     }
@@ -80,6 +81,22 @@ pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<
     // The header first: nobody should type a passphrase for a directory that is no vault.
     let HeaderOnly { disk, loaded } = open_header(path)?;
     let credential = args.credential(&format!("Passphrase for {}", super::show_path(path)), false)?;
+    finish_unlock(path, disk, loaded, credential, out)
+}
+
+/// [`unlock`] with a credential that was obtained already.
+fn unlock_with(path: &Path, credential: Credential, out: &Output) -> CliResult<UnlockedVault> {
+    let HeaderOnly { disk, loaded } = open_header(path)?;
+    finish_unlock(path, disk, loaded, credential, out)
+}
+
+fn finish_unlock(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    loaded: LoadedHeader,
+    credential: Credential,
+    out: &Output,
+) -> CliResult<UnlockedVault> {
     let Unlocked { header, root, keys, slot, warning } =
         open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
     if let Some(text) = &warning {
@@ -90,15 +107,36 @@ pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<
 
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.
 pub(crate) fn open_read(path: &Path, args: &UnlockArgs, accept_rollback: bool, out: &Output) -> CliResult<ReadVault> {
-    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
+    read_chain(path, disk, unlocked, accept_rollback, out)
+}
+
+/// [`open_read`] with a credential that was obtained already.
+pub(crate) fn open_read_with(
+    path: &Path,
+    credential: Credential,
+    accept_rollback: bool,
+    out: &Output,
+) -> CliResult<ReadVault> {
+    let (disk, unlocked) = unlock_with(path, credential, out)?.into_unlocked();
+    read_chain(path, disk, unlocked, accept_rollback, out)
+}
+
+fn read_chain(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    unlocked: Unlocked,
+    accept_rollback: bool,
+    out: &Output,
+) -> CliResult<ReadVault> {
     let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
     for problem in chain.problems() {
-        out.warning(&super::show_bytes(problem.to_string().as_bytes()));
+        out.warning(&super::show_bytes(format!("{}: {}", problem.file, problem.what).as_bytes()));
     }
     check_highwater(path, &unlocked.header, &chain, accept_rollback, out)?;
     let present = open::list_packs(disk.as_ref())?.into_keys().collect();
-    for info in chain.incomplete(&present) {
+    for (info, _) in chain.latest(&present, None).incomplete {
         out.warning(&format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
     }
     Ok(ReadVault { disk, unlocked, chain })
@@ -120,10 +158,12 @@ fn check_highwater(path: &Path, header: &Header, chain: &Chain, accept: bool, ou
 
 /// A daemon that still writes the last changes of an unmounted vault is waited for (design section 6).
 pub(crate) fn wait_for_daemon(path: &Path, out: &Output) -> CliResult<()> {
-    crate::mount::holder::wait_while_finishing(path, &mut |pid| {
-        out.note(&format!("waiting for the daemon (pid {pid}), which is still committing the last changes"));
-    })
-    .map_err(Into::into)
+    match crate::mount::holder::wait_until_free(path, None, &mut |holder| out.note(&format!("waiting for {holder}"))) {
+        Ok(_) => Ok(()),
+        // Who reads snapshots can do so beside a mount; who writes finds the lock taken and is told by whom.
+        Err(error) if error.kind == crate::mount::ErrorKind::InUse => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn path_text(path: &Path) -> String {
@@ -150,9 +190,21 @@ pub(crate) struct WorkOptions {
 
 /// Unlocks a vault and opens it for work; fails when it is mounted.
 pub(crate) fn open_work(path: &Path, args: &UnlockArgs, work: &WorkOptions, out: &Output) -> CliResult<Opened> {
-    let (disk, unlocked) = unlock(path, args, out)?.as_unlocked();
+    let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
-    open_unlocked(path, disk, &unlocked, work, out)
+    open_unlocked(path, disk, &unlocked, work, engine_config(), out)
+}
+
+/// [`open_work`] with a credential that was obtained already, and with sizes of its own.
+pub(crate) fn open_work_with(
+    path: &Path,
+    credential: Credential,
+    work: &WorkOptions,
+    cfg: EngineConfig,
+    out: &Output,
+) -> CliResult<Opened> {
+    let (disk, unlocked) = unlock_with(path, credential, out)?.into_unlocked();
+    open_unlocked(path, disk, &unlocked, work, cfg, out)
 }
 
 fn open_unlocked(
@@ -160,25 +212,34 @@ fn open_unlocked(
     disk: Arc<dyn Disk>,
     unlocked: &Unlocked,
     work: &WorkOptions,
+    cfg: EngineConfig,
     out: &Output,
 ) -> CliResult<Opened> {
-    let note = crate::mount::holder::note(work.purpose, None);
     let opened = open::open_engine(
         disk,
         Arc::new(SystemEnv),
         unlocked,
         OpenOptions {
-            cfg: engine_config(),
+            cfg,
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
             path: path_text(path),
             highwater: highwater_store(&unlocked.header)?,
             accept_rollback: work.accept_rollback,
             discard_live: work.discard_live,
-            holder_note: note,
+            holder_note: format!("{} strongroom {}", std::process::id(), work.purpose),
         },
-    )?;
+    )
+    .map_err(|error| match error {
+        // Said as for a mount: by whom, and what to do.
+        StoreError::Locked { .. } => match crate::mount::holder::probe(path) {
+            Ok(holder) => crate::mount::holder::in_use(path, &holder).into(),
+            Err(_) => CliError::from(error),
+        },
+        other => other.into(),
+    })?;
     for note in &opened.notes {
         out.note(note);
+        tracing::warn!(note, "opening the vault");
     }
     Ok(opened)
 }
@@ -186,10 +247,8 @@ fn open_unlocked(
 /// Closes an engine after work, with its high-water mark.
 pub(crate) fn close_work(path: &Path, opened: &Opened) -> CliResult<()> {
     let chain = Chain::load(opened.engine.ctx.disk.as_ref(), &opened.engine.header)?;
-    let newest = chain.newest().map(|info| (info.seq, info.id.to_hex()));
-    let live = opened.engine.live.clone();
+    let newest = chain.head().map(|info| (info.seq, info.id.to_hex()));
     opened.engine.close()?;
-    drop(live);
     open::note_highwater(&opened.engine, &path_text(path), newest, false)?;
     Ok(())
 }
@@ -261,6 +320,11 @@ pub(crate) fn write_private_new(path: &Path, bytes: &[u8]) -> CliResult<()> {
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// The name of this machine, as snapshots keep it.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Now, as headers write it: RFC 3339, UTC, whole seconds.

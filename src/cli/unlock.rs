@@ -12,8 +12,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::error::{CliError, CliResult, ExitCode};
-use crate::crypto::SecretBytes;
-use crate::crypto::slots::{Credential, RecoveryKey};
+use crate::crypto::{Credential, RecoveryKey, SecretBytes};
 
 /// The largest passphrase that is read.
 const PASSPHRASE_BYTES_MAX: u64 = 64 << 10;
@@ -93,13 +92,10 @@ impl UnlockArgs {
     }
 }
 
-/// Takes one trailing newline (or CR LF) away, as EncFS and gocryptfs do.
+/// Takes one trailing newline away, as EncFS and gocryptfs do.
 fn strip_newline(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
     }
     bytes
 }
@@ -246,7 +242,7 @@ mod tests {
     #[test]
     fn a_passfile_loses_one_newline_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for (text, expected) in [(&b"secret\n"[..], &b"secret"[..]), (b"secret\r\n", b"secret"), (b"a b\n\n", b"a b\n"), (b"x", b"x")] {
+        for (text, expected) in [(&b"secret\n"[..], &b"secret"[..]), (b"secret\r\n", b"secret\r"), (b"a b\n\n", b"a b\n"), (b"x", b"x")] {
             let args = UnlockArgs { passfile: Some(secret_file(dir.path(), text, 0o600)), ..Default::default() };
             assert_eq!(passphrase(&args).unwrap(), expected);
         }

@@ -148,6 +148,7 @@ impl VaultKeys {
     /// Returns the id of a chunk of this plaintext: KH(data id key or tree id key, plaintext).
     #[must_use]
     pub fn chunk_id(&self, kind: PackKind, plaintext: &[u8]) -> ChunkId {
+        // FORMAT PACK-5
         let key = match kind {
             PackKind::Data => &self.data_id,
             PackKind::Tree => &self.tree_id,
@@ -284,8 +285,9 @@ impl ChainVerifier {
     }
 }
 
-/// Reads a chain file and checks that it belongs to the vault and that its signature is from a key of the header. No
-/// secret is needed. The header should be one that was unlocked, or that is trusted for another reason.
+/// Reads a chain file and checks that it belongs to the vault and that its signature is from a key of the
+/// header. No secret is needed. The header should be one that was unlocked, or that is trusted for another
+/// reason.
 pub fn verify_chain_file(header: &Header, bytes: &[u8]) -> Result<ChainFile, CryptoError> {
     let key = |bytes: &[u8; 32]| {
         VerifyingKey::from_bytes(bytes)
@@ -297,4 +299,33 @@ pub fn verify_chain_file(header: &Header, bytes: &[u8]) -> Result<ChainFile, Cry
         ingest: key(&header.ingest_signing_key)?,
     };
     verifier.verify(bytes)
+}
+
+#[cfg(test)]
+mod tests;
+
+/// An unlocked vault for the tests of this module.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::{Cipher, Header, RootSecret, VaultKeys};
+    use crate::crypto::slots::new_header;
+    use crate::env::TestEnv;
+    use crate::format::ChunkerParams;
+    use crate::format::samples::CREATED;
+
+    pub(crate) fn root() -> RootSecret {
+        RootSecret::generate(&TestEnv::new(0))
+    }
+
+    pub(crate) fn header(cipher: Cipher) -> Header {
+        new_header(&TestEnv::new(100), &root(), cipher, ChunkerParams::default(), CREATED.to_owned())
+    }
+
+    pub(crate) fn keys_with(cipher: Cipher) -> VaultKeys {
+        VaultKeys::derive(&root(), &header(cipher)).expect("the header is this root's")
+    }
+
+    pub(crate) fn keys() -> VaultKeys {
+        keys_with(Cipher::ChaCha20Poly1305)
+    }
 }

@@ -1,7 +1,7 @@
 //! Sealing of what never leaves the machine: blocks of the live database and records of the journal.
 //!
-//! Local state is rewritten in place, so counters can't be nonces (a crash would repeat one). XChaCha20's nonces are
-//! long enough to be random.
+//! Local state is rewritten in place, so counters can't be nonces (a crash would repeat one). XChaCha20's
+//! nonces are long enough to be random.
 
 use std::sync::Arc;
 
@@ -105,3 +105,6 @@ impl LiveKeys {
         [RECORD_DOMAIN, self.0.vault_id.as_bytes(), aad].concat()
     }
 }
+
+#[cfg(test)]
+mod tests;

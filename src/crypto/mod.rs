@@ -1,7 +1,7 @@
 //! Keys, and everything that is done with them. The only module that names cipher crates.
 //!
-//! Every function fails closed: where a check does not hold there is an error and no result. Secrets are opaque
-//! types without `Debug`, `Clone` or serialisation, and are wiped when they are dropped.
+//! Every function fails closed: where a check does not hold there is an error and no result. Secrets are
+//! opaque types without `Debug`, `Clone` or serialisation, and are wiped when they are dropped.
 //!
 //! In comments, `XCC[key](plaintext)` is XChaCha20-Poly1305 with a random nonce in front of its output.
 
@@ -27,7 +27,8 @@ use crate::format::{FormatError, SlotKind};
 /// Why something could not be unlocked, opened or verified.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CryptoError {
-    /// No slot of the right kind opens with this key. The slot may also have been altered: the two look the same.
+    /// No slot of the right kind opens with this key. The slot may also have been altered: the two look the
+    /// same.
     #[error("wrong key: it opens no {} slot of this vault", .0.as_str())]
     WrongKey(SlotKind),
     /// The header has no slot that this kind of key could open.

@@ -17,8 +17,8 @@ const TRAILER_DOMAIN: &[u8] = b"strongroom v1 trailer";
 
 /// The key of one pack. All methods take `&self` and may be called from many threads; share it in an `Arc`.
 ///
-/// A pack key is drawn for one file, and the caller gives each frame of that file a number of its own: the number is
-/// the nonce.
+/// A pack key is drawn for one file, and the caller gives each frame of that file a number of its own: the
+/// number is the nonce.
 pub struct PackKey {
     frames: LessSafeKey,
     footer: Xcc,
@@ -58,8 +58,8 @@ impl PackKey {
 
     /// Seals the body that stands in `body` from `start` on, in place, and appends the tag.
     ///
-    /// `frame` is the nonce: no other frame of this pack has it. `block`, `last` and `plain_len` say which block of
-    /// the chunk `id` this is, and how long its plaintext is.
+    /// `frame` is the nonce: no other frame of this pack has it. `block`, `last` and `plain_len` say which
+    /// block of the chunk `id` this is, and how long its plaintext is.
     #[expect(clippy::too_many_arguments, reason = "what a frame is bound to")]
     pub fn seal_frame(
         &self,
@@ -85,7 +85,8 @@ impl PackKey {
         Ok(())
     }
 
-    /// Opens a frame, `ciphertext || tag`, in place; returns the length of the body, which `sealed` then begins with.
+    /// Opens a frame, `ciphertext || tag`, in place; returns the length of the body, which `sealed` then
+    /// begins with.
     #[expect(clippy::too_many_arguments, reason = "what a frame is bound to")]
     pub fn open_frame(
         &self,
@@ -151,3 +152,6 @@ fn frame_nonce(frame: u64) -> Nonce {
     nonce[4..].copy_from_slice(&frame.to_le_bytes());
     Nonce::assume_unique_for_key(nonce)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,11 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// Hardens the process and returns, in words for a log, what was not possible. Nothing of it is needed to go on.
+/// Hardens the process and returns, in words for a log, what was not possible. Nothing of it is needed to go
+/// on.
 ///
-/// Memory is locked only where the limit on locked memory can't be hit later: a limit that is hit makes allocations
-/// fail in the middle of the work.
+/// Memory is locked only where the limit on locked memory can't be hit later: a limit that is hit makes
+/// allocations fail in the middle of the work.
 #[must_use]
 pub fn harden_process() -> Vec<String> {
     let mut not_done = Vec::new();
@@ -26,4 +27,21 @@ pub fn harden_process() -> Vec<String> {
         not_done.push(format!("memory is not locked: mlockall: {e}"));
     }
     not_done
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::process::dumpable_behavior;
+
+    #[test]
+    fn no_core_is_dumped_after_hardening() {
+        let not_done = harden_process();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        // What this machine allows besides is its own affair, but it is said in words.
+        assert!(not_done.iter().all(|line| line.contains(": ")), "{not_done:?}");
+        assert_eq!(harden_process(), not_done, "a second call does no harm");
+    }
 }

@@ -52,8 +52,8 @@ impl RecoveryKey {
     ///
     /// # Errors
     ///
-    /// [`CryptoError::BadKeyMaterial`] if the text can't be a recovery key, [`CryptoError::Mistyped`] if it has
-    /// the form of one but its check digits don't fit.
+    /// [`CryptoError::BadKeyMaterial`] if the text can't be a recovery key, [`CryptoError::Mistyped`] if it
+    /// has the form of one but its check digits don't fit.
     pub fn parse(text: &str) -> Result<Self, CryptoError> {
         let symbols = Zeroizing::new(decode_symbols(text.trim())?);
         if symbols[..PREFIX.len()] != prefix_values() {
@@ -136,3 +136,6 @@ pub fn fuzz_recovery_key(data: &[u8]) {
         assert!(again.is_ok_and(|again| again.expose() == key.expose()));
     }
 }
+
+#[cfg(test)]
+mod tests;

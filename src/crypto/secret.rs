@@ -1,5 +1,5 @@
-//! Types that hold secrets: on the heap in one place, wiped when dropped, never printed, copied or compared by
-//! accident.
+//! Types that hold secrets: on the heap in one place, wiped when dropped, never printed, copied or compared
+//! by accident.
 
 use zeroize::{Zeroize, Zeroizing};
 

@@ -1,4 +1,5 @@
-//! Key slots: how a passphrase, a keyfile or a recovery key gives the root secret, and how a header is trusted.
+//! Key slots: how a passphrase, a keyfile or a recovery key gives the root secret, and how a header is
+//! trusted.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,8 @@ impl Argon2Cost {
     /// Calibration asks for no more passes than this.
     const T_CALIBRATED_MAX: u32 = 16;
 
-    /// Finds a cost that takes about `target` on this machine, and never less than [`Self::FLOOR`]. Memory is raised
-    /// first, to at most an eighth of the machine's and 1 GiB, then passes.
+    /// Finds a cost that takes about `target` on this machine, and never less than [`Self::FLOOR`]. Memory is
+    /// raised first, to at most an eighth of the machine's and 1 GiB, then passes.
     ///
     /// One lane: the implementation computes lanes one after the other, so more would help an attacker only.
     #[must_use]
@@ -60,7 +61,8 @@ impl Argon2Cost {
         Self::for_speed(target, pass_of_floor, memory_kib())
     }
 
-    /// Returns the cost for a machine that takes `pass_of_floor` for a pass over the memory of [`Self::FLOOR`].
+    /// Returns the cost for a machine that takes `pass_of_floor` for a pass over the memory of
+    /// [`Self::FLOOR`].
     fn for_speed(target: Duration, pass_of_floor: Duration, machine_kib: u64) -> Self {
         let m_max = u32::try_from(machine_kib / 8).unwrap_or(u32::MAX);
         let m_max = m_max.clamp(Self::FLOOR.m_kib, Self::M_KIB_CALIBRATED_MAX);
@@ -74,10 +76,10 @@ impl Argon2Cost {
 }
 
 /// Returns the machine's memory in KiB.
+#[expect(clippy::useless_conversion, reason = "the kernel's long has 32 bits on some machines")]
 fn memory_kib() -> u64 {
     let info = rustix::system::sysinfo();
-    let (total, unit) = (info.totalram.into(), u64::from(info.mem_unit));
-    u64::saturating_mul(total, unit) / 1024
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit)) / 1024
 }
 
 /// What a user unlocks a vault with.
@@ -153,7 +155,8 @@ fn derive_argon2(passphrase: &[u8], salt: &[u8; 32], cost: Argon2Cost) -> Result
     }
 }
 
-/// Returns the header of a new vault: its public keys filled in, generation 0 (writing makes it 1), and no slots yet.
+/// Returns the header of a new vault: its public keys filled in, generation 0 (writing makes it 1), and no
+/// slots yet.
 pub fn new_header(
     env: &dyn Env,
     root: &RootSecret,
@@ -177,7 +180,8 @@ pub fn new_header(
     }
 }
 
-/// Adds a slot that `cred` opens and returns its id, one above the highest so far. `cost` is for passphrases only.
+/// Adds a slot that `cred` opens and returns its id, one above the highest so far. `cost` is for passphrases
+/// only.
 pub fn add_slot(
     env: &dyn Env,
     header: &mut Header,
@@ -220,8 +224,9 @@ pub fn add_slot(
 ///
 /// # Errors
 ///
-/// [`CryptoError::NoSlot`] and [`CryptoError::WrongKey`] are about the credential. [`CryptoError::Tampered`] is about
-/// the header: the key is right, but the header is not the one that a holder of the root secret wrote.
+/// [`CryptoError::NoSlot`] and [`CryptoError::WrongKey`] are about the credential. [`CryptoError::Tampered`]
+/// is about the header: the key is right, but the header is not the one that a holder of the root secret
+/// wrote.
 pub fn unlock(parsed: &ParsedHeader, cred: &Credential) -> Result<(RootSecret, u32), CryptoError> {
     cred.check()?;
     let header = &parsed.header;
@@ -258,3 +263,6 @@ pub fn header_mac(root: &RootSecret, mac_input: &[u8]) -> [u8; 32] {
     let key = root.derive(context::HEADER_MAC);
     *blake3::keyed_hash(key.expose(), mac_input).as_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! Chain files: snapshots and removals. Each has a public part, signed and readable without any key, and a sealed
-//! part.
+//! Chain files: snapshots and removals. Each has a public part, signed and readable without any key, and a
+//! sealed part.
 //!
 //! ```text
 //! 0     8     magic "SRSNAP" 00 01
@@ -531,12 +531,14 @@ impl ChainFile {
 /// Returns the id of a chain file: the hash of its bytes.
 #[must_use]
 pub fn id_of(bytes: &[u8]) -> SnapshotId {
+    // FORMAT LAY-1
     SnapshotId(*blake3::hash(bytes).as_bytes())
 }
 
 /// Returns the name of a chain file in `snapshots/`: ten digits, a dash, the id.
 #[must_use]
 pub fn name(seq: u64, id: &SnapshotId) -> String {
+    // FORMAT SNAP-1
     format!("{seq:010}-{}", id.to_hex())
 }
 
@@ -551,3 +553,6 @@ pub fn parse_name(name: &str) -> Option<(u64, SnapshotId)> {
     let seq = digits.parse().ok().filter(|seq| *seq >= 1)?;
     Some((seq, SnapshotId(hex_array(hex)?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,27 +1,48 @@
-//! Bodies of the fuzz targets in `fuzz/`. Each takes hostile bytes and panics if a decoder accepts what its encoder
-//! would not write. They are public functions, so that ordinary tests drive them too, with mutated vectors.
+//! Bodies of the fuzz targets in `fuzz/`. Each takes hostile bytes and panics if a decoder accepts what its
+//! encoder would not write. They are public functions, so that ordinary tests drive them too, with mutated
+//! vectors.
 
 use super::chain::{self, ChainFile, Origin, PublicPart, SealedPart};
-use super::header::Header;
+use super::header::{self, Header};
 use super::pack::{BlockDesc, Footer, PACK_HEADER_LEN, PackHeader, Trailer};
 use super::tree::TreeObject;
 
-/// The vault header: a sound copy encodes to itself, and the choice between two copies never panics.
-pub fn fuzz_header(data: &[u8]) {
-    if let Ok(parsed) = Header::parse(data) {
-        let encoded = parsed.header.encode(|input| {
-            assert_eq!(input, parsed.mac_input);
-            parsed.mac
-        });
-        assert_eq!(encoded, data);
-        for slot in &parsed.header.slots {
-            assert!(!parsed.header.slot_aad(slot).is_empty());
-        }
+/// Returns the bytes of a golden vector without the text lines before them, and anything else as it is. So
+/// the vectors are seeds for the targets as they are.
+#[must_use]
+pub fn vector_body(data: &[u8]) -> &[u8] {
+    if !data.starts_with(b"comment: ") {
+        return data;
     }
+    data.windows(2).position(|pair| pair == b"\n\n").map_or(data, |at| &data[at + 2..])
+}
+
+/// The vault header: a sound copy encodes to itself, and the choice between two copies never panics. The
+/// input is also tried under a right checksum, with and without its own end, or no mutation would get past
+/// it.
+pub fn fuzz_header(data: &[u8]) {
+    let members = data.get(..data.len().saturating_sub(header::TAIL_LEN)).unwrap_or(data);
+    check_header(data);
+    check_header(&header::close(data.to_vec(), &[0; 32]));
+    check_header(&header::close(members.to_vec(), &[0; 32]));
     let (first, second) = data.split_at(data.len() / 2);
     if let Ok((chosen, _)) = Header::choose(Some(first), Some(second)) {
         assert!(Header::parse(first).is_ok() || Header::parse(second).is_ok());
         assert!(chosen.header.generation >= 1);
+    }
+}
+
+fn check_header(file: &[u8]) {
+    if let Ok(parsed) = Header::parse(file) {
+        let encoded = parsed.header.encode(|input| {
+            assert_eq!(input, parsed.mac_input);
+            parsed.mac
+        });
+        assert_eq!(encoded, file);
+        for slot in &parsed.header.slots {
+            assert!(slot.kdf.check().is_ok());
+            assert!(!parsed.header.slot_aad(slot).is_empty());
+        }
     }
 }
 
@@ -32,8 +53,8 @@ pub fn fuzz_pack_header(data: &[u8]) {
     }
 }
 
-/// The plaintext of a footer. The first eight bytes of the input say where the footer stands; a footer that is
-/// good anywhere is also tried where its last chunk ends.
+/// The plaintext of a footer. The first eight bytes of the input say where the footer stands; a footer that
+/// is good anywhere is also tried where its last chunk ends.
 pub fn fuzz_footer(data: &[u8]) {
     let Some((at, footer)) = data.split_first_chunk::<8>() else { return };
     let check = |offset: u64, bytes: &[u8]| {
@@ -46,10 +67,9 @@ pub fn fuzz_footer(data: &[u8]) {
     check(u64::from_le_bytes(*at), footer);
     check(PACK_HEADER_LEN as u64, data);
     // A footer of one chunk and one block ends where that block ends.
-    if let Some(block) = data.get(48..52).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) {
-        if let Ok(desc) = BlockDesc::from_u32(block) {
-            check(PACK_HEADER_LEN as u64 + u64::from(desc.body_len) + 16, data);
-        }
+    let block = data.get(48..52).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    if let Some(Ok(desc)) = block.map(BlockDesc::from_u32) {
+        check(PACK_HEADER_LEN as u64 + u64::from(desc.body_len) + 16, data);
     }
 }
 

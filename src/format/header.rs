@@ -1,8 +1,8 @@
 //! The vault header, `vault.json`: what a vault is, and the slots that hold its root secret.
 //!
-//! The file is JSON for people and for standard tools, but it has one encoding only: what stands before `mac` is
-//! parsed, encoded again and compared byte by byte. So unknown, missing, repeated and reordered members, other
-//! spacing and other escapes are all refused by one comparison.
+//! The file is JSON for people and for standard tools, but it has one encoding only: what stands before `mac`
+//! is parsed, encoded again and compared byte by byte. So unknown, missing, repeated and reordered members,
+//! other spacing and other escapes are all refused by one comparison.
 
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,7 +30,8 @@ const FILE_END: &[u8] = b"\"\n}\n";
 const JSON_END: &[u8] = b"\n}";
 const DIGITS: usize = 64;
 /// What follows the bytes that `mac` covers: mac, checksum and the closing brace.
-const TAIL_LEN: usize = MAC_PREFIX.len() + DIGITS + CHECKSUM_PREFIX.len() + DIGITS + FILE_END.len();
+pub(super) const TAIL_LEN: usize =
+    MAC_PREFIX.len() + DIGITS + CHECKSUM_PREFIX.len() + DIGITS + FILE_END.len();
 
 /// The AEAD that seals pack frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -233,23 +234,16 @@ pub enum HeaderCopies {
 impl Header {
     /// Returns the whole file. `mac` is called with the bytes that the header MAC covers.
     pub fn encode(&self, mac: impl FnOnce(&[u8]) -> [u8; 32]) -> Vec<u8> {
-        let mut file = self.mac_input();
-        let mac = mac(&file);
-        file.extend_from_slice(MAC_PREFIX);
-        file.extend_from_slice(data_encoding::HEXLOWER.encode(&mac).as_bytes());
-        // The checksum covers the closing quote of mac, the first byte of this prefix.
-        file.push(CHECKSUM_PREFIX[0]);
-        let checksum = blake3::hash(&file);
-        file.extend_from_slice(&CHECKSUM_PREFIX[1..]);
-        file.extend_from_slice(checksum.to_hex().as_bytes());
-        file.extend_from_slice(FILE_END);
-        file
+        let input = self.mac_input();
+        let mac = mac(&input);
+        close(input, &mac)
     }
 
     /// Reads one copy of the header.
     ///
-    /// The errors are, in this order: [`FormatError::Limit`] for a file above 256 KiB, [`FormatError::NotAVault`],
-    /// [`FormatError::Newer`], [`FormatError::Damaged`] when the checksum is wrong, [`FormatError::Malformed`].
+    /// The errors are, in this order: [`FormatError::Limit`] for a file above 256 KiB,
+    /// [`FormatError::NotAVault`], [`FormatError::Newer`], [`FormatError::Damaged`] when the checksum is
+    /// wrong, [`FormatError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<ParsedHeader, FormatError> {
         if bytes.len() > HEADER_LEN_MAX {
             return Err(FormatError::Limit("a vault header is at most 256 KiB"));
@@ -278,7 +272,8 @@ impl Header {
 
     /// Chooses between `vault.json` and `vault.json.bak`; `None` stands for a missing file.
     ///
-    /// A copy of a newer format wins over everything, unless its checksum shows that only damage made it look so.
+    /// A copy of a newer format wins over everything, unless its checksum shows that only damage made it look
+    /// so.
     pub fn choose(
         primary: Option<&[u8]>,
         backup: Option<&[u8]>,
@@ -300,7 +295,8 @@ impl Header {
             (Some(Ok(a)), _) => Ok((a, HeaderCopies::PrimaryOnly)),
             (_, Some(Ok(b))) => Ok((b, HeaderCopies::BackupOnly)),
             (a, b) => {
-                // The more telling of two errors is reported: "newer" says what to do, "not a vault" says least.
+                // The more telling of two errors is reported: "newer" says what to do, "not a vault" says
+                // least.
                 let errors = [a, b].into_iter().flatten().filter_map(Result::err);
                 Err(errors.min_by_key(FormatError::rank).unwrap_or(FormatError::NotAVault))
             }
@@ -340,6 +336,21 @@ impl Header {
     }
 }
 
+/// Appends mac, checksum and the closing brace to the bytes that the mac covers.
+pub(super) fn close(mac_input: Vec<u8>, mac: &[u8; 32]) -> Vec<u8> {
+    let mut file = mac_input;
+    file.extend_from_slice(MAC_PREFIX);
+    file.extend_from_slice(data_encoding::HEXLOWER.encode(mac).as_bytes());
+    // The checksum covers mac's closing quote, the first byte of this prefix.
+    let (quote, rest) = CHECKSUM_PREFIX.split_at(1);
+    file.extend_from_slice(quote);
+    let checksum = blake3::hash(&file);
+    file.extend_from_slice(rest);
+    file.extend_from_slice(checksum.to_hex().as_bytes());
+    file.extend_from_slice(FILE_END);
+    file
+}
+
 /// Checks the form of the file's end and its checksum; returns the bytes that `mac` covers and mac's digits.
 fn checked_tail(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
     const DAMAGED: FormatError = FormatError::Damaged("vault header: its checksum is wrong");
@@ -349,7 +360,8 @@ fn checked_tail(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
     let checksum_prefix_at = mac_digits_at + DIGITS;
     let checksum_at = checksum_prefix_at + CHECKSUM_PREFIX.len();
     let end_at = checksum_at + DIGITS;
-    // The checksum stands for everything before the comma that precedes it: up to and with mac's closing quote.
+    // The checksum stands for everything before the comma that precedes it: up to and with mac's closing
+    // quote.
     let checksum = blake3::hash(&bytes[..mac_at + checksum_prefix_at + 1]);
     let sound = tail.starts_with(MAC_PREFIX)
         && tail[checksum_prefix_at..].starts_with(CHECKSUM_PREFIX)
@@ -425,8 +437,8 @@ impl<'de> Deserialize<'de> for Probe {
     }
 }
 
-/// Whether a member's name is `strongroom`. Other names are not even decoded: damage inside of one must not make
-/// the file look like something else than a header.
+/// Whether a member's name is `strongroom`. Other names are not even decoded: damage inside of one must not
+/// make the file look like something else than a header.
 struct IsVersion(bool);
 
 impl<'de> Deserialize<'de> for IsVersion {
@@ -622,3 +634,6 @@ impl SlotJson {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Identifiers: fixed-size byte strings, each with a type of its own, so that no one can be taken for another.
+//! Identifiers: fixed-size byte strings, each with a type of its own, so that no one can be taken for
+//! another.
 
 /// Defines an identifier of `$len` bytes. `Display` is the short form for people, `to_hex` the whole.
 macro_rules! id_type {

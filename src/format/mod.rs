@@ -1,7 +1,7 @@
 //! Every byte that outlives the process: how it is written, how it is read, and its limits.
 //!
-//! This is format 1 as `docs/format.md` has it; comments cite its rules (`FORMAT HDR-1`). The module is pure: no
-//! files, no keys, no clock. Decoders are total: hostile bytes give an error, never a panic, and never an
+//! This is format 1 as `docs/format.md` has it; comments cite its rules (`FORMAT HDR-1`). The module is pure:
+//! no files, no keys, no clock. Decoders are total: hostile bytes give an error, never a panic, and never an
 //! allocation that the input's own length does not justify.
 //!
 //! Every structure has one encoding. What a decoder accepts, encodes to the same bytes again.
@@ -13,6 +13,9 @@ pub mod ids;
 pub mod pack;
 pub mod tree;
 pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod samples;
 
 pub use chain::{
     ChainFile, Origin, PackList, PublicPart, RemovedFile, RootInfo, SealedPart, SignedDigest, Signer,

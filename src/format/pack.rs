@@ -248,8 +248,8 @@ impl Footer {
 
     /// Reads the plaintext of the footer that stands at `footer_offset` of its pack.
     ///
-    /// The chunks of an accepted footer cover the file from the header to the footer, without a gap, and no two
-    /// share a frame number.
+    /// The chunks of an accepted footer cover the file from the header to the footer, without a gap, and no
+    /// two share a frame number.
     pub fn parse(bytes: &[u8], footer_offset: u64) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes, "pack footer: too short");
         let count = r.count_u32(CHUNK_DESC_LEN + 4)?;
@@ -335,8 +335,8 @@ impl Trailer {
         out
     }
 
-    /// Reads the 24 plaintext bytes and checks that its parts fit each other. The caller compares `file_len` with
-    /// the length that the file has: [`Self::check_file_len`].
+    /// Reads the 24 plaintext bytes and checks that its parts fit each other. The caller compares `file_len`
+    /// with the length that the file has: [`Self::check_file_len`].
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut r = Reader::new(bytes, "pack trailer: too short");
         let trailer = Trailer {
@@ -384,8 +384,8 @@ impl Trailer {
     }
 }
 
-/// Returns the length that a pack of `len` bytes (with footer and trailer) is padded to: its Padme length, rounded
-/// up to 4,096 bytes. Padme hides all but O(log log len) bits of a length and adds at most 12 %.
+/// Returns the length that a pack of `len` bytes (with footer and trailer) is padded to: its Padme length,
+/// rounded up to 4,096 bytes. Padme hides all but O(log log len) bits of a length and adds at most 12 %.
 #[must_use]
 pub fn padded_len(len: u64) -> u64 {
     // FORMAT PACK-8
@@ -462,3 +462,6 @@ pub fn parse_pack_path(path: &str) -> Option<PackName> {
     let name = PackName(hex_array(file)?);
     (dir.len() == 2 && file.starts_with(dir)).then_some(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Tree objects: directories and the extent maps of files, the plaintext of tree chunks.
 //!
-//! Writers and readers run the same checks: what [`TreeObject::encode`] writes, [`TreeObject::parse`] reads, and
-//! the other way around.
+//! Writers and readers run the same checks: what [`TreeObject::encode`] writes, [`TreeObject::parse`] reads,
+//! and the other way around.
 
 use super::FormatError;
 use super::ids::ChunkId;
@@ -28,7 +28,8 @@ pub const LEVEL_MAX: u8 = 7;
 /// How deep directories nest.
 pub const DIR_DEPTH_MAX: usize = 4096;
 
-/// The shortest entry, a fifo: a name of one byte with its length, a type, and one byte for each of 12 numbers.
+/// The shortest entry, a fifo: a name of one byte with its length, a type, and one byte for each of 12
+/// numbers.
 const ENTRY_LEN_MIN: usize = 15;
 /// The shortest extent: gap, length, chunk id, offset in chunk.
 const EXTENT_LEN_MIN: usize = 35;
@@ -125,6 +126,9 @@ pub enum Content {
     None,
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One name in a directory, with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -151,7 +155,7 @@ pub struct Entry {
     /// Of files, in bytes; 0 for all others.
     pub size: u64,
     /// Extended attributes: name and value, strictly ascending by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// What it holds.
     pub content: Content,
 }
@@ -305,7 +309,8 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Says whether two entries are equal in all but their names, as those of one file with several links must be.
+    /// Says whether two entries are equal in all but their names, as those of one file with several links
+    /// must be.
     #[must_use]
     pub fn is_link_of(&self, other: &Entry) -> bool {
         // FORMAT TREE-7
@@ -437,7 +442,7 @@ impl Entry {
     }
 }
 
-fn parse_xattrs(r: &mut Reader<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FormatError> {
+fn parse_xattrs(r: &mut Reader<'_>) -> Result<Vec<Xattr>, FormatError> {
     // A length, a name of one byte, a length.
     let count = r.count(3)?;
     let mut xattrs = Vec::with_capacity(count.min(RESERVE_MAX));
@@ -572,8 +577,8 @@ impl TreeObject {
         }
     }
 
-    /// Checks the object as a child of a directory index: its kind, its level, and that its names are not before
-    /// `first`, its own first name there, and before `next`, that of the child after it.
+    /// Checks the object as a child of a directory index: its kind, its level, and that its names are not
+    /// before `first`, its own first name there, and before `next`, that of the child after it.
     pub fn check_dir_child(
         &self,
         parent_level: u8,
@@ -663,3 +668,6 @@ impl TreeObject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,8 +136,8 @@ impl<'a> Reader<'a> {
 /// The longest varint, in bytes.
 const VARINT_LEN_MAX: usize = 10;
 
-/// How many items are reserved at once for a count that came from outside. A longer list grows as its items are
-/// really read, so that memory stays in proportion to the input.
+/// How many items are reserved at once for a count that came from outside. A longer list grows as its items
+/// are really read, so that memory stays in proportion to the input.
 pub(crate) const RESERVE_MAX: usize = 1024;
 
 /// Appends an unsigned LEB128 integer in its shortest form.

@@ -10,11 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::crypto::{Credential, CryptoError, RootSecret, VaultKeys, unlock as unlock_header};
+use crate::crypto::{Credential, RootSecret, VaultKeys, unlock as unlock_header};
 use crate::disk::{Disk, DiskLock};
 use crate::env::Env;
 use crate::format::{Content, FileType, Header, Origin, PackName};
 use crate::snapshot::chain::{Chain, ChainInfo, open_sealed};
+use crate::snapshot::gc;
 use crate::store::cold::ColdPacks;
 use crate::store::config::EngineConfig;
 use crate::store::ctx::Ctx;
@@ -48,12 +49,9 @@ pub struct Unlocked {
 /// # Errors
 /// `WrongKey` when no slot of that kind opens, `HeaderTampered` when the header's MAC or public keys are not those of the key.
 pub fn unlock(loaded: LoadedHeader, credential: &Credential) -> Result<Unlocked> {
-    let (root, slot) = unlock_header(&loaded.parsed, credential).map_err(|e| match e {
-        CryptoError::Tampered(_) => StoreError::HeaderTampered,
-        other => StoreError::from(other),
-    })?;
+    let (root, slot) = unlock_header(&loaded.parsed, credential)?;
     let header = loaded.parsed.header;
-    let keys = Arc::new(VaultKeys::derive(&root, &header).map_err(StoreError::from)?);
+    let keys = Arc::new(VaultKeys::derive(&root, &header)?);
     Ok(Unlocked { header, root, keys, slot, warning: loaded.warning })
 }
 
@@ -262,6 +260,13 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
         })?;
     }
     let engine = Engine::new(ctx, live, packs, header, opts.highwater, lock);
+    let recovered = gc::recover(&engine)?;
+    if recovered != gc::Recovered::default() {
+        notes.push(format!(
+            "an interrupted collection or deletion was settled: {} packs kept, {} packs and {} snapshot files deleted",
+            recovered.undone, recovered.finished, recovered.chain_files
+        ));
+    }
     Ok(Opened { engine, chain, notes })
 }
 

@@ -222,13 +222,19 @@ impl Engine {
     /// # Errors
     /// The first failure; the lock is released in any case, since nothing will be written any more.
     pub fn close(&self) -> Result<()> {
-        let result = self
-            .with_reserve(|| self.packs.close_open())
-            .and_then(|()| self.with_reserve(|| self.live.close()));
-        if let Ok(mut lock) = self.lock.lock() {
-            drop(lock.take());
-        }
-        result
+        let mut outcome = Ok(());
+        self.close_with(|result| outcome = result);
+        outcome
+    }
+
+    /// [`Engine::close`], with `report` called on the result after the last write and before the lock is let go, so that what it
+    /// writes can be read by whoever takes the lock next.
+    pub fn close_with(&self, report: impl FnOnce(Result<()>)) {
+        let result =
+            self.with_reserve(|| self.packs.close_open()).and_then(|()| self.with_reserve(|| self.live.close()));
+        report(result);
+        let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(lock.take());
     }
 
     fn disk_space(&self) -> Result<Space> {

@@ -73,8 +73,7 @@ pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
         (Copy::Missing, Copy::Bad(FormatError::NotAVault)) => Err(StoreError::NotAVault),
         (_, _) => {
             let reasons: Vec<String> = [warn_first, warn_second].into_iter().flatten().collect();
-            tracing::error!(reasons = reasons.join("; "), "no sound copy of the header");
-            Err(StoreError::HeaderDamaged)
+            Err(StoreError::HeaderDamaged(reasons.join("; ")))
         }
     }
 }

@@ -217,7 +217,7 @@ impl Sandbox {
 
     /// Runs the independent checker over a vault.
     pub fn fsck(&self, vault: &Path) -> Finished {
-        let program = Path::new(env!("CARGO_BIN_EXE_strongroom")).with_file_name("fsck.strongroom");
+        let program = Path::new(env!("CARGO_BIN_EXE_strongroom")).with_file_name("fsck-strongroom");
         assert!(program.exists(), "{} is missing: run `cargo build --workspace` first", program.display());
         let output = self
             .command(program)
@@ -225,7 +225,7 @@ impl Sandbox {
             .arg(vault)
             .stdin(Stdio::null())
             .output()
-            .expect("fsck.strongroom");
+            .expect("fsck-strongroom");
         Finished::new(&output)
     }
 

@@ -1,0 +1,105 @@
+//! `diff`: what changed between two snapshots.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::browse::{EntryLine, open_target};
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::Output;
+use super::session;
+use super::unlock::UnlockArgs;
+use crate::snapshot::diff::{Change, DiffItem, What, diff};
+use crate::snapshot::tree::TreeReader;
+use crate::store::error::StoreError;
+
+/// Arguments of `diff`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom diff /encrypted 11 12 --passfile /root/enc.txt
+  strongroom diff /encrypted \"1 week ago:/home\" latest:/home --json --keyfile /root/vault.key
+
+Each line: + added, - removed, M modified (c content, m mode, o owner, t time, x attributes, T type).")]
+pub(crate) struct DiffArgs {
+    /// The vault, or any copy of it
+    vault: PathBuf,
+    /// The older side
+    #[arg(value_name = "A")]
+    old: String,
+    /// The newer side
+    #[arg(value_name = "B")]
+    new: String,
+    /// Read a vault that is older than what this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+}
+
+#[derive(Serialize)]
+struct DiffLine {
+    change: &'static str,
+    path: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old: Option<EntryLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new: Option<EntryLine>,
+}
+
+fn letters(what: &What) -> String {
+    [
+        (what.kind, 'T'),
+        (what.content, 'c'),
+        (what.mode, 'm'),
+        (what.owner, 'o'),
+        (what.mtime, 't'),
+        (what.xattrs, 'x'),
+    ]
+    .into_iter()
+    .filter_map(|(set, letter)| set.then_some(letter))
+    .collect()
+}
+
+/// Compares.
+pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
+    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
+    let (a, b) = (open_target(&vault, &args.old)?, open_target(&vault, &args.new)?);
+    let (old, new) = (TreeReader::new(&a.source), TreeReader::new(&b.source));
+    let mut failed: Option<CliError> = None;
+    let stats = diff(&old, &a.entry, &new, &b.entry, &mut |item| {
+        print(&item, out).map_err(|error| {
+            // Carried around the library's error type, which knows no output.
+            failed = Some(error);
+            StoreError::NotFound("output closed".into())
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let stats = stats?;
+    out.note(&format!("{} added, {} removed, {} modified", stats.added, stats.removed, stats.modified));
+    Ok(ExitCode::Ok)
+}
+
+fn print(item: &DiffItem, out: &Output) -> CliResult<()> {
+    let (name, sign, what) = match &item.change {
+        Change::Added => ("added", '+', String::new()),
+        Change::Removed => ("removed", '-', String::new()),
+        Change::Modified(what) => ("modified", 'M', letters(what)),
+    };
+    if out.is_json() {
+        return out.json_line(&DiffLine {
+            change: name,
+            path: String::from_utf8_lossy(&item.path).into_owned(),
+            what,
+            old: item.old.as_ref().map(|entry| EntryLine::new(&item.path, entry)),
+            new: item.new.as_ref().map(|entry| EntryLine::new(&item.path, entry)),
+        });
+    }
+    let path = super::show_bytes(&item.path);
+    out.line(&if what.is_empty() { format!("{sign} {path}") } else { format!("{sign} {path} ({what})") })
+}

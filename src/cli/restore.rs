@@ -1,0 +1,93 @@
+//! `restore`: files out of a snapshot, every byte verified.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::browse::open_target;
+use super::error::{CliResult, ExitCode};
+use super::output::{Output, human_bytes};
+use super::session;
+use super::unlock::UnlockArgs;
+use crate::snapshot::restore::{Overwrite, Progress, RestoreOpts, restore};
+
+/// Arguments of `restore`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom restore /encrypted --to /restored --passfile /root/enc.txt
+  strongroom restore /encrypted latest:/home/alice --to /restored --keyfile /root/vault.key
+  strongroom restore /offsite-copy \"2 days ago:/db\" --to /tmp/db --recovery-key < recovery.txt
+
+What is below a directory lands in DIR itself; a file lands in DIR under its name. Needs neither a mount nor
+live/: any copy of the vault will do. Exit status 3: some files could not be restored, and were named.")]
+pub(crate) struct RestoreArgs {
+    /// The vault, or any copy of it
+    vault: PathBuf,
+    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc
+    #[arg(value_name = "SNAPSHOT:PATH", default_value = "latest:/")]
+    target: String,
+    /// Directory to restore into; made if missing
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Show what would be restored, write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Replace files that exist already
+    #[arg(long)]
+    overwrite: bool,
+    /// Leave owner and group as those of the user who runs this
+    #[arg(long)]
+    no_owner: bool,
+    /// Threads that write files
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Read a vault that is older than what this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+}
+
+/// Restores.
+pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
+    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, &args.target)?;
+    let total = (target.path == b"/").then_some(target.bytes);
+    let bar = out.progress(total, "restoring");
+    let opts = RestoreOpts {
+        dry_run: args.dry_run,
+        overwrite: if args.overwrite { Overwrite::Replace } else { Overwrite::Refuse },
+        owners: !args.no_owner,
+        workers: usize::from(args.jobs),
+    };
+    let report = restore(&target.source, &target.entry, &args.to, &opts, &|progress: Progress| {
+        bar.set_position(progress.bytes);
+        bar.set_message(format!("{} entries", progress.entries));
+    })?;
+    bar.finish_and_clear();
+    for warning in &report.warnings {
+        out.warning(warning);
+    }
+    for failure in &report.errors {
+        out.warning(&format!("{}: {}", failure.path, failure.what));
+    }
+    if report.errors_omitted > 0 {
+        out.warning(&format!("and {} more", report.errors_omitted));
+    }
+    if out.is_json() {
+        out.json(&report)?;
+    } else {
+        let verb = if args.dry_run { "would restore" } else { "restored" };
+        out.note(&format!(
+            "{verb} {} files ({}), {} directories, {} others, {} further links from snapshot {}",
+            report.files,
+            human_bytes(report.bytes),
+            report.dirs,
+            report.others,
+            report.links,
+            target.seq
+        ));
+    }
+    Ok(if report.is_complete() { ExitCode::Ok } else { ExitCode::Partial })
+}

@@ -1,0 +1,69 @@
+//! `with`: mount, run a command, snapshot, unmount; a job that never runs without its mount.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+
+use super::error::{CliError, ExitCode};
+use super::mount::{MountHow, credential, prepare};
+use super::output::Output;
+use super::session;
+use super::unlock::UnlockArgs;
+use crate::mount::daemon;
+use crate::mount::holder::{self, UmountOptions};
+
+/// Arguments of `with`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  strongroom with /encrypted /decrypted --passfile /root/enc.txt -- rsync -a /home/ /decrypted/home/
+
+The command finds VAULT and MOUNTPOINT in STRONGROOM_VAULT and STRONGROOM_MOUNTPOINT. Ends with its status; 128 + N if
+signal N ended it. If it succeeded but the vault could not be unmounted durably, ends with that failure.")]
+pub(crate) struct WithArgs {
+    /// The vault
+    vault: PathBuf,
+    /// Where to mount it meanwhile
+    mountpoint: PathBuf,
+    #[command(flatten)]
+    unlock: UnlockArgs,
+    #[command(flatten)]
+    how: MountHow,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Runs `with`; returns the command's own status.
+pub(crate) fn run(args: &WithArgs, out: &Output) -> Result<u8, CliError> {
+    let options = args.how.resolve()?;
+    let mountpoint = prepare(&args.vault, &args.mountpoint, &options, out)?;
+    let credential = credential(&args.vault, &args.unlock, &options)?;
+    super::mount::spawn_daemon(&args.vault, &mountpoint, options, &args.how, credential, out)?;
+    let (program, rest) = args.command.split_first().ok_or_else(|| CliError::usage("no command"))?;
+    let status = Command::new(program)
+        .args(rest)
+        .env("STRONGROOM_VAULT", session::absolute(&args.vault))
+        .env("STRONGROOM_MOUNTPOINT", daemon::absolute(&mountpoint)?)
+        .status();
+    // Unmounted whatever became of the command: what it wrote must be durable, and in a snapshot.
+    let unmounted =
+        holder::umount(&mountpoint, UmountOptions::default(), &mut |holder| super::umount::say_waiting(out, holder));
+    let code = match status {
+        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        Err(error) => {
+            let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+            out.warning(&format!("can't run {}: {error}", program.to_string_lossy()));
+            code
+        }
+    };
+    match unmounted {
+        Ok(_) => {}
+        Err(error) if code == 0 => return Err(error.into()),
+        Err(error) => out.error(&error.into()),
+    }
+    Ok(u8::try_from(code).unwrap_or(ExitCode::Failure as u8))
+}

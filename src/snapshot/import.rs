@@ -1,0 +1,647 @@
+//! Makes a snapshot of directories outside of the vault, without a mount.
+//!
+//! The tree of the snapshot has the absolute paths of what was imported: `/srv/www` stands at `srv/www`, and the
+//! directories above are there with their attributes and nothing beside it. So several directories never collide, and a
+//! path in the snapshot is the path that was backed up. Sources are resolved first: a link to a directory is imported as
+//! the directory.
+//!
+//! Directories are read in name order and written bottom-up. Files are read by one thread; hashing, compressing and
+//! sealing run on the workers of the chunk store, whose queue bounds what is in memory. Entries whose chunks are still on
+//! their way wait in order.
+//!
+//! Nothing is left out silently: what can't be read is in [`ImportReport::errors`] and makes the result partial; what
+//! changed while it was read is in [`ImportReport::changed`], with the content as it was read.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, Stat};
+use rustix::io::Errno;
+
+use crate::env::Time;
+use crate::format::tree::SYMLINK_LEN_MAX;
+use crate::format::{Content, Entry, FileType, Origin, RootInfo};
+use crate::store::chunker::Chunker;
+use crate::store::engine::Engine;
+use crate::store::error::StoreError;
+
+use super::create::{SnapshotInfo, packs_to_list};
+use super::gc::clear_undone;
+use super::glob::{Excludes, PatternError};
+use super::import_file::{FileReader, Pending, ReadError, open_file};
+use super::os::{self, Place};
+use super::publish::{Draft, program, publish};
+use super::restore::{Failure, Progress};
+use super::rows::Counts;
+use super::tree::DEPTH_MAX;
+use super::write::DirWriter;
+use super::{GATE, show};
+
+/// Entries of one directory that wait for their chunks.
+const WAITING_MAX: usize = 256;
+/// Errors and changes that a report keeps in full; more are counted.
+const LISTED_MAX: usize = 10_000;
+
+/// What to import, and how.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOpts {
+    /// The host that it is made on.
+    pub host: String,
+    /// Names to find it by.
+    pub tags: Vec<String>,
+    /// Patterns of what to leave out, in the manner of `.gitignore`, tied to each imported directory.
+    pub excludes: Vec<String>,
+    /// Leave out what is below mount points in the imported directories; the mount points stay, empty.
+    pub one_file_system: bool,
+    /// Directories to leave out wherever they are met, like the vault itself.
+    pub skip: Vec<PathBuf>,
+}
+
+/// What an import did.
+#[derive(Debug, Default)]
+pub struct ImportReport {
+    /// The snapshot.
+    pub snapshot: Option<SnapshotInfo>,
+    /// What is in it, without the directories above what was imported.
+    pub counts: Counts,
+    /// What could not be read and is not in the snapshot.
+    pub errors: Vec<Failure>,
+    /// Errors beyond those that are listed.
+    pub errors_omitted: u64,
+    /// What changed or vanished while it was read, and what became of it.
+    pub changed: Vec<Failure>,
+    /// Changes beyond those that are listed.
+    pub changed_omitted: u64,
+    /// Entries that patterns left out; what is below them is not counted.
+    pub excluded: u64,
+}
+
+impl ImportReport {
+    /// Returns whether everything that should be in the snapshot is.
+    pub fn is_complete(&self) -> bool {
+        self.errors.is_empty()
+    }
+}
+
+/// Why nothing could be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// A pattern makes no sense.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// None of the sources can be read.
+    #[error("nothing to import: {0}")]
+    Nothing(String),
+    /// The vault failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+type Result<T> = std::result::Result<T, ImportError>;
+
+/// Imports `sources` as one snapshot.
+///
+/// # Errors
+/// When there is nothing to import, or the vault fails. No snapshot is made then. Files that can't be read are in the
+/// report.
+pub fn import(
+    engine: &Engine,
+    sources: &[PathBuf],
+    opts: &ImportOpts,
+    progress: &dyn Fn(Progress),
+) -> Result<ImportReport> {
+    let excludes = Excludes::new(&opts.excludes)?;
+    let mut report = ImportReport::default();
+    let plan = Plan::new(sources, &mut report)?;
+    os::raise_open_files_limit();
+    let _gate = GATE.store()?;
+    engine.check_poison()?;
+    let skip = opts.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
+    let mut importer = Importer {
+        engine,
+        opts,
+        excludes,
+        skip: skip.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+        reader: FileReader::new(
+            &engine.packs,
+            Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
+        ),
+        links: HashMap::new(),
+        next_ino: 2,
+        counts: Counts::default(),
+        report,
+        progress,
+        done: Progress::default(),
+        path: Vec::new(),
+        stack: Vec::new(),
+    };
+    let entry = importer.run(&plan)?;
+    let Importer { next_ino, counts, mut report, .. } = importer;
+    let Counts { files, dirs, others, bytes } = counts;
+    let root = RootInfo { entry, next_ino, files, dirs, others, bytes };
+    report.snapshot = Some(finish(engine, opts, root)?);
+    report.counts = counts;
+    Ok(report)
+}
+
+fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<SnapshotInfo> {
+    engine.with_reserve(|| engine.packs.close_open())?;
+    let published = publish(engine, |chain| {
+        Ok(Some(Draft {
+            origin: Origin::Import,
+            packs: packs_to_list(engine, chain)?,
+            removed: Vec::new(),
+            retired: Vec::new(),
+            replacements: Vec::new(),
+            host: opts.host.clone(),
+            tags: opts.tags.clone(),
+            root: Some(root.clone()),
+        }))
+    })?
+    .ok_or_else(|| StoreError::Corrupt("a snapshot was not written".into()))?;
+    clear_undone(engine)?;
+    Ok(SnapshotInfo {
+        seq: published.seq,
+        id: published.id,
+        time: published.time,
+        origin: Origin::Import,
+        host: opts.host.clone(),
+        tags: opts.tags.clone(),
+        program: program(),
+        root,
+    })
+}
+
+/// The paths to import, as a tree of names.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Take everything here, not only what is named below.
+    whole: bool,
+    below: BTreeMap<Vec<u8>, Plan>,
+}
+
+impl Plan {
+    fn new(sources: &[PathBuf], report: &mut ImportReport) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut any = false;
+        for source in sources {
+            match std::fs::canonicalize(source) {
+                Ok(path) => {
+                    plan.add(&path);
+                    any = true;
+                }
+                Err(e) => report
+                    .errors
+                    .push(Failure { path: show(source.as_os_str().as_bytes()), what: e.to_string() }),
+            }
+        }
+        if any {
+            return Ok(plan);
+        }
+        let why: Vec<_> = report.errors.iter().map(|e| format!("{}: {}", e.path, e.what)).collect();
+        Err(ImportError::Nothing(if why.is_empty() { "no source was given".into() } else { why.join("; ") }))
+    }
+
+    fn add(&mut self, path: &Path) {
+        let mut at = self;
+        for part in path.components() {
+            if let Component::Normal(name) = part {
+                at = at.below.entry(name.as_bytes().to_vec()).or_default();
+            }
+        }
+        at.whole = true;
+    }
+}
+
+/// A directory that is being read.
+struct Frame<'a, 'p> {
+    fd: OwnedFd,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Set above the sources: only these names are wanted.
+    plan: Option<&'p Plan>,
+    /// How many names of the path lead to the source; patterns see what comes after.
+    source_depth: usize,
+    /// Device of the source.
+    dev: u64,
+    entry: Entry,
+    writer: DirWriter<'a>,
+    waiting: VecDeque<(Entry, Option<Rc<RefCell<Pending<'a>>>>)>,
+}
+
+/// A file of which more names may come.
+struct Link<'a> {
+    entry: Entry,
+    content: Rc<RefCell<Pending<'a>>>,
+    left: u64,
+}
+
+struct Importer<'a, 'p> {
+    engine: &'a Engine,
+    opts: &'a ImportOpts,
+    excludes: Excludes,
+    skip: HashSet<(u64, u64)>,
+    reader: FileReader<'a>,
+    links: HashMap<(u64, u64), Link<'a>>,
+    next_ino: u64,
+    counts: Counts,
+    report: ImportReport,
+    progress: &'a dyn Fn(Progress),
+    done: Progress,
+    path: Vec<Vec<u8>>,
+    stack: Vec<Frame<'a, 'p>>,
+}
+
+impl<'a, 'p> Importer<'a, 'p> {
+    fn shown(&self, name: &[u8]) -> String {
+        let mut path = Vec::new();
+        for part in self.path.iter().map(Vec::as_slice).chain(Some(name)).filter(|part| !part.is_empty()) {
+            path.push(b'/');
+            path.extend_from_slice(part);
+        }
+        if path.is_empty() { "/".to_string() } else { show(&path) }
+    }
+
+    fn fail(&mut self, name: &[u8], what: impl std::fmt::Display) {
+        let failure = Failure { path: self.shown(name), what: what.to_string() };
+        if self.report.errors.len() < LISTED_MAX {
+            self.report.errors.push(failure);
+        } else {
+            self.report.errors_omitted += 1;
+        }
+    }
+
+    fn changed(&mut self, name: &[u8], what: &str) {
+        let failure = Failure { path: self.shown(name), what: what.to_string() };
+        if self.report.changed.len() < LISTED_MAX {
+            self.report.changed.push(failure);
+        } else {
+            self.report.changed_omitted += 1;
+        }
+    }
+
+    fn run(&mut self, plan: &'p Plan) -> Result<Entry> {
+        let os = |what: &str, e: Errno| StoreError::Io { what: what.to_string(), source: e.into() };
+        let fd = os::open_dir(rustix::fs::CWD, b"/").map_err(|e| os("opening /", e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| os("examining /", e))?;
+        let mut entry = entry_of(Vec::new(), FileType::Dir, 1, &stat);
+        entry.xattrs = Place::Fd(fd.as_fd()).xattrs().map_err(|e| os("reading attributes of /", e))?;
+        self.enter(fd, entry, (!plan.whole).then_some(plan), 0, stat.st_dev)?;
+        loop {
+            let Some(frame) = self.stack.last_mut() else {
+                return Err(StoreError::Corrupt("an import without a root".into()).into());
+            };
+            if let Some(name) = frame.names.next() {
+                self.one(name)?;
+                self.settle(WAITING_MAX)?;
+                continue;
+            }
+            self.settle(0)?;
+            let Some(frame) = self.stack.pop() else { continue };
+            let mut entry = frame.entry;
+            entry.content = Content::Dir(frame.writer.finish()?);
+            let Some(parent) = self.stack.last_mut() else { return Ok(entry) };
+            parent.waiting.push_back((entry, None));
+            self.path.pop();
+        }
+    }
+
+    /// Opens a level of the stack. What can't be listed to its end is reported, and taken as far as it was listed.
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        entry: Entry,
+        plan: Option<&'p Plan>,
+        source_depth: usize,
+        dev: u64,
+    ) -> Result<()> {
+        let names = match plan {
+            Some(plan) => plan.below.keys().cloned().collect(),
+            None => {
+                let (names, error) = list(&fd);
+                if let Some(e) = error {
+                    self.fail(b"", format_args!("listing: {e}"));
+                }
+                names
+            }
+        };
+        self.stack.push(Frame {
+            fd,
+            names: names.into_iter(),
+            plan,
+            source_depth,
+            dev,
+            entry,
+            writer: DirWriter::new(self.engine.packs.as_ref()),
+            waiting: VecDeque::new(),
+        });
+        Ok(())
+    }
+
+    /// Writes entries whose content is stored, in order; waits until at most `left` wait.
+    fn settle(&mut self, left: usize) -> Result<()> {
+        let Some(frame) = self.stack.last_mut() else { return Ok(()) };
+        while let Some((_, content)) = frame.waiting.front() {
+            if let Some(content) = content {
+                let ready = content.borrow_mut().is_ready()?;
+                if !ready && frame.waiting.len() <= left {
+                    break;
+                }
+            }
+            let Some((mut entry, content)) = frame.waiting.pop_front() else { break };
+            if let Some(content) = content {
+                entry.content = content.borrow_mut().finish()?;
+            }
+            self.counts.add_entry(&entry);
+            frame.writer.push(entry)?;
+            self.done.entries += 1;
+            (self.progress)(self.done);
+        }
+        Ok(())
+    }
+
+    /// Takes one name of the directory on top of the stack.
+    fn one(&mut self, name: Vec<u8>) -> Result<()> {
+        let Some(frame) = self.stack.last() else { return Ok(()) };
+        let (above, source_depth, dev) = (frame.plan, frame.source_depth, frame.dev);
+        let stat = match rustix::fs::statat(&frame.fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => {
+                self.changed(&name, "vanished before it was read; it is not in the snapshot");
+                return Ok(());
+            }
+            Err(e) => {
+                self.fail(&name, e);
+                return Ok(());
+            }
+        };
+        let Some(kind) = os::kind_of(stat.st_mode) else {
+            self.fail(&name, "a file of a type that the format does not know");
+            return Ok(());
+        };
+        let inner = above.is_none();
+        if inner {
+            let mut parts: Vec<&[u8]> = self.path[source_depth..].iter().map(Vec::as_slice).collect();
+            parts.push(&name);
+            if self.excludes.excludes(&parts, kind == FileType::Dir) {
+                self.report.excluded += 1;
+                return Ok(());
+            }
+        }
+        if kind == FileType::Dir {
+            return self.directory(name, &stat, above, source_depth, dev);
+        }
+        // FORMAT TREE-7: a file's second name repeats what was found at its first, even if it changed since.
+        let key = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink > 1
+            && let Some(link) = self.links.get_mut(&key)
+        {
+            let mut entry = link.entry.clone();
+            entry.name = name;
+            let content = Rc::clone(&link.content);
+            link.left = link.left.saturating_sub(1);
+            if link.left == 0 {
+                self.links.remove(&key);
+            }
+            self.push(entry, Some(content));
+            return Ok(());
+        }
+        match kind {
+            FileType::File => self.file(name, &stat),
+            _ => self.special(name, kind, &stat),
+        }
+    }
+
+    fn push(&mut self, entry: Entry, content: Option<Rc<RefCell<Pending<'a>>>>) {
+        if let Some(frame) = self.stack.last_mut() {
+            frame.waiting.push_back((entry, content));
+        }
+    }
+
+    fn take_ino(&mut self) -> u64 {
+        self.next_ino += 1;
+        self.next_ino - 1
+    }
+
+    fn directory(
+        &mut self,
+        name: Vec<u8>,
+        stat: &Stat,
+        above: Option<&'p Plan>,
+        source_depth: usize,
+        dev: u64,
+    ) -> Result<()> {
+        let Some(frame) = self.stack.last() else { return Ok(()) };
+        if self.skip.contains(&(stat.st_dev, stat.st_ino)) {
+            self.report.excluded += 1;
+            return Ok(());
+        }
+        if self.stack.len() >= DEPTH_MAX {
+            self.fail(&name, "directories nest deeper than the format allows (TREE-5)");
+            return Ok(());
+        }
+        let opened = os::open_dir(frame.fd.as_fd(), &name)
+            .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)))
+            .and_then(|(fd, stat)| Place::Fd(fd.as_fd()).xattrs().map(|xattrs| (fd, stat, xattrs)));
+        let (fd, stat, xattrs) = match opened {
+            Ok(opened) => opened,
+            Err(Errno::NOENT) => {
+                self.changed(&name, "vanished before it was read; it is not in the snapshot");
+                return Ok(());
+            }
+            Err(e) => {
+                self.fail(&name, e);
+                return Ok(());
+            }
+        };
+        let ino = self.take_ino();
+        let mut entry = entry_of(name, FileType::Dir, ino, &stat);
+        entry.xattrs = xattrs;
+        // The real object is known when everything below is written.
+        entry.content = Content::Dir(crate::format::ChunkId([0; 32]));
+        if let Some(e) = unsayable(&entry) {
+            self.fail(&entry.name, e);
+            return Ok(());
+        }
+        let below = above.and_then(|plan| plan.below.get(&entry.name));
+        let foreign = above.is_none() && self.opts.one_file_system && stat.st_dev != dev;
+        if foreign {
+            entry.content = Content::Dir(DirWriter::new(self.engine.packs.as_ref()).finish()?);
+            self.push(entry, None);
+            return Ok(());
+        }
+        self.path.push(entry.name.clone());
+        match below {
+            Some(below) if !below.whole => self.enter(fd, entry, Some(below), 0, stat.st_dev),
+            // A source begins here.
+            Some(_) => self.enter(fd, entry, None, self.path.len(), stat.st_dev),
+            None => self.enter(fd, entry, None, source_depth, dev),
+        }
+    }
+
+    fn special(&mut self, name: Vec<u8>, kind: FileType, stat: &Stat) -> Result<()> {
+        let Some(frame) = self.stack.last() else { return Ok(()) };
+        let content = match kind {
+            FileType::Symlink => {
+                match rustix::fs::readlinkat(&frame.fd, name.as_slice(), Vec::with_capacity(SYMLINK_LEN_MAX))
+                {
+                    Ok(target) => Content::Symlink(target.into_bytes()),
+                    Err(e) => {
+                        self.fail(&name, e);
+                        return Ok(());
+                    }
+                }
+            }
+            FileType::CharDev | FileType::BlockDev => Content::Device {
+                major: rustix::fs::major(stat.st_rdev),
+                minor: rustix::fs::minor(stat.st_rdev),
+            },
+            _ => Content::None,
+        };
+        let xattrs = match Place::Name(frame.fd.as_fd(), &name).xattrs() {
+            Ok(xattrs) => xattrs,
+            Err(e) => {
+                self.fail(&name, e);
+                return Ok(());
+            }
+        };
+        let ino = self.take_ino();
+        let mut entry = entry_of(name, kind, ino, stat);
+        entry.xattrs = xattrs;
+        entry.content = content.clone();
+        if let Some(e) = unsayable(&entry) {
+            self.fail(&entry.name, e);
+            return Ok(());
+        }
+        let content = Rc::new(RefCell::new(Pending::ready(content)));
+        self.remember(stat, &entry, &content);
+        self.push(entry, None);
+        Ok(())
+    }
+
+    fn remember(&mut self, stat: &Stat, entry: &Entry, content: &Rc<RefCell<Pending<'a>>>) {
+        if stat.st_nlink > 1 {
+            let link = Link { entry: entry.clone(), content: Rc::clone(content), left: links_of(stat) - 1 };
+            self.links.insert((stat.st_dev, stat.st_ino), link);
+        }
+    }
+
+    fn file(&mut self, name: Vec<u8>, listed: &Stat) -> Result<()> {
+        let Some(frame) = self.stack.last() else { return Ok(()) };
+        let opened = open_file(frame.fd.as_fd(), &name)
+            .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)))
+            .and_then(|(fd, stat)| Place::Fd(fd.as_fd()).xattrs().map(|xattrs| (fd, stat, xattrs)));
+        let (fd, stat, xattrs) = match opened {
+            Ok(opened) => opened,
+            Err(Errno::NOENT) => {
+                self.changed(&name, "vanished before it was read; it is not in the snapshot");
+                return Ok(());
+            }
+            Err(e) => {
+                self.fail(&name, e);
+                return Ok(());
+            }
+        };
+        if os::kind_of(stat.st_mode) != Some(FileType::File) || stat.st_ino != listed.st_ino {
+            self.fail(&name, "was replaced while it was being opened");
+            return Ok(());
+        }
+        let ino = self.take_ino();
+        let mut entry = entry_of(name, FileType::File, ino, &stat);
+        entry.xattrs = xattrs;
+        if let Some(e) = unsayable(&entry) {
+            self.fail(&entry.name, e);
+            return Ok(());
+        }
+        let (done, progress) = (&mut self.done, self.progress);
+        let read = self.reader.read(&fd, entry.size, &mut |bytes| {
+            done.bytes += bytes;
+            progress(*done);
+        });
+        let (content, size) = match read {
+            Ok(read) => read,
+            Err(ReadError::Store(e)) => return Err(e.into()),
+            Err(ReadError::Os(e)) => {
+                self.fail(&entry.name, e);
+                return Ok(());
+            }
+        };
+        let same = |now: &Stat| {
+            (now.st_size, now.st_mtime, now.st_mtime_nsec, now.st_ctime, now.st_ctime_nsec)
+                == (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+        };
+        if size < entry.size || !rustix::fs::fstat(&fd).is_ok_and(|now| same(&now)) {
+            self.changed(
+                &entry.name.clone(),
+                "changed while it was read; it is in the snapshot as it was read",
+            );
+        }
+        entry.size = size;
+        let content = Rc::new(RefCell::new(content));
+        self.remember(&stat, &entry, &content);
+        self.push(entry, Some(content));
+        Ok(())
+    }
+}
+
+fn links_of(stat: &Stat) -> u64 {
+    // The type of this field differs between architectures.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let links = stat.st_nlink as u64;
+    links.max(1)
+}
+
+/// Returns why the format can't say an entry, if it can't.
+fn unsayable(entry: &Entry) -> Option<String> {
+    let mut scratch = Vec::new();
+    entry.encode_into(&mut scratch).err().map(|e| e.to_string())
+}
+
+fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat) -> Entry {
+    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    Entry {
+        name,
+        kind,
+        ino,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        atime: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
+        mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+        nlink: u32::try_from(links_of(stat)).unwrap_or(u32::MAX),
+        size: if kind == FileType::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
+        xattrs: Vec::new(),
+        content: if kind == FileType::File { Content::Empty } else { Content::None },
+    }
+}
+
+/// Returns all names in a directory, sorted, and the error that ended the listing early.
+fn list(fd: &OwnedFd) -> (Vec<Vec<u8>>, Option<Errno>) {
+    let mut names = Vec::new();
+    let mut error = None;
+    let mut buffer = Vec::with_capacity(64 << 10);
+    let mut dir = rustix::fs::RawDir::new(fd, buffer.spare_capacity_mut());
+    while let Some(entry) = dir.next() {
+        match entry {
+            Ok(entry) => {
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.push(name.to_vec());
+                }
+            }
+            Err(e) => {
+                error = Some(e);
+                break;
+            }
+        }
+    }
+    names.sort_unstable();
+    // A directory that changes while it is read may show a name twice.
+    names.dedup();
+    (names, error)
+}
