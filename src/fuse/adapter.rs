@@ -22,43 +22,9 @@ use super::activity::Activity;
 use super::errno::{self, Weight};
 use super::known::Known;
 use super::lane::Lane;
+use super::op::{self, Op};
 use super::{init, reply};
 use crate::fs::{self, Attr, Caller, DirEnt, Fh, Fs, FsResult, SetAttr, Whence};
-
-/// Names of operations, as they stand in spans and counters.
-pub(super) mod op {
-    pub(crate) const LOOKUP: &str = "lookup";
-    pub(crate) const GETATTR: &str = "getattr";
-    pub(crate) const SETATTR: &str = "setattr";
-    pub(crate) const READLINK: &str = "readlink";
-    pub(crate) const MKNOD: &str = "mknod";
-    pub(crate) const MKDIR: &str = "mkdir";
-    pub(crate) const UNLINK: &str = "unlink";
-    pub(crate) const RMDIR: &str = "rmdir";
-    pub(crate) const SYMLINK: &str = "symlink";
-    pub(crate) const RENAME: &str = "rename";
-    pub(crate) const LINK: &str = "link";
-    pub(crate) const OPEN: &str = "open";
-    pub(crate) const CREATE: &str = "create";
-    pub(crate) const READ: &str = "read";
-    pub(crate) const WRITE: &str = "write";
-    pub(crate) const FLUSH: &str = "flush";
-    pub(crate) const RELEASE: &str = "release";
-    pub(crate) const FSYNC: &str = "fsync";
-    pub(crate) const OPENDIR: &str = "opendir";
-    pub(crate) const READDIR: &str = "readdir";
-    pub(crate) const READDIRPLUS: &str = "readdirplus";
-    pub(crate) const RELEASEDIR: &str = "releasedir";
-    pub(crate) const FSYNCDIR: &str = "fsyncdir";
-    pub(crate) const STATFS: &str = "statfs";
-    pub(crate) const SETXATTR: &str = "setxattr";
-    pub(crate) const GETXATTR: &str = "getxattr";
-    pub(crate) const LISTXATTR: &str = "listxattr";
-    pub(crate) const REMOVEXATTR: &str = "removexattr";
-    pub(crate) const FALLOCATE: &str = "fallocate";
-    pub(crate) const LSEEK: &str = "lseek";
-    pub(crate) const COPY_FILE_RANGE: &str = "copy_file_range";
-}
 
 /// The root of every mount.
 const ROOT: u64 = 1;
@@ -144,20 +110,20 @@ impl Inner {
     /// Makes one call, whatever happens in it.
     fn call<T>(
         &self,
-        op: &'static str,
+        op: Op,
         req: u64,
         ino: u64,
         work: impl FnOnce(&Fs) -> FsResult<T>,
     ) -> Result<T, fuser::Errno> {
-        let _span = tracing::debug_span!("fuse", op, req, ino).entered();
+        let _span = tracing::debug_span!("fuse", op = op.name(), req, ino).entered();
         // Monitors ask for free space without using anything.
-        self.options.activity.request(op != op::STATFS);
+        self.options.activity.request(op, op != op::STATFS);
         match catch_unwind(AssertUnwindSafe(|| work(&self.fs))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 if errno::weight(error.errno) == Weight::Trouble {
                     self.options.activity.error();
-                    tracing::error!(op, ino, %error, "request failed");
+                    tracing::error!(op = op.name(), ino, %error, "request failed");
                 } else {
                     tracing::debug!(%error);
                 }
@@ -167,7 +133,7 @@ impl Inner {
                 let text = panic_text(&*payload);
                 self.options.activity.error();
                 tracing::error!(
-                    op,
+                    op = op.name(),
                     ino,
                     text,
                     "request panicked; no more writes until the vault is mounted anew"
@@ -229,7 +195,7 @@ impl Inner {
     fn read_dir(
         &self,
         req: &Request,
-        op: &'static str,
+        op: Op,
         ino: u64,
         each: impl FnOnce(&Fs) -> FsResult<()>,
     ) -> Result<(), fuser::Errno> {
@@ -266,7 +232,7 @@ impl Adapter {
     fn call<T>(
         &self,
         req: &Request,
-        op: &'static str,
+        op: Op,
         ino: INodeNo,
         work: impl FnOnce(&Fs) -> FsResult<T>,
     ) -> Result<T, fuser::Errno> {
