@@ -604,6 +604,50 @@ fn signals_unmount_cleanly() {
 }
 
 #[test]
+fn a_second_signal_cuts_off_those_who_still_use_the_mount() {
+    let (sandbox, root) = mounted();
+    fs::create_dir(root.join("d")).unwrap();
+    let mut writing = File::create(root.join("d/written")).unwrap();
+    writing.write_all(&[5; 100_000]).unwrap();
+    let mut child = holder_in(&root.join("d"));
+    let pid = sandbox.daemon_pid();
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    sandbox.tool("kill", ["-TERM", &pid.to_string()]).ok();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(process.exists() && mount_line(&root).is_some(), "open files keep it for a while");
+    sandbox.tool("kill", ["-TERM", &pid.to_string()]).ok();
+    until("the daemon is gone", || !process.exists());
+    assert!(mount_line(&root).is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(writing);
+    let status = sandbox.run(["status", sandbox.vault_str(), "--json"]).json();
+    assert_eq!(status["last_unmount_clean"], true, "{status}");
+    sandbox.mount();
+    assert!(fs::read(root.join("d/written")).unwrap() == [5; 100_000], "what was written before the cut is kept");
+    sandbox.umount();
+}
+
+#[test]
+fn the_foreground_serves_until_interrupted() {
+    require_fuse();
+    let sandbox = Sandbox::with_vault();
+    let root = sandbox.mountpoint();
+    let mut child = sandbox
+        .strongroom()
+        .args(["mount", "-f", sandbox.vault_str(), &sandbox.str("decrypted"), "--passfile", &sandbox.passfile()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("mounted", || mount_line(&root).is_some() && root.join(".snapshots").exists());
+    fs::write(root.join("f"), b"x").unwrap();
+    sandbox.tool("kill", ["-INT", &child.id().to_string()]).ok();
+    assert!(child.wait().unwrap().success());
+    assert!(mount_line(&root).is_none());
+}
+
+#[test]
 fn a_killed_daemon_leaves_a_mount_that_the_next_one_cleans_up() {
     let (sandbox, root) = mounted();
     let mut file = File::create(root.join("synced")).unwrap();

@@ -2,7 +2,7 @@
 
 /// One kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Op(usize);
+pub(super) struct Op(usize);
 
 impl Op {
     /// How it is called in logs and in `status`.

@@ -1,8 +1,9 @@
 //! Decrypted blocks that readers may ask for again.
 //!
-//! Sharded, bounded by bytes, least recently used first out. Whoever misses a block *claims* it, so that of several
-//! readers who want the same block at the same time one reads and opens it, and the others wait for the result. A
-//! claim that is dropped without a result (an error) wakes the others, who then try for themselves.
+//! Sharded, bounded by bytes, least recently used first out. Whoever misses a block *claims* it, so that of
+//! several readers who want the same block at the same time one reads and opens it, and the others wait for
+//! the result. A claim that is dropped without a result (an error) wakes the others, who then try for
+//! themselves.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +85,8 @@ impl BlockCache {
 
     /// Like [`BlockCache::lookup`], but waits for someone else's load to end.
     ///
-    /// Call it only with no claim of one's own open: two threads that each wait for the other's would wait forever.
+    /// Call it only with no claim of one's own open: two threads that each wait for the other's would wait
+    /// forever.
     pub(crate) fn lookup_wait(&self, key: BlockKey) -> Lookup<'_> {
         let shard = self.shard(&key);
         let mut state = shard.lock();

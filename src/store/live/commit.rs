@@ -41,13 +41,7 @@ impl Live {
     /// `Poisoned`; `NoSpace` when the journal is full and the disk too; whatever the barrier reports. After any
     /// but the first nothing is lost, and the commit may be tried again.
     pub fn commit(&self) -> Result<()> {
-        let target = {
-            let mem = self.mem();
-            if mem.closed && mem.log_from < mem.applied {
-                return Err(closed());
-            }
-            mem.applied
-        };
+        let target = self.mem().applied;
         loop {
             let Some(turn) = self.take_turn(Some(target))? else { return Ok(()) };
             let room = self.commit_in_turn(&turn)?;
@@ -78,7 +72,11 @@ impl Live {
     }
 
     /// Makes a last checkpoint, marks the state as cleanly closed and lets go of the files; views that still live
-    /// keep the database open. After an error the state is as after a crash: the next open recovers it.
+    /// keep the database open. From the first call on nothing can be applied.
+    ///
+    /// # Errors
+    /// After `NoSpace` (or another error that leaves the vault sound, as the barrier may report) closing may be tried
+    /// again. After `Poisoned` the files were let go. In either case the next open recovers what was durable.
     pub fn close(&self) -> Result<()> {
         self.mem_mut().closed = true;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -93,6 +91,9 @@ impl Live {
             return Ok(());
         }
         let result = self.checkpoint_locked(&mut db, true).map(drop);
+        if result.is_err() && !self.poison.is_set() {
+            return result;
+        }
         let base = self.mem_mut().base.take();
         drop((base, db.take()));
         result

@@ -38,6 +38,9 @@
 //! disk does not poison: segments are preallocated, so commits don't notice it; a checkpoint that can't grow the
 //! database reports `NoSpace`, leaves its changes in the overlay and in the journal, and is tried again later. When both
 //! segments and the overlay are full, commits and changes report `NoSpace` too, until there is room.
+//!
+//! A *read* of the database that fails is different: redb then refuses whatever is not in its cache, and the next
+//! checkpoint poisons the vault. Damage under the live state is not worked around, only reported.
 
 mod base;
 mod batch;

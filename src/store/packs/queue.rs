@@ -131,8 +131,8 @@ impl Queue {
     }
 }
 
-/// Stores a chunk and tells whoever waits for it. A panic poisons the vault rather than ending the worker: the
-/// chunks behind this one are others' data.
+/// Stores a chunk and tells whoever waits for it. A panic poisons the vault rather than ending the worker:
+/// the chunks behind this one are others' data.
 fn run(core: &Core, job: Job) {
     let Job { plaintext, effort, done } = job;
     let stored = catch_unwind(AssertUnwindSafe(|| core.put(PackKind::Data, plaintext.as_ref(), effort)));
@@ -185,8 +185,8 @@ impl Backlog {
         Ok(())
     }
 
-    /// Waits while too many packs wait to be closed: their bytes are still to reach the disk, and writers must not
-    /// run away from it.
+    /// Waits while too many packs wait to be closed: their bytes are still to reach the disk, and writers
+    /// must not run away from it.
     pub(super) fn wait_for_room(&self) {
         let mut state = lock(&self.state);
         while state.open && state.count > BACKLOG_MAX {

@@ -183,7 +183,16 @@ fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
         left.store(ENDLESS, Ordering::SeqCst);
         crash("room");
         live.apply(numbered(5000, 1)).unwrap();
-        live.close().unwrap();
+        left.store(steps / 2, Ordering::SeqCst);
+        if live.close().is_err() {
+            assert!(matches!(live.close(), Err(StoreError::NoSpace)));
+            live.apply(numbered(5001, 1)).unwrap_err();
+            live.commit().unwrap();
+            assert_eq!(count(&live), 60);
+            left.store(ENDLESS, Ordering::SeqCst);
+            live.close().unwrap();
+        }
+        live.get(Table::Packs, b"big").unwrap_err();
         drop(live);
         let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 91).open().unwrap();
         assert!(!live.recovered() && count(&live) == 60);

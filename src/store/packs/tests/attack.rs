@@ -16,7 +16,7 @@ fn target() -> Target {
     let vault = Vault::new(1);
     let sim = SimDisk::new(1);
     let store = vault.create(Arc::new(sim.clone()), quiet(8 << 20));
-    let chunks: Vec<_> = [noise("a", 1000), prose("b ", 3000), noise("c", 140_000)]
+    let chunks: Vec<_> = [noise("a", 1000), prose("b ", 30_000), noise("c", 140_000)]
         .into_iter()
         .map(|content| (store.packs.put(PackKind::Data, &content, Effort::Thorough).unwrap(), content))
         .collect();
@@ -28,8 +28,8 @@ fn target() -> Target {
 }
 
 impl Target {
-    /// Puts these bytes in the pack's place and reads everything, warm and cold. Returns how many reads failed; those
-    /// that did not must have given the right bytes.
+    /// Puts these bytes in the pack's place and reads everything, warm and cold. Returns how many reads
+    /// failed; those that did not must have given the right bytes.
     fn read_all(&self, bytes: &[u8]) -> (usize, usize) {
         let sim = self.sim.fork();
         sim.raw_write(&self.path, bytes);
@@ -102,15 +102,15 @@ fn truncated_and_extended_packs_are_found() {
 fn frames_moved_within_a_pack_are_found() {
     let target = target();
     let mut bytes = target.bytes.clone();
-    // The first chunk is one frame of 1000 + 16 bytes; swap two halves of what follows, and copy it over another.
+    // The first chunk is one frame of 1000 + 16 bytes. Put a copy of it over the start of the second.
     let first = bytes[PACK_HEADER_LEN..PACK_HEADER_LEN + 1016].to_vec();
     bytes[PACK_HEADER_LEN + 1016..PACK_HEADER_LEN + 2032].copy_from_slice(&first);
     let (warm, cold) = target.read_all(&bytes);
     assert_eq!((warm, cold), (2, 2), "just the chunk that was overwritten");
 }
 
-/// A pack that anyone can make who knows the public key: all of it authenticates, and it claims to hold the chunks of
-/// a real pack, with other content.
+/// A pack that anyone can make who knows the public key: all of it authenticates, and it claims to hold the
+/// chunks of a real pack, with other content.
 fn forged(target: &Target) -> Vec<u8> {
     let ctx = target.vault.ctx(Arc::new(SimDisk::new(3)), quiet(8 << 20));
     let (header, key) = ctx.keys.new_pack(&*ctx.env, PackKind::Data).unwrap();
@@ -134,7 +134,8 @@ fn forged(target: &Target) -> Vec<u8> {
         chunks.push(ChunkDesc { id: *id, offset, first_frame, plain_len: evil.len() as u32, blocks });
     }
     let file = ctx.disk.open("forged", crate::disk::OpenMode::CreateNew).unwrap();
-    let pack = PackFile { file, key: Arc::new(key), kind: PackKind::Data, proven: true, label: String::new() };
+    let pack =
+        PackFile { file, key: Arc::new(key), kind: PackKind::Data, proven: true, label: String::new() };
     let end = bytes.len() as u64;
     let (tail, _) = open::closing_bytes(&ctx, &pack, &crate::format::Footer { chunks }, end);
     bytes.extend_from_slice(&tail);

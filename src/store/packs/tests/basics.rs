@@ -18,8 +18,17 @@ fn chunks_come_back_whatever_their_size_and_content() {
         let vault = Vault::with_cipher(1, cipher);
         let (sim, disk) = sim();
         let store = vault.create(Arc::clone(&disk), quiet(1 << 20));
-        let sizes =
-            [1, 2, 100, BLOCK_LEN - 1, BLOCK_LEN, BLOCK_LEN + 1, 3 * BLOCK_LEN, 1_000_000, crate::format::CHUNK_MAX];
+        let sizes = [
+            1,
+            2,
+            100,
+            BLOCK_LEN - 1,
+            BLOCK_LEN,
+            BLOCK_LEN + 1,
+            3 * BLOCK_LEN,
+            1_000_000,
+            crate::format::CHUNK_MAX,
+        ];
         let mut stored = Vec::new();
         for len in sizes {
             for effort in [Effort::Fast, Effort::Thorough] {
@@ -60,7 +69,10 @@ fn what_can_not_be_a_chunk_is_refused() {
     let long = vec![0; crate::format::CHUNK_MAX + 1];
     assert!(matches!(store.packs.put(PackKind::Data, &long, Effort::Fast), Err(StoreError::Format(_))));
     let id = store.packs.put(PackKind::Data, b"abc", Effort::Fast).unwrap();
-    assert!(matches!(store.packs.read_chunk(PackKind::Data, &ChunkId([0; 32])), Err(StoreError::NotFound(_))));
+    assert!(matches!(
+        store.packs.read_chunk(PackKind::Data, &ChunkId([0; 32])),
+        Err(StoreError::NotFound(_))
+    ));
     assert!(store.packs.contains(&id).unwrap());
     assert!(!store.packs.contains(&ChunkId([0; 32])).unwrap());
     corrupt(store.packs.read_at(&id, 0, &mut [0; 4]));
@@ -154,13 +166,8 @@ fn eight_threads_store_and_read_the_same_and_different_chunks() {
     assert_eq!(stats.chunks, 20 + 8 * 20, "each chunk was stored once");
     assert_eq!(stats.dedup_hits, 7 * 20);
     store.packs.close_open().unwrap();
-    let listed: usize = store
-        .packs
-        .closed_packs()
-        .unwrap()
-        .iter()
-        .map(|p| store.packs.chunks_of(p).unwrap().len())
-        .sum();
+    let listed: usize =
+        store.packs.closed_packs().unwrap().iter().map(|p| store.packs.chunks_of(p).unwrap().len()).sum();
     assert_eq!(listed, 20 + 8 * 20);
     let cold = vault.cold(&sim);
     assert_eq!(cold.chunk_count(), 20 + 8 * 20);

@@ -10,7 +10,8 @@ fn one_pack(vault: &Vault, n: usize) -> (SimDisk, Store, PackInfo, Vec<(ChunkId,
     let store = vault.create(Arc::new(sim.clone()), quiet(8 << 20));
     let mut chunks = Vec::new();
     for i in 0..n {
-        let content = if i % 2 == 0 { noise(&format!("c{i}"), 200_000) } else { prose(&format!("c{i} "), 300_000) };
+        let content =
+            if i % 2 == 0 { noise(&format!("c{i}"), 200_000) } else { prose(&format!("c{i} "), 300_000) };
         let id = store.packs.put(PackKind::Data, &content, Effort::Thorough).unwrap();
         chunks.push((id, content));
     }
@@ -58,7 +59,8 @@ fn rewriting_moves_what_is_wanted_and_forgetting_drops_the_rest() {
     let wanted = |id: &ChunkId| keep.iter().any(|(k, _)| k == id);
     let copied = store.packs.rewrite(&pack, &wanted).unwrap();
     let listed = store.packs.chunks_of(&pack).unwrap();
-    let expected: u64 = listed.iter().filter(|c| wanted(&c.id) && c.id != chunks[0].0).map(ChunkDesc::stored_len).sum();
+    let expected: u64 =
+        listed.iter().filter(|c| wanted(&c.id) && c.id != chunks[0].0).map(ChunkDesc::stored_len).sum();
     assert_eq!(copied, expected, "bodies are copied as they are");
     assert_eq!(store.packs.rewrite(&pack, &wanted).unwrap(), 0, "nothing is left to copy");
     store.packs.close_open().unwrap();
@@ -160,8 +162,13 @@ fn a_missing_pack_fails_only_reads_of_its_chunks() {
     let names: Vec<_> = packs.iter().map(|p| p.name).collect();
     sim.raw_remove(&pack_path(&names[1]));
     let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-    let cold =
-        ColdPacks::open(Arc::clone(&disk), Arc::clone(&vault.keys), &vault.header, names.clone().into_iter(), 1 << 20);
+    let cold = ColdPacks::open(
+        Arc::clone(&disk),
+        Arc::clone(&vault.keys),
+        &vault.header,
+        names.clone().into_iter(),
+        1 << 20,
+    );
     let cold = cold.unwrap();
     let warm = vault.open(disk, quiet(8 << 20)).unwrap();
     for source in [&cold as &dyn ChunkSource, &*warm.packs] {
@@ -185,9 +192,8 @@ fn cold_packs_find_a_chunk_in_any_of_its_places() {
         let copy = sim.fork();
         let path = pack_path(&damaged.name);
         let mut bytes = copy.raw_read(&path).unwrap();
-        for at in (1168..400_000).step_by(1000) {
-            bytes[at] ^= 1;
-        }
+        let step = bytes[1168..200_000].iter_mut().step_by(1000);
+        step.for_each(|byte| *byte ^= 1);
         copy.raw_write(&path, &bytes);
         let cold = vault.cold(&copy);
         assert_eq!(cold.chunk_count(), 4);

@@ -104,7 +104,8 @@ fn live_open(ctx: &Ctx) -> Result<Arc<Live>> {
 
 /// Small packs, no threads.
 pub(super) fn quiet(pack_bytes: u64) -> EngineConfig {
-    let mut cfg = EngineConfig { pack_bytes, cache_bytes: 1 << 20, background: false, ..EngineConfig::default() };
+    let mut cfg =
+        EngineConfig { pack_bytes, cache_bytes: 1 << 20, background: false, ..EngineConfig::default() };
     cfg.live.background = false;
     cfg.live.segment_bytes = 256 << 10;
     cfg.live.cache_bytes = 1 << 20;
@@ -113,7 +114,9 @@ pub(super) fn quiet(pack_bytes: u64) -> EngineConfig {
 
 /// Small packs, with threads.
 pub(super) fn threaded(pack_bytes: u64) -> EngineConfig {
-    EngineConfig { background: true, workers: 4, ..quiet(pack_bytes) }
+    let mut cfg = EngineConfig { background: true, workers: 4, ..quiet(pack_bytes) };
+    cfg.live.background = true;
+    cfg
 }
 
 /// `len` bytes that don't compress, the same for the same label.
