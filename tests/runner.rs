@@ -11,6 +11,7 @@ mod full_disk;
 mod keys;
 mod kill;
 mod memory;
+mod mount_basic;
 mod privileges;
 mod rsync_tree;
 mod umount_wait;
