@@ -470,7 +470,7 @@ fn listing_answers_while_writers_wait_for_room() {
             std::thread::spawn(move || {
                 let mut file = File::create(path).unwrap();
                 let mut block = vec![0_u8; 1 << 20];
-                let mut seed = u64::from(i) * 7_919 + 1;
+                let mut seed = u64::try_from(i).expect("a small number") * 7_919 + 1;
                 for _ in 0..64 {
                     for word in block.chunks_exact_mut(8) {
                         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

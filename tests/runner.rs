@@ -15,3 +15,4 @@ mod mount_basic;
 mod privileges;
 mod rsync_tree;
 mod umount_wait;
+mod vectors_test;

@@ -33,6 +33,10 @@ pub mod select;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+#[cfg(test)]
+mod tree_tests;
+#[cfg(test)]
+mod vault_tests;
 pub mod write;
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
