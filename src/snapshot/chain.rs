@@ -293,8 +293,8 @@ impl Chain {
             if let Some((id, info, _)) = here.into_iter().next() {
                 if gone.contains_key(&(seq, id)) && !removals.contains(&id) {
                     self.leftovers.push(info.path());
-                } else if !self.files.contains_key(&seq) {
-                    self.files.insert(seq, info);
+                } else {
+                    self.files.entry(seq).or_insert(info);
                 }
             }
         }

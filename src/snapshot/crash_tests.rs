@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::create::{SnapshotOpts, create};
 use super::delete::{DeleteOpts, delete};
 use super::gc::{self, GcOpts};
-use super::testing::{Model, Rig, noise};
+use super::testing::{Model, Rig, fsck, noise};
 use super::{Idle, chain};
 use crate::disk::{CrashMode, SimDisk};
 
@@ -47,6 +47,8 @@ fn prepared() -> (Rig, BTreeMap<u64, Model>) {
 
 /// Opens what a crash left, and checks everything that was promised.
 fn check(rig: &Rig, image: SimDisk, models: &BTreeMap<u64, Model>, tree: &Model, what: &str) {
+    // Before anything is recovered: what is offered to other hosts is sound at each moment.
+    fsck(&image, what);
     let up = rig.on(image, 99).unwrap_or_else(|e| panic!("{what}: does not open: {e}"));
     assert_eq!(&up.tree().model().unwrap(), tree, "{what}: the working tree");
     let verify = |stage: &str| {
@@ -68,6 +70,7 @@ fn check(rig: &Rig, image: SimDisk, models: &BTreeMap<u64, Model>, tree: &Model,
     verify("another snapshot");
     gc::run(&up.engine, &Idle, &eager()).unwrap_or_else(|e| panic!("{what}: a collection after it: {e}"));
     verify("another collection");
+    fsck(&up.disk, what);
     up.engine.close().unwrap_or_else(|e| panic!("{what}: closing: {e}"));
 }
 

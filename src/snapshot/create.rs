@@ -81,15 +81,15 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
     let _gate = GATE.store()?;
     engine.check_poison()?;
     tree.flush()?;
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let newest = newest_of_working_tree(engine)?;
     let marks = marks(&view)?;
-    if marks.is_empty() && newest.is_some() && !opts.force {
+    if marks.is_empty() && matches!(newest, Newest::Root(_)) && !opts.force {
         return Ok(None);
     }
     let mut rewriter = Rewriter::new(engine, &view);
     let root = rewriter.run(&marks)?;
-    let same = newest.as_ref().is_some_and(|newest| newest.entry == root.entry);
+    let same = matches!(&newest, Newest::Root(newest) if newest.entry == root.entry);
     if same && !opts.force {
         settle(engine, tree, &rewriter.written, &marks, &[])?;
         return Ok(None);
@@ -137,13 +137,30 @@ pub(crate) fn packs_to_list(
     Ok(packs.into_iter().filter(|pack| !is_going(pack)).map(|pack| pack.name).collect())
 }
 
-fn newest_of_working_tree(engine: &Engine) -> Result<Option<RootInfo>> {
+/// The newest snapshot of the working tree, as far as it matters here.
+enum Newest {
+    /// There is none.
+    None,
+    /// There is one, whose root can't be read: whatever is written differs from it.
+    Unreadable,
+    /// There is one with this root.
+    Root(Box<RootInfo>),
+}
+
+fn newest_of_working_tree(engine: &Engine) -> Result<Newest> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     let Some(info) = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree) else {
-        return Ok(None);
+        return Ok(Newest::None);
     };
-    // One that can't be opened compares as different.
-    Ok(open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root)
+    match open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info) {
+        Ok(sealed) => Ok(sealed.root.map_or(Newest::Unreadable, |root| Newest::Root(Box::new(root)))),
+        Err(error @ StoreError::Io { .. }) => Err(error),
+        Err(error) => {
+            // That must not keep new snapshots from being made.
+            tracing::warn!(seq = info.seq, %error, "the newest snapshot can't be opened");
+            Ok(Newest::Unreadable)
+        }
+    }
 }
 
 /// The change counter of every marked directory.
@@ -253,7 +270,8 @@ impl<'a> Rewriter<'a> {
             None => ROOT_INO + 1,
         };
         let Counts { files, dirs, others, bytes } = counts;
-        Ok(RootInfo { entry, next_ino, files, dirs, others, bytes })
+        // The root is a directory of the tree, too.
+        Ok(RootInfo { entry, next_ino, files, dirs: dirs.saturating_add(1), others, bytes })
     }
 
     /// Returns the marked directories that still exist and all their ancestors, deepest first.

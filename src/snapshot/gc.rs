@@ -166,7 +166,7 @@ pub fn plan(engine: &Engine, tree: &dyn WorkingTree, opts: &GcOpts) -> Result<Gc
     tree.flush()?;
     // Before the view: a pack that is closed later is not in the plan, and stays.
     let infos = engine.packs.closed_packs()?;
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let mut marks = Marks::default();
     let reader = TreeReader::new(engine.packs.as_ref());
     let present = present_packs(engine.ctx.disk.as_ref())?;
@@ -333,7 +333,7 @@ impl Collection<'_> {
         }
         self.engine.with_reserve(|| self.engine.live.commit())?;
         tree.flush()?;
-        let view = self.engine.live.view()?;
+        let view = self.engine.with_reserve(|| self.engine.live.view())?;
         self.marks.working_tree(&TreeReader::new(packs.as_ref()), &view)?;
         drop(view);
         let mut kept = Vec::new();
@@ -615,7 +615,7 @@ fn unused(engine: &Engine, packs: &[PackInfo]) -> Result<Vec<PackName>> {
             holder.entry(short(&chunk.id)).or_default().push(at);
         }
     }
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let mut used = vec![false; packs.len()];
     let mut left = packs.len();
     let mut look = |value: &[u8]| -> Result<bool> {

@@ -66,7 +66,7 @@ pub struct ImportOpts {
 pub struct ImportReport {
     /// The snapshot.
     pub snapshot: Option<SnapshotInfo>,
-    /// What is in it, without the directories above what was imported.
+    /// What is in it, below its root.
     pub counts: Counts,
     /// What could not be read and is not in the snapshot.
     pub errors: Vec<Failure>,
@@ -142,7 +142,8 @@ pub fn import(
     let entry = importer.run(&plan)?;
     let Importer { next_ino, counts, mut report, .. } = importer;
     let Counts { files, dirs, others, bytes } = counts;
-    let root = RootInfo { entry, next_ino, files, dirs, others, bytes };
+    // The root is a directory of the tree, too.
+    let root = RootInfo { entry, next_ino, files, dirs: dirs.saturating_add(1), others, bytes };
     report.snapshot = Some(finish(engine, opts, root)?);
     report.counts = counts;
     Ok(report)

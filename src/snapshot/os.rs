@@ -13,6 +13,9 @@ pub(crate) const ACL_ACCESS: &str = "system.posix_acl_access";
 /// ACLs that a directory gives to what is made in it.
 pub(crate) const ACL_DEFAULT: &str = "system.posix_acl_default";
 
+/// Names and values.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The kernel's limit of a list of attribute names, and of one value.
 const XATTR_BYTES_MAX: usize = 65_536;
 
@@ -76,7 +79,7 @@ impl Place<'_> {
     }
 
     /// Returns all attributes, sorted by name. A filesystem without attributes has none.
-    pub(crate) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(crate) fn xattrs(&self) -> Result<Xattrs, Errno> {
         // Most files have none or few. The length alone can't be asked for: with an empty buffer the wrapper answers 0.
         let mut short = [0; 512];
         let mut long = Vec::new();

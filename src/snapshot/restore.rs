@@ -94,7 +94,7 @@ pub struct RestoreReport {
     pub others: u64,
     /// Further names of files, made as hard links.
     pub links: u64,
-    /// Bytes of files, holes included.
+    /// Bytes of files, holes included; a file with several names counts at each.
     pub bytes: u64,
     /// What was not restored.
     pub errors: Vec<Failure>,

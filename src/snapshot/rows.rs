@@ -7,13 +7,16 @@ use crate::store::live::{LiveView, Table};
 /// Rows that are in memory at a time during a scan.
 const PAGE_ROWS: usize = 512;
 
+/// Takes a row's key and value; false ends the scan.
+pub(crate) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// Calls `each` with every row in `from <= key < to`, ascending, until it returns false.
 pub(crate) fn scan(
     view: &LiveView,
     table: Table,
     from: &[u8],
     to: Option<&[u8]>,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    each: &mut Each<'_>,
 ) -> Result<()> {
     let mut from = from.to_vec();
     loop {

@@ -407,14 +407,14 @@ impl<'r> ExtentIter<'r> {
     pub fn next_extent(&mut self) -> Result<Option<Extent>> {
         loop {
             if let Some(extent) = self.flat.next() {
-                return self.checked(extent.clone());
+                return self.checked(*extent);
             }
             if let Some((object, at)) = &mut self.leaf {
                 if let TreeObject::ExtentLeaf(extents) = object.as_ref()
                     && let Some(extent) = extents.get(*at)
                 {
                     *at += 1;
-                    let extent = extent.clone();
+                    let extent = *extent;
                     return self.checked(extent);
                 }
                 self.leaf = None;
