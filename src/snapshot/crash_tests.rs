@@ -1,8 +1,8 @@
 //! Power cuts at every sync point while snapshots are made and deleted and space is given back.
 //!
-//! Whatever the disk kept of what was not synced, the vault opens again; the working tree is what was committed; the
-//! chain is whole; every snapshot in it is complete and reads, from packs and chain files alone, as it was; and a
-//! collection and another snapshot work.
+//! Whatever the disk kept of what was not synced, the vault opens again; the working tree is what was
+//! committed; the chain is whole; every snapshot in it is complete and reads, from packs and chain files
+//! alone, as it was; and a collection and another snapshot work.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Import and restore against a real filesystem, and comparisons of trees. Devices, owners and trusted attributes are
-//! tried as root only.
+//! Import and restore against a real filesystem, and comparisons of trees. Devices, owners and trusted
+//! attributes are tried as root only.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,5 @@
-//! Rows of the live database as snapshots use them: scans in pages, and the values that only this module writes.
+//! Rows of the live database as snapshots use them: scans in pages, and the values that only this module
+//! writes.
 
 use crate::format::ChunkId;
 use crate::store::error::{Result, StoreError};
@@ -37,7 +38,8 @@ pub(crate) fn scan(
     }
 }
 
-/// What a tree holds below a directory, which itself is not counted. A file with several names counts at each.
+/// What a tree holds below a directory, which itself is not counted. A file with several names counts at
+/// each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Regular files.
@@ -79,8 +81,8 @@ impl Counts {
     }
 }
 
-/// Value of a Trees row: the directory's object, and what is below it if that is known. Loading a directory from a
-/// snapshot writes the id alone.
+/// Value of a Trees row: the directory's object, and what is below it if that is known. Loading a directory
+/// from a snapshot writes the id alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TreeRow {
     pub(crate) id: ChunkId,

@@ -1,5 +1,5 @@
-//! What the tests of this folder share: objects in memory, whole vaults on a simulated disk, and a small working tree
-//! that writes rows the way the filesystem layer does.
+//! What the tests of this folder share: objects in memory, whole vaults on a simulated disk, and a small
+//! working tree that writes rows the way the filesystem layer does.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, HashMap};
@@ -225,7 +225,8 @@ impl fsck_strongroom::Source for Shown<'_> {
     }
 }
 
-/// Lets the independent checker look at everything. Panics unless the vault is clean and all counts are right.
+/// Lets the independent checker look at everything. Panics unless the vault is clean and all counts are
+/// right.
 pub(crate) fn fsck(disk: &SimDisk, what: &str) {
     let key = fsck_strongroom::Unlock::Keyfile(SECRET.to_vec());
     let report = fsck_strongroom::check_source(&Shown(disk), Some(key), &Default::default());
