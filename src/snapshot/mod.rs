@@ -15,6 +15,8 @@
 //! which no row names yet (create, import) excludes garbage collection, and the other way around: see [`Gate`].
 
 pub mod chain;
+#[cfg(test)]
+mod crash_tests;
 pub mod create;
 pub mod delete;
 pub mod diff;

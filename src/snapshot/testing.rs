@@ -17,8 +17,8 @@ use crate::store::header;
 use crate::store::live::{Batch, LiveConfig, Table};
 use crate::store::packs::ChunkSource;
 use crate::store::records::{
-    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, dirent_key, encode_u64, extent_key, inode_key, rows_of,
-    settings, xattr_key,
+    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, dirent_key, encode_u64, extent_key, inode_key,
+    rows_of, settings, xattr_key,
 };
 
 use super::chain::{Chain, open_sealed};
@@ -148,8 +148,7 @@ impl Rig {
         let root = RootSecret::generate(env.as_ref());
         let params = ChunkerParams { min: 4 << 10, avg: 16 << 10, max: 64 << 10 };
         let created = "2026-11-21T02:00:00Z".to_string();
-        let mut header =
-            new_header(env.as_ref(), &root, Cipher::ChaCha20Poly1305, params, created.clone());
+        let mut header = new_header(env.as_ref(), &root, Cipher::ChaCha20Poly1305, params, created.clone());
         let key = Credential::Keyfile(SecretBytes::new(SECRET.to_vec()));
         add_slot(env.as_ref(), &mut header, &root, &key, Argon2Cost::TEST, "key".into(), created).unwrap();
         create_vault(&disk, header, &root).unwrap();

@@ -197,7 +197,10 @@ fn a_long_chain_with_deletions_stays_whole() {
     let chain = rig.chain();
     assert_eq!(chain.problems(), []);
     assert!(chain.is_whole() && chain.leftovers().is_empty());
-    assert_eq!(chain.snapshots().map(|i| i.seq).collect::<Vec<_>>(), models.keys().copied().collect::<Vec<_>>());
+    assert_eq!(
+        chain.snapshots().map(|i| i.seq).collect::<Vec<_>>(),
+        models.keys().copied().collect::<Vec<_>>()
+    );
     let present = present_packs(&rig.disk).unwrap();
     for (seq, model) in &models {
         assert!(chain.is_complete(*seq, &present));
@@ -227,7 +230,7 @@ fn deleting_is_refused_where_it_would_hurt() {
     assert!(matches!(gone(&[1, 2], &DeleteOpts::default()), Err(DeleteError::Newest(2))));
     assert!(matches!(gone(&[1, 5, 9], &DeleteOpts::default()), Err(DeleteError::NotFound(s)) if s == [5, 9]));
     assert_eq!(rig.chain().snapshots().count(), 2, "all or nothing");
-    assert_eq!(gone(&[], &force()).unwrap(), []);
+    assert!(gone(&[], &force()).unwrap().is_empty());
     assert_eq!(gone(&[1, 2, 2], &force()).unwrap(), [3]);
     assert!(matches!(gone(&[3], &force()), Err(DeleteError::NotFound(_))), "a removal is no snapshot");
     let chain = rig.chain();
