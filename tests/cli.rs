@@ -189,7 +189,7 @@ fn errors_say_what_failed_and_what_to_do() {
         (vec!["init", &missing, "--passfile", &pass, "--no-recovery-key", "--cipher", "rot13"], "", 2),
         (vec!["restore", vault, "--to", &missing, "--passfile", &pass], "", 22),
         (vec!["ls", vault, "12:/", "--passfile", &pass], "", 22),
-        (vec!["ls", vault, "no such time:/", "--passfile", &pass], "", 22),
+        (vec!["ls", vault, "no such time:/", "--passfile", &pass], "", 2),
         (vec!["cat", vault, "latest:/x", "--passfile", &pass], "", 22),
         (vec!["snapshot", "delete", vault, "3", "--passfile", &pass], "", 22),
         (vec!["key", "remove", vault, "9", "--passfile", &pass], "", 22),
