@@ -72,7 +72,8 @@ fn unknown_options_are_refused_before_anything_happens() {
     let (vault, root) = (sandbox.str("encrypted"), sandbox.str("decrypted"));
     let text = sandbox.run(["mount", &vault, &root, "--passfile", &sandbox.passfile(), "-o", "r0"]).fails(2);
     assert!(text.contains("unknown mount option `r0`") && text.contains("allow_other"), "{text}");
-    let text = sandbox.run(["mount", &vault, &root, "--passfile", &sandbox.passfile(), "-o", "fsname=a,b"]).fails(2);
+    let text =
+        sandbox.run(["mount", &vault, &root, "--passfile", &sandbox.passfile(), "-o", "fsname=a,b"]).fails(2);
     assert!(text.contains("unknown mount option `b`"), "{text}");
 }
 
@@ -105,7 +106,9 @@ fn files_directories_and_links_survive_a_remount() {
     write_all(&root.join("empty"), b"");
     std::os::unix::fs::symlink("../target\nwith newline", root.join("a/link")).unwrap();
     fs::hard_link(root.join("a/b/small"), root.join("hard")).unwrap();
-    for (name, kind, mode) in [("fifo", rustix::fs::FileType::Fifo, 0o600), ("socket", rustix::fs::FileType::Socket, 0o640)] {
+    for (name, kind, mode) in
+        [("fifo", rustix::fs::FileType::Fifo, 0o600), ("socket", rustix::fs::FileType::Socket, 0o640)]
+    {
         rustix::fs::mknodat(CWD, root.join(name), kind, mode.into(), 0).unwrap();
     }
     let dev = rustix::fs::makedev(259, 65_537);
@@ -160,7 +163,9 @@ fn rename_flags() {
     let (sandbox, root) = mounted();
     write_all(&root.join("a"), b"a");
     write_all(&root.join("b"), b"b");
-    let rename = |from: &str, to: &str, flags| rustix::fs::renameat_with(CWD, root.join(from), CWD, root.join(to), flags);
+    let rename = |from: &str, to: &str, flags| {
+        rustix::fs::renameat_with(CWD, root.join(from), CWD, root.join(to), flags)
+    };
     assert_eq!(rename("a", "b", RenameFlags::NOREPLACE), Err(Errno::EXIST));
     rename("a", "b", RenameFlags::EXCHANGE).unwrap();
     assert_eq!(fs::read(root.join("a")).unwrap(), b"b");
@@ -200,6 +205,7 @@ fn holes_ranges_and_copies() {
     assert!(fs::read(&path).unwrap() == fs::read(root.join("copy")).unwrap());
     // An ioctl that regular files don't have.
     assert!(rustix::fs::ioctl_ficlone(&copy, &file).is_err());
+    drop((file, copy));
     sandbox.umount();
 }
 
@@ -255,12 +261,25 @@ fn append_truncate_and_direct_io() {
 #[test]
 fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
     let (sandbox, root) = mounted();
-    let cases = [(0, 1), (-2, 800_000_000), (-1, 0), (1_700_000_000, 123_456_789), (-10_000_000_000, 5), (20_000_000_000, 7)];
+    let cases = [
+        (0, 1),
+        (-2, 800_000_000),
+        (-1, 0),
+        (1_700_000_000, 123_456_789),
+        (-10_000_000_000, 5),
+        (20_000_000_000, 7),
+    ];
     for (i, (secs, nanos)) in cases.into_iter().enumerate() {
         let path = root.join(format!("t{i}"));
         write_all(&path, b"x");
         let time = Timespec { tv_sec: secs, tv_nsec: nanos };
-        rustix::fs::utimensat(CWD, &path, &Timestamps { last_access: time, last_modification: time }, AtFlags::empty()).unwrap();
+        rustix::fs::utimensat(
+            CWD,
+            &path,
+            &Timestamps { last_access: time, last_modification: time },
+            AtFlags::empty(),
+        )
+        .unwrap();
     }
     let check = || {
         for (i, (secs, nanos)) in cases.into_iter().enumerate() {
@@ -344,7 +363,12 @@ fn the_umask_applies_unless_a_default_acl_does() {
     assert!(text.contains("default:user:1234:rwx"), "{text}");
     // The kernel enforces it.
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
-    sandbox.sh(&format!("echo secret > {0}/acl/f; chmod 755 {0}/acl; setfacl -m u:65534:--- {0}/acl/f", root.display())).ok();
+    sandbox
+        .sh(&format!(
+            "echo secret > {0}/acl/f; chmod 755 {0}/acl; setfacl -m u:65534:--- {0}/acl/f",
+            root.display()
+        ))
+        .ok();
     let denied = as_nobody(&["cat", root.join("acl/f").to_str().unwrap()]);
     assert!(!denied.status.success());
     sandbox.umount();
@@ -365,7 +389,8 @@ fn others_may_enter_as_far_as_modes_let_them() {
     assert!(!as_nobody(&["touch", root.join("new").to_str().unwrap()]).status.success());
     fs::create_dir(root.join("theirs")).unwrap();
     std::os::unix::fs::chown(root.join("theirs"), Some(65_534), Some(65_534)).unwrap();
-    let made = as_nobody(&["sh", "-c", &format!("echo x > {0}/theirs/f && cat {0}/theirs/f", root.display())]);
+    let made =
+        as_nobody(&["sh", "-c", &format!("echo x > {0}/theirs/f && cat {0}/theirs/f", root.display())]);
     assert_eq!(made.stdout, b"x\n");
     assert_eq!(fs::metadata(root.join("theirs/f")).unwrap().uid(), 65_534);
     sandbox.umount();
@@ -464,16 +489,18 @@ fn listing_answers_while_writers_wait_for_room() {
     let (sandbox, root) = mounted();
     write_all(&root.join("seen"), b"x");
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let writers: Vec<_> = (0..12)
+    let writers: Vec<_> = (0..12_u64)
         .map(|i| {
             let (path, stop) = (root.join(format!("w{i}")), stop.clone());
             std::thread::spawn(move || {
                 let mut file = File::create(path).unwrap();
                 let mut block = vec![0_u8; 1 << 20];
-                let mut seed = u64::from(i) * 7_919 + 1;
+                let mut seed = i * 7_919 + 1;
                 for _ in 0..64 {
                     for word in block.chunks_exact_mut(8) {
-                        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        seed = seed
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
                         word.copy_from_slice(&seed.to_le_bytes());
                     }
                     if stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -577,6 +604,50 @@ fn signals_unmount_cleanly() {
 }
 
 #[test]
+fn a_second_signal_cuts_off_those_who_still_use_the_mount() {
+    let (sandbox, root) = mounted();
+    fs::create_dir(root.join("d")).unwrap();
+    let mut writing = File::create(root.join("d/written")).unwrap();
+    writing.write_all(&[5; 100_000]).unwrap();
+    let mut child = holder_in(&root.join("d"));
+    let pid = sandbox.daemon_pid();
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    sandbox.tool("kill", ["-TERM", &pid.to_string()]).ok();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(process.exists() && mount_line(&root).is_some(), "open files keep it for a while");
+    sandbox.tool("kill", ["-TERM", &pid.to_string()]).ok();
+    until("the daemon is gone", || !process.exists());
+    assert!(mount_line(&root).is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(writing);
+    let status = sandbox.run(["status", sandbox.vault_str(), "--json"]).json();
+    assert_eq!(status["last_unmount_clean"], true, "{status}");
+    sandbox.mount();
+    assert!(fs::read(root.join("d/written")).unwrap() == [5; 100_000], "what was written before the cut is kept");
+    sandbox.umount();
+}
+
+#[test]
+fn the_foreground_serves_until_interrupted() {
+    require_fuse();
+    let sandbox = Sandbox::with_vault();
+    let root = sandbox.mountpoint();
+    let mut child = sandbox
+        .strongroom()
+        .args(["mount", "-f", sandbox.vault_str(), &sandbox.str("decrypted"), "--passfile", &sandbox.passfile()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("mounted", || mount_line(&root).is_some() && root.join(".snapshots").exists());
+    fs::write(root.join("f"), b"x").unwrap();
+    sandbox.tool("kill", ["-INT", &child.id().to_string()]).ok();
+    assert!(child.wait().unwrap().success());
+    assert!(mount_line(&root).is_none());
+}
+
+#[test]
 fn a_killed_daemon_leaves_a_mount_that_the_next_one_cleans_up() {
     let (sandbox, root) = mounted();
     let mut file = File::create(root.join("synced")).unwrap();
@@ -674,10 +745,28 @@ fn a_wrong_passphrase_fails_in_the_parent() {
     assert!(mount_line(&sandbox.mountpoint()).is_none());
 }
 
+/// Everybody may open /dev/fuse, as udev has it on ordinary systems; taken back when dropped.
+struct OpenDevice(fs::Permissions);
+
+impl OpenDevice {
+    fn new() -> Self {
+        let before = fs::metadata("/dev/fuse").unwrap().permissions();
+        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        fs::set_permissions("/dev/fuse", self.0.clone()).unwrap();
+    }
+}
+
 #[test]
 fn an_unprivileged_user_can_mount() {
     require_root();
     require_fuse();
+    let _device = OpenDevice::new();
     if fs::metadata("/usr/bin/fusermount3").is_err() {
         panic!("fusermount3 is needed by this test: install fuse3");
     }
@@ -693,7 +782,9 @@ fn an_unprivileged_user_can_mount() {
     };
     let done = run(&["mount", &vault, &root, "--passfile", &passfile]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let script = format!("dd if=/dev/zero of={root}/f bs=10k count=300 2>/dev/null && touch -d 2001-01-01 {root}/f && stat -c %Y {root}/f");
+    let script = format!(
+        "dd if=/dev/zero of={root}/f bs=10k count=300 2>/dev/null && touch -d 2001-01-01 {root}/f && stat -c %Y {root}/f"
+    );
     let done = as_nobody(&["sh", "-c", &script]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(mount_line(Path::new(&root)).unwrap().contains("fuse.strongroom"));
@@ -710,7 +801,14 @@ fn an_unprivileged_user_can_mount() {
 fn special_files_open_through_the_mount() {
     require_root();
     let (sandbox, root) = mounted();
-    rustix::fs::mknodat(CWD, root.join("null"), rustix::fs::FileType::CharacterDevice, 0o666.into(), rustix::fs::makedev(1, 3)).unwrap();
+    rustix::fs::mknodat(
+        CWD,
+        root.join("null"),
+        rustix::fs::FileType::CharacterDevice,
+        0o666.into(),
+        rustix::fs::makedev(1, 3),
+    )
+    .unwrap();
     // nodev: what a backup contains does not act on this host.
     let error = OpenOptions::new().write(true).open(root.join("null")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::ACCESS.raw_os_error()));

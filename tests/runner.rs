@@ -1,6 +1,18 @@
 //! The one integration-test binary: linking is slow on two cores.
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(clippy::unwrap_used, reason = "clippy allows it in tests, but not in their helper functions")]
 
 mod arch;
+mod cli;
 mod common;
+mod copies;
 mod cpanel;
+mod full_disk;
+mod keys;
+mod kill;
+mod memory;
+mod mount_basic;
+mod privileges;
 mod rsync_tree;
+mod umount_wait;
+mod vectors_test;

@@ -98,9 +98,6 @@ enum Command {
     Completions(completions::CompletionsArgs),
     /// Write the man pages into a directory
     Man(completions::ManArgs),
-    /// The background half of `mount`; started by it, never by hand
-    #[command(name = "internal-mount-daemon", hide = true)]
-    InternalMountDaemon,
 }
 
 /// The whole command tree, for man pages, completions and tests.
@@ -111,6 +108,13 @@ pub(crate) fn command() -> clap::Command {
 /// Runs the program: parses, dispatches, reports, and returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ProcessExit {
+    if crate::mount::daemon::is_child(args.iter()) {
+        // The background half of `mount`: started by it with a socket as standard input, never by hand.
+        return match mount::run_daemon() {
+            Ok(code) => ProcessExit::from(code as u8),
+            Err(error) => report(&Output::new(false, false, 0), &error),
+        };
+    }
     let args = match mount::translate_helper_call(args) {
         Ok(args) => args,
         Err(error) => return report(&Output::new(false, false, 0), &error),
@@ -153,7 +157,6 @@ fn dispatch(command: Command, out: &Output) -> Result<u8, CliError> {
         Command::IsMounted(args) => done(protect::run_is_mounted(&args, out)),
         Command::Completions(args) => done(completions::run(&args)),
         Command::Man(args) => done(completions::run_man(&args, out)),
-        Command::InternalMountDaemon => done(mount::run_daemon()),
     }
 }
 

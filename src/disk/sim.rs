@@ -5,8 +5,8 @@
 //!
 //! - un-synced writes and length changes of a file are kept, dropped or torn one by one ([`CrashMode::Torn`]);
 //! - un-synced changes of names persist as a prefix, for each directory by itself. A file whose name is not durable
-//!   is gone, even if its data was synced. A rename within a directory is one change; across directories it is two,
-//!   so the file may end up under both names or none;
+//!   is gone, even if its data was synced. A rename within a directory is one change. Across directories the new name
+//!   persists no later than the old one goes (docs/format.md section 8): the file may end up under both, never none;
 //! - `create_dir_all` syncs the parents of what it creates, so directories are durable when it returns.
 //!
 //! A test first runs to the end and reads [`SimDisk::sync_points`], then runs again for each `n` with
@@ -81,6 +81,8 @@ enum NameOp {
     Link(String, Arc<Node>),
     Unlink(String),
     Rename(String, String),
+    /// A file has moved to another directory: its old name, that directory, and its node's number.
+    Leave(String, String, u64),
 }
 
 impl NameOp {
@@ -89,7 +91,7 @@ impl NameOp {
             NameOp::Link(name, node) => {
                 names.insert(name.clone(), Arc::clone(node));
             }
-            NameOp::Unlink(name) => {
+            NameOp::Unlink(name) | NameOp::Leave(name, ..) => {
                 names.remove(name);
             }
             NameOp::Rename(from, to) => {
@@ -111,6 +113,12 @@ impl DirState {
         for op in self.pending.drain(..) {
             op.apply(&mut self.durable);
         }
+    }
+
+    /// How many un-synced changes there are up to the one that gave node `id` a name here; 0 if that is durable.
+    fn arrival(&self, id: u64) -> usize {
+        let is_it = |op: &NameOp| matches!(op, NameOp::Link(_, node) if node.id == id);
+        self.pending.iter().position(is_it).map_or(0, |at| at + 1)
     }
 }
 
@@ -342,15 +350,20 @@ impl SimDisk {
         let core = self.lock_core();
         let seed = core.seed ^ if let CrashMode::Torn(seed) = mode { seed.rotate_left(32) } else { 0 };
         let mut rng = Rng(seed);
-        let mut kept: BTreeMap<String, Names> = BTreeMap::new();
+        let mut prefixes = BTreeMap::new();
         for (path, dir) in &core.dirs {
-            let mut names = dir.durable.clone();
             let prefix = match mode {
                 CrashMode::DropUnsynced => 0,
                 CrashMode::KeepAll => dir.pending.len(),
                 CrashMode::Torn(_) => rng.below(dir.pending.len() as u64 + 1) as usize,
             };
-            dir.pending[..prefix].iter().for_each(|op| op.apply(&mut names));
+            prefixes.insert(path.clone(), prefix);
+        }
+        core.complete_moves(&mut prefixes);
+        let mut kept: BTreeMap<String, Names> = BTreeMap::new();
+        for (path, dir) in &core.dirs {
+            let mut names = dir.durable.clone();
+            dir.pending[..prefixes[path]].iter().for_each(|op| op.apply(&mut names));
             kept.insert(path.clone(), names);
         }
         // Nodes in the order of their numbers, so that the same seed always destroys the same.
@@ -440,6 +453,28 @@ impl SimDisk {
 }
 
 impl Core {
+    /// Extends prefixes of un-synced changes so that no file loses a name to a move that has not given it the new one.
+    fn complete_moves(&self, prefixes: &mut BTreeMap<String, usize>) {
+        loop {
+            let mut longer = BTreeMap::new();
+            for (path, &prefix) in &*prefixes {
+                let Some(dir) = self.dirs.get(path) else { continue };
+                for op in &dir.pending[..prefix] {
+                    let NameOp::Leave(_, to, id) = op else { continue };
+                    let needed = self.dirs.get(to).map_or(0, |dir| dir.arrival(*id));
+                    if prefixes.get(to).is_none_or(|&now| now < needed) && needed > 0 {
+                        let longest = longer.entry(to.clone()).or_insert(needed);
+                        *longest = needed.max(*longest);
+                    }
+                }
+            }
+            if longer.is_empty() {
+                return;
+            }
+            prefixes.extend(longer);
+        }
+    }
+
     /// A powered disk with this one's numbers and nothing on it.
     fn counters(&self) -> Core {
         Core {
@@ -496,8 +531,9 @@ impl Disk for SimDisk {
         if from_dir == to_dir {
             core.dir(from_dir)?.record(NameOp::Rename(from_name.to_string(), to_name.to_string()));
         } else {
+            let id = node.id;
             core.dir(to_dir)?.record(NameOp::Link(to_name.to_string(), node));
-            core.dir(from_dir)?.record(NameOp::Unlink(from_name.to_string()));
+            core.dir(from_dir)?.record(NameOp::Leave(from_name.to_string(), to_dir.to_string(), id));
         }
         if let Some(replaced) = replaced {
             core.unlinked(&replaced);
@@ -560,7 +596,14 @@ impl Disk for SimDisk {
         components(dir)?;
         let mut core = self.lock_core();
         core.sync_step()?;
-        core.dir(dir)?.sync();
+        let mut prefixes = BTreeMap::from([(dir.to_string(), core.dir(dir)?.pending.len())]);
+        core.complete_moves(&mut prefixes);
+        for (path, prefix) in prefixes {
+            let state = core.dir(&path)?;
+            let rest = state.pending.split_off(prefix);
+            state.sync();
+            state.pending = rest;
+        }
         Ok(())
     }
 

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::op::{NAMES, Op};
+
 /// Counts requests and open handles. Shared between the adapter and the process that serves it.
 #[derive(Debug)]
 pub struct Activity {
     start: Instant,
     /// Milliseconds after `start` of the last request that counts as use.
     last_use: AtomicU64,
-    requests: AtomicU64,
+    /// One for each kind of request.
+    requests: [AtomicU64; NAMES.len()],
     errors: AtomicU64,
     handles: AtomicU64,
 }
@@ -21,7 +24,7 @@ impl Default for Activity {
         Self {
             start: Instant::now(),
             last_use: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
+            requests: std::array::from_fn(|_| AtomicU64::new(0)),
             errors: AtomicU64::new(0),
             handles: AtomicU64::new(0),
         }
@@ -30,8 +33,8 @@ impl Default for Activity {
 
 impl Activity {
     /// Counts a request. `is_use`: somebody works with files, rather than a monitor asking for free space.
-    pub fn request(&self, is_use: bool) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn request(&self, op: Op, is_use: bool) {
+        self.requests[op.index()].fetch_add(1, Ordering::Relaxed);
         if is_use {
             let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.last_use.store(now, Ordering::Relaxed);
@@ -64,8 +67,10 @@ impl Activity {
     /// The counters as JSON.
     pub fn report(&self) -> Value {
         let last = Duration::from_millis(self.last_use.load(Ordering::Relaxed));
+        let counts = NAMES.iter().zip(&self.requests).map(|(name, n)| (*name, n.load(Ordering::Relaxed)));
+        let requests: std::collections::BTreeMap<_, _> = counts.filter(|(_, n)| *n > 0).collect();
         json!({
-            "requests": self.requests.load(Ordering::Relaxed),
+            "requests": requests,
             "errors": self.errors.load(Ordering::Relaxed),
             "open_handles": self.handles.load(Ordering::Relaxed),
             "idle_seconds": self.start.elapsed().saturating_sub(last).as_secs(),
@@ -76,6 +81,7 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::op;
 
     #[test]
     fn open_handles_and_requests_keep_a_mount_busy() {
@@ -88,10 +94,10 @@ mod tests {
         activity.released();
         assert!(activity.is_idle_for(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(20));
-        activity.request(false);
+        activity.request(op::STATFS, false);
         assert!(activity.is_idle_for(Duration::from_millis(20)));
-        activity.request(true);
+        activity.request(op::LOOKUP, true);
         assert!(!activity.is_idle_for(Duration::from_millis(20)));
-        assert_eq!(activity.report()["requests"], 2);
+        assert_eq!(activity.report()["requests"], json!({ "lookup": 1, "statfs": 1 }));
     }
 }

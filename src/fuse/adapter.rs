@@ -8,57 +8,23 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::activity::Activity;
 use super::errno::{self, Weight};
-use super::lane::Lane;
 use super::known::Known;
+use super::lane::Lane;
+use super::op::{self, Op};
 use super::{init, reply};
 use crate::fs::{self, Attr, Caller, DirEnt, Fh, Fs, FsResult, SetAttr, Whence};
-
-/// Names of operations, as they stand in spans and counters.
-pub(super) mod op {
-    pub(crate) const LOOKUP: &str = "lookup";
-    pub(crate) const GETATTR: &str = "getattr";
-    pub(crate) const SETATTR: &str = "setattr";
-    pub(crate) const READLINK: &str = "readlink";
-    pub(crate) const MKNOD: &str = "mknod";
-    pub(crate) const MKDIR: &str = "mkdir";
-    pub(crate) const UNLINK: &str = "unlink";
-    pub(crate) const RMDIR: &str = "rmdir";
-    pub(crate) const SYMLINK: &str = "symlink";
-    pub(crate) const RENAME: &str = "rename";
-    pub(crate) const LINK: &str = "link";
-    pub(crate) const OPEN: &str = "open";
-    pub(crate) const CREATE: &str = "create";
-    pub(crate) const READ: &str = "read";
-    pub(crate) const WRITE: &str = "write";
-    pub(crate) const FLUSH: &str = "flush";
-    pub(crate) const RELEASE: &str = "release";
-    pub(crate) const FSYNC: &str = "fsync";
-    pub(crate) const OPENDIR: &str = "opendir";
-    pub(crate) const READDIR: &str = "readdir";
-    pub(crate) const READDIRPLUS: &str = "readdirplus";
-    pub(crate) const RELEASEDIR: &str = "releasedir";
-    pub(crate) const FSYNCDIR: &str = "fsyncdir";
-    pub(crate) const STATFS: &str = "statfs";
-    pub(crate) const SETXATTR: &str = "setxattr";
-    pub(crate) const GETXATTR: &str = "getxattr";
-    pub(crate) const LISTXATTR: &str = "listxattr";
-    pub(crate) const REMOVEXATTR: &str = "removexattr";
-    pub(crate) const FALLOCATE: &str = "fallocate";
-    pub(crate) const LSEEK: &str = "lseek";
-    pub(crate) const COPY_FILE_RANGE: &str = "copy_file_range";
-}
 
 /// The root of every mount.
 const ROOT: u64 = 1;
@@ -108,11 +74,12 @@ pub struct Adapter {
     slow_width: usize,
 }
 
-struct Inner {
+pub(super) struct Inner {
     fs: Arc<Fs>,
     options: AdapterOptions,
     lane: Lane,
     known: Known,
+    notifier: OnceLock<Notifier>,
 }
 
 impl std::fmt::Debug for Adapter {
@@ -125,6 +92,15 @@ fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }
 
+/// The mode that a regular file has after somebody without privilege changed its content; `None`: the same as before.
+fn without_suid(mode: u32) -> Option<u32> {
+    const SUID: u32 = 0o4000;
+    const SGID: u32 = 0o2000;
+    const GROUP_EXEC: u32 = 0o010;
+    let lost = if mode & GROUP_EXEC != 0 { SUID | SGID } else { SUID };
+    (mode & lost != 0).then_some(mode & !lost)
+}
+
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
@@ -134,20 +110,20 @@ impl Inner {
     /// Makes one call, whatever happens in it.
     fn call<T>(
         &self,
-        op: &'static str,
+        op: Op,
         req: u64,
         ino: u64,
         work: impl FnOnce(&Fs) -> FsResult<T>,
     ) -> Result<T, fuser::Errno> {
-        let _span = tracing::debug_span!("fuse", op, req, ino).entered();
+        let _span = tracing::debug_span!("fuse", op = op.name(), req, ino).entered();
         // Monitors ask for free space without using anything.
-        self.options.activity.request(op != op::STATFS);
+        self.options.activity.request(op, op != op::STATFS);
         match catch_unwind(AssertUnwindSafe(|| work(&self.fs))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 if errno::weight(error.errno) == Weight::Trouble {
                     self.options.activity.error();
-                    tracing::error!(op, ino, %error, "request failed");
+                    tracing::error!(op = op.name(), ino, %error, "request failed");
                 } else {
                     tracing::debug!(%error);
                 }
@@ -156,7 +132,12 @@ impl Inner {
             Err(payload) => {
                 let text = panic_text(&*payload);
                 self.options.activity.error();
-                tracing::error!(op, ino, text, "request panicked; no more writes until the vault is mounted anew");
+                tracing::error!(
+                    op = op.name(),
+                    ino,
+                    text,
+                    "request panicked; no more writes until the vault is mounted anew"
+                );
                 (self.options.poison)(text);
                 Err(fuser::Errno::EIO)
             }
@@ -175,11 +156,49 @@ impl Inner {
         }
     }
 
+    /// Lets the kernel know the connection's way back, once there is a connection.
+    pub(super) fn set_notifier(&self, notifier: Notifier) {
+        // Set once by the one session there is.
+        drop(self.notifier.set(notifier));
+    }
+
+    /// Makes the kernel ask for an inode's attributes again, because its mode changed without it. Of attributes alone this
+    /// may be sent from within a request: it takes no lock that a request holds.
+    fn attributes_changed(&self, ino: u64) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0)
+        {
+            tracing::debug!(ino, %error, "invalidating attributes");
+        }
+    }
+
+    /// Tells whether a change of content by this caller takes a file's set-user-id or set-group-id bit away.
+    fn loses_suid(fs: &Fs, ino: u64, caller: Caller) -> FsResult<bool> {
+        Ok(caller.uid != 0 && without_suid(fs.getattr(ino)?.mode).is_some())
+    }
+
+    /// After a change of content through a call that does not say who makes it: takes the bits away.
+    fn drop_suid(&self, fs: &Fs, ino: u64, caller: Caller) -> FsResult<()> {
+        if caller.uid != 0
+            && let Some(mode) = without_suid(fs.getattr(ino)?.mode)
+        {
+            fs.setattr(ino, SetAttr { mode: Some(mode), ..SetAttr::default() }, None, caller)?;
+            self.attributes_changed(ino);
+        }
+        Ok(())
+    }
+
     fn ttl(&self, ino: u64) -> std::time::Duration {
         reply::ttl(ino, self.options.snapshot)
     }
 
-    fn read_dir(&self, req: &Request, op: &'static str, ino: u64, each: impl FnOnce(&Fs) -> FsResult<()>) -> Result<(), fuser::Errno> {
+    fn read_dir(
+        &self,
+        req: &Request,
+        op: Op,
+        ino: u64,
+        each: impl FnOnce(&Fs) -> FsResult<()>,
+    ) -> Result<(), fuser::Errno> {
         self.call(op, req.unique().0, ino, each)
     }
 }
@@ -189,7 +208,20 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, options: AdapterOptions) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let slow_width = (2 * cores).clamp(4, 16);
-        Self { inner: Arc::new(Inner { fs, options, lane: Lane::new(slow_width), known: Known::default() }), slow_width }
+        Self {
+            inner: Arc::new(Inner {
+                fs,
+                options,
+                lane: Lane::new(slow_width),
+                known: Known::default(),
+                notifier: OnceLock::new(),
+            }),
+            slow_width,
+        }
+    }
+
+    pub(super) fn inner(&self) -> Arc<Inner> {
+        self.inner.clone()
     }
 
     /// How many threads are to read requests.
@@ -200,7 +232,7 @@ impl Adapter {
     fn call<T>(
         &self,
         req: &Request,
-        op: &'static str,
+        op: Op,
         ino: INodeNo,
         work: impl FnOnce(&Fs) -> FsResult<T>,
     ) -> Result<T, fuser::Errno> {
@@ -318,10 +350,20 @@ impl fuser::Filesystem for Adapter {
         answer!(reply, result, target => reply.data(&target));
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let Some(kind) = reply::kind_of_mode(mode) else { return reply.error(fuser::Errno::EINVAL) };
         let rdev = reply::decode_dev(rdev);
-        let made = |fs: &Fs| fs.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, umask, rdev, caller(req));
+        let made =
+            |fs: &Fs| fs.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, umask, rdev, caller(req));
         Self::entry(self.call(req, op::MKNOD, parent, made), reply);
     }
 
@@ -377,10 +419,15 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (unique, caller, flags) = (req.unique().0, caller(req), fs::OpenFlags::from_bits(flags.0));
-        let inner = self.inner.clone();
-        let work = move |_: &Inner| {
-            let result = inner.call(op::OPEN, unique, ino.0, |fs| fs.open_file(ino.0, flags, caller));
-            answer!(reply, result, fh => {
+        let work = move |inner: &Inner| {
+            let opened = inner.call(op::OPEN, unique, ino.0, |fs| {
+                let loses = flags.truncate && Inner::loses_suid(fs, ino.0, caller)?;
+                Ok((fs.open_file(ino.0, flags, caller)?, loses))
+            });
+            answer!(reply, opened, (fh, loses) => {
+                if loses {
+                    inner.attributes_changed(ino.0);
+                }
                 inner.options.activity.opened();
                 // The kernel's pages stay true: nobody else changes files.
                 reply.opened(FileHandle(fh.0), FopenFlags::FOPEN_KEEP_CACHE);
@@ -421,10 +468,18 @@ impl fuser::Filesystem for Adapter {
     ) {
         let (unique, kill_suid) = (req.unique().0, write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
         let write = move |inner: &Inner, data: &[u8], reply: ReplyWrite| {
-            let result = inner.call(op::WRITE, unique, ino.0, |fs| fs.write(ino.0, Fh(fh.0), offset, data, kill_suid));
-            answer!(reply, result, written => match u32::try_from(written) {
-                Ok(written) => reply.written(written),
-                Err(_) => reply.error(fuser::Errno::EIO),
+            let result = inner.call(op::WRITE, unique, ino.0, |fs| {
+                let loses = kill_suid && without_suid(fs.getattr(ino.0)?.mode).is_some();
+                Ok((fs.write(ino.0, Fh(fh.0), offset, data, kill_suid)?, loses))
+            });
+            answer!(reply, result, (written, loses) => {
+                if loses {
+                    inner.attributes_changed(ino.0);
+                }
+                match u32::try_from(written) {
+                    Ok(written) => reply.written(written),
+                    Err(_) => reply.error(fuser::Errno::EIO),
+                }
             });
         };
         match self.inner.lane.enter() {
@@ -474,18 +529,35 @@ impl fuser::Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let mut add = |entry: &DirEnt<'_>| {
-            let full = reply.add(INodeNo(entry.ino), entry.cookie, reply::kind(entry.kind), OsStr::from_bytes(entry.name));
+            let full = reply.add(
+                INodeNo(entry.ino),
+                entry.cookie,
+                reply::kind(entry.kind),
+                OsStr::from_bytes(entry.name),
+            );
             !full
         };
-        let result = self.inner.read_dir(req, op::READDIR, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, false));
+        let result =
+            self.inner.read_dir(req, op::READDIR, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, false));
         answer!(reply, result, () => reply.ok());
     }
 
-    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let mut add = |entry: &DirEnt<'_>| {
             // `.` and `..` come without attributes; the kernel does not look at theirs.
             let attr = entry.attr.as_ref().map_or_else(
-                || fuser::FileAttr { ino: INodeNo(entry.ino), kind: reply::kind(entry.kind), ..reply::absent() },
+                || fuser::FileAttr {
+                    ino: INodeNo(entry.ino),
+                    kind: reply::kind(entry.kind),
+                    ..reply::absent()
+                },
                 reply::attr,
             );
             let name = OsStr::from_bytes(entry.name);
@@ -496,7 +568,9 @@ impl fuser::Filesystem for Adapter {
             }
             !full
         };
-        let result = self.inner.read_dir(req, op::READDIRPLUS, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
+        let result = self
+            .inner
+            .read_dir(req, op::READDIRPLUS, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
         answer!(reply, result, () => reply.ok());
     }
 
@@ -611,14 +685,25 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let unique = req.unique().0;
+        let (unique, caller) = (req.unique().0, caller(req));
         self.slow(move |inner| {
-            let call = |fs: &Fs| fs.fallocate(ino.0, Fh(fh.0), offset, length, mode);
+            let call = |fs: &Fs| {
+                fs.fallocate(ino.0, Fh(fh.0), offset, length, mode)?;
+                inner.drop_suid(fs, ino.0, caller)
+            };
             Self::empty(inner.call(op::FALLOCATE, unique, ino.0, call), reply);
         });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let whence = match whence {
             SEEK_DATA => Whence::Data,
             SEEK_HOLE => Whence::Hole,
@@ -648,15 +733,68 @@ impl fuser::Filesystem for Adapter {
         if !flags.is_empty() {
             return reply.error(fuser::Errno::EINVAL);
         }
-        let (unique, len) = (req.unique().0, len.min(COPY_BYTES_MAX));
+        let (unique, caller, len) = (req.unique().0, caller(req), len.min(COPY_BYTES_MAX));
         let (from, to) = ((ino_in.0, Fh(fh_in.0), offset_in), (ino_out.0, Fh(fh_out.0), offset_out));
         self.slow(move |inner| {
-            let copy = |fs: &Fs| fs.copy_file_range(from.0, from.1, from.2, to.0, to.1, to.2, len);
+            let copy = |fs: &Fs| {
+                let copied = fs.copy_file_range(from.0, from.1, from.2, to.0, to.1, to.2, len)?;
+                inner.drop_suid(fs, to.0, caller)?;
+                Ok(copied)
+            };
             let result = inner.call(op::COPY_FILE_RANGE, unique, ino_out.0, copy);
             answer!(reply, result, copied => match u32::try_from(copied) {
                 Ok(copied) => reply.written(copied),
                 Err(_) => reply.error(fuser::Errno::EIO),
             });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_answered_with_an_error_and_poisons() {
+        use crate::fs::testing::{Vault, small_config};
+        let (engine, fs) = Vault::new(1, small_config()).open();
+        let poison = engine.ctx.poison.clone();
+        let options = AdapterOptions {
+            activity: Arc::default(),
+            vault: Vec::new(),
+            vault_xattr: "strongroom.vault",
+            poison: Box::new(move |cause| poison.set(cause)),
+            snapshot: false,
+        };
+        let adapter = Adapter::new(fs, options);
+        let inner = adapter.inner();
+        let fine = inner.call(op::GETATTR, 1, ROOT, |fs| fs.getattr(ROOT));
+        assert!(fine.is_ok_and(|attr| attr.ino == ROOT));
+        let missing = inner.call(op::LOOKUP, 2, ROOT, |fs| fs.lookup(ROOT, b"nothing"));
+        assert_eq!(missing.map(|_| ()), Err(fuser::Errno::ENOENT));
+        assert!(engine.check_poison().is_ok());
+        let panicked: Result<(), _> = inner.call(op::WRITE, 3, ROOT, |_| panic!("a bug"));
+        assert_eq!(panicked, Err(fuser::Errno::EIO));
+        assert!(engine.check_poison().is_err(), "no more writes after a panic");
+        let refused = inner.call(op::MKDIR, 4, ROOT, |fs| fs.mkdir(ROOT, b"d", 0o755, 0, Caller::default()));
+        assert_eq!(refused.map(|_| ()), Err(fuser::Errno::EIO));
+        assert!(inner.call(op::GETATTR, 5, ROOT, |fs| fs.getattr(ROOT)).is_ok(), "reading goes on");
+    }
+
+    #[test]
+    fn set_group_id_stays_where_it_means_locking() {
+        assert_eq!(without_suid(0o6777), Some(0o777));
+        assert_eq!(without_suid(0o4644), Some(0o644));
+        assert_eq!(without_suid(0o2644), None);
+        assert_eq!(without_suid(0o6644), Some(0o2644));
+        assert_eq!(without_suid(0o755), None);
+    }
+
+    #[test]
+    fn panics_are_quoted_if_they_say_something() {
+        let text = |payload: Box<dyn std::any::Any + Send>| panic_text(&*payload).to_string();
+        assert_eq!(text(Box::new("static")), "static");
+        assert_eq!(text(Box::new(String::from("owned"))), "owned");
+        assert_eq!(text(Box::new(7)), "panic");
     }
 }

@@ -17,7 +17,9 @@ pub(super) enum Weight {
 pub(super) fn weight(errno: rustix::io::Errno) -> Weight {
     use rustix::io::Errno;
     match errno {
-        Errno::IO | Errno::NOSPC | Errno::NOMEM | Errno::NOTRECOVERABLE | Errno::UCLEAN | Errno::BADMSG => Weight::Trouble,
+        Errno::IO | Errno::NOSPC | Errno::NOMEM | Errno::NOTRECOVERABLE | Errno::UCLEAN | Errno::BADMSG => {
+            Weight::Trouble
+        }
         _ => Weight::Normal,
     }
 }

@@ -53,7 +53,10 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> std::io::Result<InitFlags>
     };
     nearest("max_write", config.set_max_write(MAX_WRITE));
     // The kernel offers what the mount's bdi has at this moment; `mount::session` raises that afterwards.
-    nearest("max_readahead", config.set_max_readahead(MAX_WRITE).or_else(|most| config.set_max_readahead(most)));
+    nearest(
+        "max_readahead",
+        config.set_max_readahead(MAX_WRITE).or_else(|most| config.set_max_readahead(most)),
+    );
     nearest("max_background", config.set_max_background(MAX_BACKGROUND).map(u32::from).map_err(u32::from));
     tracing::debug!(?given, kernel = ?config.kernel_abi(), "negotiated");
     Ok(given)

@@ -11,6 +11,7 @@ mod errno;
 mod init;
 mod known;
 mod lane;
+mod op;
 mod reply;
 mod session;
 

@@ -29,7 +29,9 @@ impl FuseSession {
         // Who may enter is the kernel's decision (`allow_other`). fuser's own check would also turn away the kernel's
         // write-back, which comes as root.
         config.acl = SessionACL::All;
+        let inner = adapter.inner();
         let session = Session::from_fd(adapter, fd, SessionACL::All, config)?;
+        inner.set_notifier(session.notifier());
         Ok(Self { session })
     }
 

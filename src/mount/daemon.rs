@@ -123,6 +123,11 @@ pub fn receive<R: DeserializeOwned>() -> Result<(R, Zeroizing<Vec<u8>>, Parent),
     rustix::stdio::dup2_stdin(File::null().map_err(fail)?).map_err(|e| fail(e.into()))?;
     rustix::process::setsid().map_err(|e| fail(e.into()))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Memory that we need to write out other processes' data must not wait for that very data to be written. All threads
+    // started from here on inherit this. Without the right to it, it goes without.
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        tracing::debug!(%error, "PR_SET_IO_FLUSHER");
+    }
     let (request, secret) = take_request(&socket).map_err(fail)?;
     Ok((request, secret, Parent(socket)))
 }

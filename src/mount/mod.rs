@@ -23,4 +23,8 @@ pub mod session;
 pub mod status;
 mod vault;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod kernel_tests;
+
 pub use error::{ErrorKind, Failure, MountError, Result};

@@ -157,7 +157,7 @@ pub fn protect(path: &Path) -> Result<Protection> {
     if meta.mode() & 0o7777 == 0 {
         return Ok(Protection::Already);
     }
-    dir.set_permissions(Permissions::from_mode(0)).map_err(|e| denied(path, &e))?;
+    dir.set_permissions(Permissions::from_mode(0o000)).map_err(|e| denied(path, &e))?;
     Ok(Protection::ModeZero)
 }
 
@@ -206,7 +206,7 @@ fn open_unmounted(path: &Path) -> Result<(PathBuf, File)> {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             std::fs::set_permissions(&real, Permissions::from_mode(0o500)).map_err(fail)?;
             let dir = File::open(&real).map_err(fail)?;
-            dir.set_permissions(Permissions::from_mode(0)).map_err(fail)?;
+            dir.set_permissions(Permissions::from_mode(0o000)).map_err(fail)?;
             dir
         }
         Err(e) => return Err(fail(e)),

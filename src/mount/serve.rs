@@ -64,12 +64,15 @@ pub fn serve_live(engine: Arc<Engine>, opts: &ServeOptions) -> Result<Running> {
         Status::starting(&opts.mountpoint, read_only, engine.ctx.env.now().secs),
     ) {
         Ok(status) => Arc::new(status),
-        Err(error) => return Err(give_up(&*served, None, MountError::io("writing the status", error).into())),
+        Err(error) => {
+            return Err(give_up(&*served, None, MountError::io("writing the status", error).into()));
+        }
     };
     let poison = engine.ctx.poison.clone();
     let activity = Arc::new(Activity::default());
     let on_panic = Box::new(move |cause: &str| poison.set(&format!("a request panicked: {cause}")));
-    let adapter = Adapter::new(fs, AdapterOptions { poison: on_panic, ..adapter_options(activity.clone(), opts) });
+    let adapter =
+        Adapter::new(fs, AdapterOptions { poison: on_panic, ..adapter_options(activity.clone(), opts) });
     let session = match connect(adapter, opts) {
         Ok(session) => session,
         Err(error) => return Err(give_up(&*served, Some(&status), error.into())),
@@ -96,7 +99,8 @@ pub fn serve_snapshot(fs: Arc<Fs>, opts: &ServeOptions) -> Result<Running> {
     let mut opts = opts.clone();
     opts.options.read_only = true;
     let activity = Arc::new(Activity::default());
-    let adapter = Adapter::new(fs, AdapterOptions { snapshot: true, ..adapter_options(activity.clone(), &opts) });
+    let adapter =
+        Adapter::new(fs, AdapterOptions { snapshot: true, ..adapter_options(activity.clone(), &opts) });
     let session = connect(adapter, &opts)?;
     let parts = Parts {
         served: Arc::new(NoVault),

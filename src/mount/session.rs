@@ -37,17 +37,14 @@ pub fn mount(mountpoint: &Path, source: &str, options: &MountOptions) -> Result<
     check_fsname(source)?;
     let root = rustix::process::geteuid().is_root();
     let allow_other = options.allow_other.unwrap_or(root);
-    let device = match File::options().read(true).write(true).open(DEV_FUSE) {
-        Ok(device) => device,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(MountError::io(DEV_FUSE, e).hint("the kernel module is not loaded: modprobe fuse"));
+    if root {
+        match open_device()
+            .and_then(|device| mount_directly(device, mountpoint, source, options, allow_other))
+        {
+            // Root without CAP_SYS_ADMIN, as in some containers: the helper may have it.
+            Err(error) if error.kind == ErrorKind::Permission => {}
+            other => return other,
         }
-        Err(e) => return Err(MountError::io(DEV_FUSE, e)),
-    };
-    match mount_directly(&device, mountpoint, source, options, allow_other) {
-        Ok(()) => return Ok(device.into()),
-        Err(rustix::io::Errno::PERM) => {}
-        Err(e) => return Err(MountError::io(format!("mounting on {}", mountpoint.display()), e)),
     }
     if options.dev || options.suid {
         let text = "only root may mount with `dev` or `suid`";
@@ -56,14 +53,30 @@ pub fn mount(mountpoint: &Path, source: &str, options: &MountOptions) -> Result<
     mount_by_helper(mountpoint, &options.fusermount_list(source, allow_other))
 }
 
+fn open_device() -> Result<File> {
+    File::options().read(true).write(true).open(DEV_FUSE).map_err(|e| {
+        let error = MountError::io(DEV_FUSE, &e);
+        match e.kind() {
+            io::ErrorKind::NotFound => error.hint("the kernel module is not loaded: modprobe fuse"),
+            io::ErrorKind::PermissionDenied => MountError { kind: ErrorKind::Permission, ..error },
+            _ => error,
+        }
+    })
+}
+
 fn mount_directly(
-    device: &File,
+    device: File,
     mountpoint: &Path,
     source: &str,
     options: &MountOptions,
     allow_other: bool,
-) -> rustix::io::Result<()> {
-    let mode = rustix::fs::stat(mountpoint)?.st_mode;
+) -> Result<OwnedFd> {
+    let failed = |e: rustix::io::Errno| {
+        let error = MountError::io(format!("mounting on {}", mountpoint.display()), e);
+        let kind = if e == rustix::io::Errno::PERM { ErrorKind::Permission } else { error.kind };
+        MountError { kind, ..error }
+    };
+    let mode = rustix::fs::stat(mountpoint).map_err(failed)?.st_mode;
     let mut data = format!(
         "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions,max_read={MAX_READ}",
         device.as_raw_fd(),
@@ -73,8 +86,10 @@ fn mount_directly(
     if allow_other {
         data.push_str(",allow_other");
     }
-    let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
-    rustix::mount::mount(source, mountpoint, FS_TYPE, options.flags(), Some(data.as_c_str()))
+    let data = CString::new(data).map_err(|_| failed(rustix::io::Errno::INVAL))?;
+    let flags = options.flags();
+    rustix::mount::mount(source, mountpoint, FS_TYPE, flags, Some(data.as_c_str())).map_err(failed)?;
+    Ok(device.into())
 }
 
 /// Runs the set-user-id helper, which sends the connection back over a socket.

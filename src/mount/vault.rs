@@ -18,7 +18,7 @@ use crate::store::engine::Engine;
 type Result<T> = std::result::Result<T, Failure>;
 
 /// The working tree of an opened vault.
-pub struct LiveVault {
+pub(super) struct LiveVault {
     fs: Arc<Fs>,
     engine: Arc<Engine>,
     vault: PathBuf,
@@ -35,13 +35,16 @@ impl std::fmt::Debug for LiveVault {
 
 impl LiveVault {
     /// `vault` is the absolute path that the high-water mark knows; `host` stands in snapshots.
-    pub fn new(fs: Arc<Fs>, engine: Arc<Engine>, vault: &Path, host: String, read_only: bool) -> Self {
+    pub(super) fn new(fs: Arc<Fs>, engine: Arc<Engine>, vault: &Path, host: String, read_only: bool) -> Self {
         Self { fs, engine, vault: vault.to_path_buf(), host, read_only, closed: Mutex::new(false) }
     }
 
     fn create_snapshot(&self, tags: Vec<String>, force: bool) -> Result<Option<SnapshotInfo>> {
         if self.read_only {
-            return Err(Failure::new(2, "the vault is mounted read-only: it has no changes to make a snapshot of"));
+            return Err(Failure::new(
+                2,
+                "the vault is mounted read-only: it has no changes to make a snapshot of",
+            ));
         }
         let opts = SnapshotOpts { host: self.host.clone(), tags, force };
         let made = create::create(&self.engine, &*self.fs, &opts)?;
@@ -81,7 +84,10 @@ impl LiveVault {
             None => tracing::info!("nothing changed since the last snapshot"),
         });
         step("making the snapshot of unmounting", snapshot);
-        step("giving back the space of packs that nothing needs", gc::auto(&self.engine, &*self.fs).map(|_| ()).map_err(Into::into));
+        step(
+            "giving back the space of packs that nothing needs",
+            gc::auto(&self.engine, &*self.fs).map(|_| ()).map_err(Into::into),
+        );
     }
 }
 

@@ -21,9 +21,9 @@ use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId};
 use crate::store::Effort;
 use crate::store::engine::Engine;
-use crate::store::packs::{PackInfo, PackState};
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
+use crate::store::packs::{PackInfo, PackState};
 use crate::store::records::{
     DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, inode_key, parse_dirent_key, parse_extent_key,
     parse_inode_key, parse_xattr_key, rows_of, settings,

@@ -432,7 +432,9 @@ impl Collection<'_> {
             self.engine.with_reserve(|| self.engine.packs.close_open())?;
             self.engine.with_reserve(|| self.engine.live.commit())?;
         }
-        Err(StoreError::Corrupt("chunks of packs to be deleted stay in open packs; nothing was deleted".into()))
+        Err(StoreError::Corrupt(
+            "chunks of packs to be deleted stay in open packs; nothing was deleted".into(),
+        ))
     }
 
     /// Proves that every needed chunk stands in a pack that stays. Returns the packs that hold what was needed of those

@@ -74,7 +74,6 @@ impl ShortIds {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
-
 }
 
 /// Everything that is needed.

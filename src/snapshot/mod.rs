@@ -15,6 +15,8 @@
 //! which no row names yet (create, import) excludes garbage collection, and the other way around: see [`Gate`].
 
 pub mod chain;
+#[cfg(test)]
+mod crash_tests;
 pub mod create;
 pub mod delete;
 pub mod diff;
@@ -33,6 +35,10 @@ pub mod select;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+#[cfg(test)]
+mod tree_tests;
+#[cfg(test)]
+mod vault_tests;
 pub mod write;
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -178,7 +178,12 @@ pub fn check_highwater(mark: &HighWater, header: &Header, chain: &Chain) -> Resu
 ///
 /// # Errors
 /// `Locked`, `Rollback`, `Corrupt` and I/O errors; nothing was changed but what recovery had to.
-pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, opts: OpenOptions) -> Result<Opened> {
+pub fn open_engine(
+    disk: Arc<dyn Disk>,
+    env: Arc<dyn Env>,
+    unlocked: &Unlocked,
+    opts: OpenOptions,
+) -> Result<Opened> {
     let lock = lock(disk.as_ref(), &opts.holder_note)?;
     let mut notes: Vec<String> = unlocked.warning.iter().cloned().collect();
     let header = unlocked.header.clone();
@@ -213,7 +218,8 @@ pub fn open_engine(disk: Arc<dyn Disk>, env: Arc<dyn Env>, unlocked: &Unlocked, 
     let existing = if opts.discard_live {
         None
     } else {
-        match Live::open(disk.clone(), live_keys.clone(), env.clone(), poison.clone(), opts.cfg.live.clone()) {
+        match Live::open(disk.clone(), live_keys.clone(), env.clone(), poison.clone(), opts.cfg.live.clone())
+        {
             Ok(live) => Some(live),
             Err(StoreError::NotFound(_)) => None,
             Err(e) => return Err(e),
@@ -324,11 +330,14 @@ fn start_from_snapshot(
         None => batch.put(Table::DirtyDirs, inode_key(ROOT_INO), encode_u64(0)),
         Some(info) => {
             let sealed = open_sealed(ctx.disk.as_ref(), &unlocked.keys, info)?;
-            let root = sealed
-                .root
-                .ok_or_else(|| StoreError::Corrupt(format!("snapshot {} has no root directory", info.name())))?;
+            let root = sealed.root.ok_or_else(|| {
+                StoreError::Corrupt(format!("snapshot {} has no root directory", info.name()))
+            })?;
             let Content::Dir(tree) = root.entry.content else {
-                return Err(StoreError::Corrupt(format!("the root of snapshot {} is no directory", info.name())));
+                return Err(StoreError::Corrupt(format!(
+                    "the root of snapshot {} is no directory",
+                    info.name()
+                )));
             };
             let entry = root.entry;
             row = InodeRow {
@@ -363,13 +372,19 @@ fn start_from_snapshot(
 ///
 /// # Errors
 /// When the mark can't be written.
-pub fn note_highwater(engine: &Engine, path: &str, newest: Option<(u64, String)>, live_dirty: bool) -> Result<()> {
+pub fn note_highwater(
+    engine: &Engine,
+    path: &str,
+    newest: Option<(u64, String)>,
+    live_dirty: bool,
+) -> Result<()> {
     let Some(store) = &engine.highwater else { return Ok(()) };
     let before = store.load()?;
     let (seq, id) = newest
         .or_else(|| before.as_ref().map(|mark| (mark.seq, mark.id.clone())))
         .unwrap_or((0, String::new()));
-    let header_generation = before.as_ref().map_or(0, |mark| mark.header_generation).max(engine.header.generation);
+    let header_generation =
+        before.as_ref().map_or(0, |mark| mark.header_generation).max(engine.header.generation);
     store.store(&HighWater {
         vault_id: engine.ctx.vault_id.to_hex(),
         path: path.to_string(),
@@ -385,7 +400,13 @@ pub fn note_highwater(engine: &Engine, path: &str, newest: Option<(u64, String)>
 ///
 /// # Errors
 /// `NotFound` for an unknown or incomplete snapshot; `Corrupt` for damaged packs.
-pub fn open_cold(disk: Arc<dyn Disk>, unlocked: &Unlocked, chain: &Chain, seqs: &[u64], cache_bytes: usize) -> Result<ColdPacks> {
+pub fn open_cold(
+    disk: Arc<dyn Disk>,
+    unlocked: &Unlocked,
+    chain: &Chain,
+    seqs: &[u64],
+    cache_bytes: usize,
+) -> Result<ColdPacks> {
     let mut needed = BTreeSet::new();
     for seq in seqs {
         needed.extend(chain.needed_packs(*seq)?);

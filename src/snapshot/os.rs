@@ -77,18 +77,22 @@ impl Place<'_> {
 
     /// Returns all attributes, sorted by name. A filesystem without attributes has none.
     pub(crate) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
-        // Most files have none, and then the length alone is asked for.
-        let mut none: [u8; 0] = [];
-        match self.list_into(&mut none) {
+        // Most files have none or few. The length alone can't be asked for: with an empty buffer the wrapper answers 0.
+        let mut short = [0; 512];
+        let mut long = Vec::new();
+        let list = match self.list_into(&mut short) {
             Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Ok(_) => {}
+            Ok(len) => &short[..len],
+            Err(Errno::RANGE) => {
+                long.resize(XATTR_BYTES_MAX, 0);
+                let len = self.list_into(&mut long)?;
+                &long[..len]
+            }
             Err(e) => return Err(e),
-        }
-        let mut list = vec![0; XATTR_BYTES_MAX];
-        let len = self.list_into(&mut list)?;
+        };
         let mut out = Vec::new();
         let mut value = vec![0; XATTR_BYTES_MAX];
-        for name in list[..len].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()) {
             match self.get_into(name, &mut value) {
                 Ok(len) => out.push((name.to_vec(), value[..len].to_vec())),
                 // Removed since it was listed, or not for us to see.

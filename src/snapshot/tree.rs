@@ -14,10 +14,10 @@ use crate::format::{ChunkId, Content, Entry, Extent, FileType, PackKind, TreeObj
 use crate::store::error::{Result, StoreError};
 use crate::store::packs::ChunkSource;
 
-/// The most levels of index objects above a leaf (FORMAT TREE-5).
-pub const INDEX_LEVELS_MAX: u8 = 8;
+/// The highest level of an index object (FORMAT TREE-5).
+pub const INDEX_LEVELS_MAX: u8 = crate::format::tree::LEVEL_MAX;
 /// How deep directories nest at most (FORMAT TREE-5).
-pub const DEPTH_MAX: usize = 4096;
+pub const DEPTH_MAX: usize = crate::format::tree::DIR_DEPTH_MAX;
 /// Bytes of encoded objects whose parsed form a reader keeps.
 const CACHE_BYTES: usize = 8 << 20;
 

@@ -1,8 +1,9 @@
 //! Decrypted blocks that readers may ask for again.
 //!
-//! Sharded, bounded by bytes, least recently used first out. Whoever misses a block *claims* it, so that of several
-//! readers who want the same block at the same time one reads and opens it, and the others wait for the result. A
-//! claim that is dropped without a result (an error) wakes the others, who then try for themselves.
+//! Sharded, bounded by bytes, least recently used first out. Whoever misses a block *claims* it, so that of
+//! several readers who want the same block at the same time one reads and opens it, and the others wait for
+//! the result. A claim that is dropped without a result (an error) wakes the others, who then try for
+//! themselves.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::lru::Lru;
 use crate::format::ChunkId;
 
-const SHARDS: usize = 16;
+const SHARDS_MAX: usize = 16;
+/// A shard has room for at least so many bytes, so that a small cache still keeps whole blocks.
+const SHARD_BYTES_MIN: usize = 1 << 20;
 /// What an entry costs beyond its bytes: map entries and counts.
 const ENTRY_OVERHEAD: usize = 160;
 
@@ -54,12 +57,13 @@ pub(crate) struct Claim<'a> {
 impl BlockCache {
     /// Returns a cache for `bytes` of plaintext.
     pub(crate) fn new(bytes: usize) -> Self {
+        let count = (bytes / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX);
         let shard = || Shard {
-            state: Mutex::new(ShardState { blocks: Lru::new(bytes / SHARDS), claimed: HashSet::new() }),
+            state: Mutex::new(ShardState { blocks: Lru::new(bytes / count), claimed: HashSet::new() }),
             done: Condvar::new(),
         };
         BlockCache {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..count).map(|_| shard()).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -81,7 +85,8 @@ impl BlockCache {
 
     /// Like [`BlockCache::lookup`], but waits for someone else's load to end.
     ///
-    /// Call it only with no claim of one's own open: two threads that each wait for the other's would wait forever.
+    /// Call it only with no claim of one's own open: two threads that each wait for the other's would wait
+    /// forever.
     pub(crate) fn lookup_wait(&self, key: BlockKey) -> Lookup<'_> {
         let shard = self.shard(&key);
         let mut state = shard.lock();
@@ -104,7 +109,7 @@ impl BlockCache {
 
     fn shard(&self, key: &BlockKey) -> &Shard {
         // Ids are hashes: any byte spreads them. The block number keeps a chunk's blocks apart.
-        &self.shards[(usize::from(key.0.0[0]) + key.1 as usize) % SHARDS]
+        &self.shards[(usize::from(key.0.0[0]) + key.1 as usize) % self.shards.len()]
     }
 }
 
@@ -190,14 +195,16 @@ mod tests {
 
     #[test]
     fn it_stays_within_its_bytes() {
-        let cache = BlockCache::new(SHARDS * 10_000);
-        for n in 0..=255 {
-            for block in 0..16 {
-                cache.insert(key(n, block), Arc::from(vec![n; 1000]));
+        for bytes in [100_000, 3 << 20, 40 << 20] {
+            let cache = BlockCache::new(bytes);
+            for n in 0..=255 {
+                for block in 0..16 {
+                    cache.insert(key(n, block), Arc::from(vec![n; 15_000]));
+                }
             }
+            let total: usize = cache.shards.iter().map(|s| s.lock().blocks.weight()).sum();
+            assert!(total <= bytes, "{total}");
+            assert!(total > bytes * 8 / 10, "{total} of {bytes}");
         }
-        let total: usize = cache.shards.iter().map(|s| s.lock().blocks.weight()).sum();
-        assert!(total <= SHARDS * 10_000, "{total}");
-        assert!(total > SHARDS * 8_000, "{total}");
     }
 }

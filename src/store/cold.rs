@@ -1,13 +1,13 @@
 //! Reading chunks from packs alone: for restores, listings and mounts of a vault that has no live state.
 //!
-//! The index comes from the packs' footers. It is compact (40 bytes a chunk): which pack, which entry of its footer.
-//! Where the chunk's blocks stand is looked up in the footer, which is read again when needed; the footers used last
-//! are kept.
+//! The index comes from the packs' footers. It is compact (40 bytes a chunk): which pack, which entry of its
+//! footer. Where the chunk's blocks stand is looked up in the footer, which is read again when needed; the
+//! footers used last are kept.
 //!
-//! Names of packs are not checked against their files here, that would mean reading all of them. So nothing that a
-//! pack says is believed: a chunk is always read whole, and its id recomputed, before a byte of it is handed out
-//! (see [`super::packs`]: the file module says why that is enough). A pack that is missing or damaged fails only the
-//! reads of chunks that no other pack has.
+//! Names of packs are not checked against their files here, that would mean reading all of them. So nothing
+//! that a pack says is believed: a chunk is always read whole, and its id recomputed, before a byte of it is
+//! handed out (see [`super::packs`]: the file module says why that is enough). A pack that is missing or
+//! damaged fails only the reads of chunks that no other pack has.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

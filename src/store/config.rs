@@ -23,8 +23,8 @@ pub struct EngineConfig {
     pub live: LiveConfig,
 }
 
-/// The largest size at which a pack is closed: half of what the format allows, since a pack grows past the mark by
-/// the chunks that were being sealed when it was reached, by its footer and by its padding.
+/// The largest size at which a pack is closed: half of what the format allows, since a pack grows past the
+/// mark by the chunks that were being sealed when it was reached, by its footer and by its padding.
 pub const PACK_BYTES_MAX: u64 = 512 << 20;
 
 /// The most threads that [`EngineConfig::default`] starts for sealing.

@@ -6,12 +6,15 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
-/// One test's world; unmounts and removes everything when dropped.
+/// One test's world; unmounts and removes everything when dropped (unless it failed and STRONGROOM_KEEP is set).
 pub struct Sandbox {
     dir: tempfile::TempDir,
+    /// The vault, below the sandbox's directory.
+    vault: &'static str,
 }
 
 /// A finished command: status and both outputs.
@@ -76,7 +79,7 @@ impl Sandbox {
     /// An empty sandbox with a passphrase file.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("strongroom-test-").tempdir().expect("scratch directory");
-        let sandbox = Self { dir };
+        let sandbox = Self { dir, vault: "encrypted" };
         fs::create_dir(sandbox.mountpoint()).expect("mountpoint");
         fs::create_dir(sandbox.path("state")).expect("state directory");
         sandbox.private_file("enc.txt", format!("{PASSPHRASE}\n").as_bytes());
@@ -87,6 +90,13 @@ impl Sandbox {
     pub fn with_vault() -> Self {
         let sandbox = Self::new();
         sandbox.init();
+        sandbox
+    }
+
+    /// An empty sandbox whose vault will be at `name`, e.g. on another disk.
+    pub fn with_vault_at(name: &'static str) -> Self {
+        let mut sandbox = Self::new();
+        sandbox.vault = name;
         sandbox
     }
 
@@ -113,12 +123,12 @@ impl Sandbox {
     }
 
     pub fn vault(&self) -> PathBuf {
-        self.path("encrypted")
+        self.path(self.vault)
     }
 
     pub fn vault_str(&self) -> &'static str {
         // Paths live as long as the process: tests are short.
-        Box::leak(self.str("encrypted").into_boxed_str())
+        Box::leak(self.str(self.vault).into_boxed_str())
     }
 
     pub fn mountpoint(&self) -> PathBuf {
@@ -244,6 +254,46 @@ impl Sandbox {
         let status = self.run(["status", self.vault_str(), "--json"]).json();
         i32::try_from(status["pid"].as_i64().unwrap_or_else(|| panic!("no pid in {status}"))).expect("pid")
     }
+
+    /// Runs a command on the vault with the passphrase file.
+    pub fn keyed(&self, args: &[&str]) -> Finished {
+        let passfile = self.passfile();
+        self.run(args.iter().copied().chain(["--passfile", &passfile]))
+    }
+
+    /// What `snapshot list --json` says.
+    #[track_caller]
+    pub fn snapshots(&self) -> Vec<serde_json::Value> {
+        let list = self.keyed(&["snapshot", "list", self.vault_str(), "--json"]).json();
+        list.as_array().unwrap_or_else(|| panic!("no list: {list}")).clone()
+    }
+
+    /// A file's bytes in a snapshot, read without a mount.
+    #[track_caller]
+    pub fn cat(&self, vault: &Path, target: &str) -> Vec<u8> {
+        let output = self
+            .strongroom()
+            .arg("cat")
+            .arg(vault)
+            .args([target, "--passfile", &self.passfile()])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the strongroom binary");
+        assert!(output.status.success(), "cat {target}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// Asserts that the independent checker finds nothing wrong with the vault.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let fsck = self.fsck(&self.vault());
+        assert_eq!(fsck.code, 0, "fsck.strongroom: {}{}", fsck.stdout, fsck.stderr);
+    }
+
+    /// What the daemon wrote about itself last.
+    fn status_file(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&fs::read(self.vault().join("live/status.json")).ok()?).ok()
+    }
 }
 
 impl Drop for Sandbox {
@@ -255,7 +305,104 @@ impl Drop for Sandbox {
                 drop(self.command("umount").arg("-l").arg(&path).stderr(Stdio::null()).status());
             }
         }
+        // A daemon that still writes would race with the removal of its vault.
+        if let Some(status) = self.status_file().filter(|s| s["state"] != "closed") {
+            let pid = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+            let start = Instant::now();
+            while pid.is_some_and(|pid| !process_is_gone(pid)) && start.elapsed() < Duration::from_secs(60) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        if std::thread::panicking() && std::env::var_os("STRONGROOM_KEEP").is_some() {
+            println!("kept: {}", self.dir.path().display());
+            self.dir.disable_cleanup(true);
+        }
     }
+}
+
+/// The seed of a test with randomness: `STRONGROOM_SEED`, else always the same. Printed, so that a failure names it.
+pub fn seed(default: u64) -> u64 {
+    let seed = std::env::var("STRONGROOM_SEED")
+        .map_or(default, |text| text.parse().expect("STRONGROOM_SEED is a number"));
+    println!("SEED={seed}");
+    seed
+}
+
+/// SplitMix64: enough for test data, the same everywhere, and faster than any disk.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(bound).expect("bound")).expect("below the bound")
+    }
+
+    /// True in `percent` of all cases.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// Waits for something that must come, however slow the machine is.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(120), "waited two minutes for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process has ended; one that only waits to be reaped has.
+pub fn process_is_gone(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    }
+}
+
+#[track_caller]
+pub fn signal(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("pid");
+    rustix::process::kill_process(pid, signal).expect("kill");
+}
+
+/// `kill -9`, and waits until the process is no more.
+#[track_caller]
+pub fn kill_9(pid: i32) {
+    signal(pid, rustix::process::Signal::KILL);
+    wait_until("the killed process to end", || process_is_gone(pid));
+}
+
+/// Writes a file and makes it durable.
+///
+/// # Errors
+/// The first failure of open, write or fsync.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Everything that two trees must agree on, as one sorted text: names, types, modes, owners, ns mtimes, sizes, link groups, xattrs, ACLs, content.

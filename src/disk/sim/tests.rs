@@ -70,7 +70,7 @@ fn names_persist_as_a_prefix() {
 }
 
 #[test]
-fn renames_are_atomic_within_a_directory_only() {
+fn a_rename_within_a_directory_is_atomic_and_one_across_never_loses_the_file() {
     let disk = SimDisk::new(3);
     disk.create_dir_all("a").unwrap();
     disk.create_dir_all("b").unwrap();
@@ -88,7 +88,14 @@ fn renames_are_atomic_within_a_directory_only() {
     disk.rename("a/f", "b/f").unwrap();
     let where_is = |d: &SimDisk| (d.raw_read("a/f").is_some(), d.raw_read("b/f").is_some());
     let found: BTreeSet<_> = (0..50).map(|s| where_is(&disk.crash_image(CrashMode::Torn(s)))).collect();
-    assert_eq!(found.len(), 4);
+    assert_eq!(found, BTreeSet::from([(true, false), (true, true), (false, true)]));
+    let early = disk.fork();
+    early.sync_dir("a").unwrap();
+    assert_eq!(
+        where_is(&early.crash_image(DROP)),
+        (false, true),
+        "the new name comes with the loss of the old"
+    );
     disk.sync_dir("b").unwrap();
     assert_eq!(where_is(&disk.crash_image(DROP)), (true, true));
     disk.sync_dir("a").unwrap();

@@ -41,13 +41,7 @@ impl Live {
     /// `Poisoned`; `NoSpace` when the journal is full and the disk too; whatever the barrier reports. After any
     /// but the first nothing is lost, and the commit may be tried again.
     pub fn commit(&self) -> Result<()> {
-        let target = {
-            let mem = self.mem();
-            if mem.closed && mem.log_from < mem.applied {
-                return Err(closed());
-            }
-            mem.applied
-        };
+        let target = self.mem().applied;
         loop {
             let Some(turn) = self.take_turn(Some(target))? else { return Ok(()) };
             let room = self.commit_in_turn(&turn)?;
@@ -78,21 +72,28 @@ impl Live {
     }
 
     /// Makes a last checkpoint, marks the state as cleanly closed and lets go of the files; views that still live
-    /// keep the database open. After an error the state is as after a crash: the next open recovers it.
+    /// keep the database open. From the first call on nothing can be applied.
+    ///
+    /// # Errors
+    /// After `NoSpace` (or another error that leaves the vault sound, as the barrier may report) closing may be tried
+    /// again. After `Poisoned` the files were let go. In either case the next open recovers what was durable.
     pub fn close(&self) -> Result<()> {
         self.mem_mut().closed = true;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(worker) = worker {
-            if worker.thread().id() != std::thread::current().id() {
-                // What it did wrong is in the poison flag, or will be found by the checkpoint below.
-                drop(worker.join());
-            }
+        if let Some(worker) = worker
+            && worker.thread().id() != std::thread::current().id()
+        {
+            // What it did wrong is in the poison flag, or will be found by the checkpoint below.
+            drop(worker.join());
         }
         let mut db = self.db_lock();
         if db.is_none() {
             return Ok(());
         }
         let result = self.checkpoint_locked(&mut db, true).map(drop);
+        if result.is_err() && !self.poison.is_set() {
+            return result;
+        }
         let base = self.mem_mut().base.take();
         drop((base, db.take()));
         result
@@ -292,17 +293,16 @@ impl Live {
         if self.env.monotonic() < retry_at || self.kicked.swap(true, Ordering::AcqRel) {
             return;
         }
-        if self.cfg.background {
-            if let Some(live) = self.me.upgrade() {
-                let name = String::from("sr-checkpoint");
-                let spawned =
-                    std::thread::Builder::new().name(name).spawn(move || live.advisable_checkpoint());
-                if let Ok(thread) = spawned {
-                    // The one before has done its work, or `kicked` would be set.
-                    let old = self.worker.lock().unwrap_or_else(PoisonError::into_inner).replace(thread);
-                    drop(old);
-                    return;
-                }
+        if self.cfg.background
+            && let Some(live) = self.me.upgrade()
+        {
+            let name = String::from("sr-checkpoint");
+            let spawned = std::thread::Builder::new().name(name).spawn(move || live.advisable_checkpoint());
+            if let Ok(thread) = spawned {
+                // The one before has done its work, or `kicked` would be set.
+                let old = self.worker.lock().unwrap_or_else(PoisonError::into_inner).replace(thread);
+                drop(old);
+                return;
             }
         }
         self.advisable_checkpoint();

@@ -308,7 +308,7 @@ impl Journal {
         segment.file.read_exact_at(&mut len, pos).map_err(fail("read", slot))?;
         let len = u32::from_le_bytes(len) as usize;
         let room = end - pos - 4;
-        if len < SEAL || len > SEAL + RECORD_HEAD + PART_MAX || len as u64 > room {
+        if !(SEAL..=SEAL + RECORD_HEAD + PART_MAX).contains(&len) || len as u64 > room {
             return Ok(None);
         }
         let mut sealed = vec![0; len];

@@ -38,6 +38,9 @@
 //! disk does not poison: segments are preallocated, so commits don't notice it; a checkpoint that can't grow the
 //! database reports `NoSpace`, leaves its changes in the overlay and in the journal, and is tried again later. When both
 //! segments and the overlay are full, commits and changes report `NoSpace` too, until there is room.
+//!
+//! A *read* of the database that fails is different: redb then refuses whatever is not in its cache, and the next
+//! checkpoint poisons the vault. Damage under the live state is not worked around, only reported.
 
 mod base;
 mod batch;
@@ -412,7 +415,7 @@ impl Live {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Value)>> {
-        read::range(table, from, to, limit, &|bounds, limit| {
+        read::range(table, from, to, limit, |bounds, limit| {
             let mem = self.mem();
             Ok((mem.active.part(table, bounds, limit), mem.below()?))
         })
@@ -420,7 +423,7 @@ impl Live {
 
     /// Returns the row with the greatest key in `[from, below)`.
     pub fn last_before(&self, table: Table, from: &[u8], below: &[u8]) -> Result<Option<(Vec<u8>, Value)>> {
-        read::last_before(table, from, below, &|bounds| {
+        read::last_before(table, from, below, |bounds| {
             let mem = self.mem();
             Ok((mem.active.part_back(table, bounds), mem.below()?))
         })

@@ -172,7 +172,7 @@ pub(super) fn range(
     from: &[u8],
     to: Option<&[u8]>,
     limit: usize,
-    part: &dyn Fn(Bounds<'_>, usize) -> Result<(Part, Below)>,
+    part: impl Fn(Bounds<'_>, usize) -> Result<(Part, Below)>,
 ) -> Result<Vec<(Vec<u8>, Value)>> {
     let mut out = Vec::new();
     let mut from = from.to_vec();
@@ -198,7 +198,7 @@ pub(super) fn last_before(
     table: Table,
     from: &[u8],
     below: &[u8],
-    part: &dyn Fn(Bounds<'_>) -> Result<(Part, Below)>,
+    part: impl Fn(Bounds<'_>) -> Result<(Part, Below)>,
 ) -> Result<Option<(Vec<u8>, Value)>> {
     let mut end = below.to_vec();
     loop {

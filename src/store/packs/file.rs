@@ -1,13 +1,14 @@
 //! One pack file: opening it, its footer, its frames.
 //!
-//! What is believed of a pack, and why. Anyone who knows the vault's public key (it stands in the header) can make a
-//! pack whose frames and footer authenticate, since the pack key is drawn by the writer. So an authentic frame alone
-//! proves nothing; one of these must hold besides:
+//! What is believed of a pack, and why. Anyone who knows the vault's public key (it stands in the header) can
+//! make a pack whose frames and footer authenticate, since the pack key is drawn by the writer. So an
+//! authentic frame alone proves nothing; one of these must hold besides:
 //!
-//! - the pack is *proven*: its header is the one that we wrote, or that stands in a file which was found to have the
-//!   name that a signed chain file gave (LAY-1). The header decides the pack key, which nobody else knows. Then any
-//!   block can be read by itself;
-//! - or the whole chunk was read and its id recomputed (PACK-5): ids need a key that only the vault's owner has.
+//! - the pack is *proven*: its header is the one that we wrote, or that stands in a file which was found to
+//!   have the name that a signed chain file gave (LAY-1). The header decides the pack key, which nobody else
+//!   knows. Then any block can be read by itself;
+//! - or the whole chunk was read and its id recomputed (PACK-5): ids need a key that only the vault's owner
+//!   has.
 
 use std::cell::RefCell;
 use std::io;
@@ -92,8 +93,8 @@ thread_local! {
 }
 
 impl PackFile {
-    /// Reads trailer and footer of a closed pack. Padding is not looked at: it has no meaning, and the pack's name
-    /// covers it.
+    /// Reads trailer and footer of a closed pack. Padding is not looked at: it has no meaning, and the pack's
+    /// name covers it.
     pub(crate) fn read_footer(&self) -> Result<(Footer, Trailer)> {
         let path = &self.label;
         let len = self.file.len().map_err(|e| StoreError::io(format!("length of {path}"), e))?;
@@ -116,8 +117,8 @@ impl PackFile {
         Ok((footer, trailer))
     }
 
-    /// Reads the blocks `first..=last` of a chunk with one read, opens them, and hands each to `sink` with its
-    /// number. Nothing reaches `sink` that did not authenticate.
+    /// Reads the blocks `first..=last` of a chunk with one read, opens them, and hands each to `sink` with
+    /// its number. Nothing reaches `sink` that did not authenticate.
     pub(crate) fn read_blocks(
         &self,
         desc: &ChunkDesc,

@@ -9,7 +9,7 @@ use super::super::live::{Batch, Table};
 use super::file::{PackFile, open_file, pack_key, read_exact, read_header};
 use super::rows::{ChunkRow, NEXT_PACK_NO, PackRow, PackState, pack_key as row_key};
 use super::write::Body;
-use super::{Core, Packs, ROWS_PER_BATCH, lock, read};
+use super::{Core, Packs, ROWS_PER_BATCH, lock};
 use crate::disk::OpenMode;
 use crate::format::pack::pack_path;
 use crate::format::{
@@ -31,8 +31,8 @@ pub struct PackInfo {
     pub file_len: u64,
     /// Closed or condemned.
     pub state: PackState,
-    /// We wrote it, or its file was found to have its name: its blocks can be read one by one. Of other packs whole
-    /// chunks are read, since only a chunk's id proves it.
+    /// We wrote it, or its file was found to have its name: its blocks can be read one by one. Of other packs
+    /// whole chunks are read, since only a chunk's id proves it.
     pub proven: bool,
 }
 
@@ -45,38 +45,41 @@ pub struct SpaceEstimate {
     pub condemned_bytes: u64,
     /// Chunks in open packs.
     pub open_bytes: u64,
-    /// Reserved on the disk for open packs beyond that. Free space as the system counts it has these taken off.
+    /// Reserved on the disk for open packs beyond that. Free space as the system counts it has these taken
+    /// off.
     pub promised_bytes: u64,
 }
 
 impl Packs {
     /// Returns all closed packs, condemned ones included, in order of their numbers.
     pub fn closed_packs(&self) -> Result<Vec<PackInfo>> {
-        let rows = read(&self.core.files.rows);
+        let rows = self.core.files.rows();
         let closed = rows.iter().filter(|(_, row)| row.state != PackState::Open);
-        let mut packs: Vec<_> = closed.map(|(no, row)| info(*no, row)).collect();
+        let mut packs: Vec<_> = closed.map(|(no, row)| info(no, row)).collect();
         packs.sort_unstable_by_key(|p| p.no);
         Ok(packs)
     }
 
-    /// Returns the packs on the disk that the index does not know: left by a crash between closing a pack and the
-    /// commit that would have recorded it, or brought by someone else. They may be adopted, or deleted once no chain
-    /// file names them.
+    /// Returns the packs on the disk that the index does not know: left by a crash between closing a pack and
+    /// the commit that would have recorded it, or brought by someone else. They may be adopted, or deleted
+    /// once no chain file names them.
     pub fn strays(&self) -> Result<Vec<PackName>> {
         self.core.strays()
     }
 
-    /// Adds the chunks of a pack that stands in `packs/` to the index, but for those that it has already, and returns how
-    /// many chunks the pack has. The pack counts as not proven until [`Packs::prove`] has read all of it.
+    /// Adds the chunks of a pack that stands in `packs/` to the index, but for those that it has already, and
+    /// returns how many chunks the pack has. The pack counts as not proven until [`Packs::prove`] has read
+    /// all of it.
     ///
     /// # Errors
-    /// `Corrupt` when the file is missing or is no pack of this vault. What was added stays, and the call can be
-    /// repeated.
+    /// `Corrupt` when the file is missing or is no pack of this vault. What was added stays, and the call can
+    /// be repeated.
     pub fn adopt(&self, name: &PackName) -> Result<usize> {
         self.core.adopt(name)
     }
 
-    /// Reads a whole pack and compares its hash with its name. From then on it is trusted like those we wrote.
+    /// Reads a whole pack and compares its hash with its name. From then on it is trusted like those we
+    /// wrote.
     ///
     /// # Errors
     /// `Corrupt` when the file is not the one of that name. FORMAT LAY-1
@@ -106,8 +109,9 @@ impl Packs {
         pack.read_footer().map(|(footer, _)| footer.chunks)
     }
 
-    /// Calls `each` with every chunk of the index: its id, the number of the pack that holds it, and its stored bytes.
-    /// Ascending by id, in pages: writers go on meanwhile, and what they add may or may not be seen.
+    /// Calls `each` with every chunk of the index: its id, the number of the pack that holds it, and its
+    /// stored bytes. Ascending by id, in pages: writers go on meanwhile, and what they add may or may not be
+    /// seen.
     ///
     /// # Errors
     /// `Corrupt` for rows that make no sense, and those of `each`.
@@ -120,8 +124,8 @@ impl Packs {
         })
     }
 
-    /// Marks a pack for deletion: from now on deduplication passes it by, so no new reference to its chunks comes about
-    /// unless they are stored anew. Its chunks can still be read.
+    /// Marks a pack for deletion: from now on deduplication passes it by, so no new reference to its chunks
+    /// comes about unless they are stored anew. Its chunks can still be read.
     pub fn condemn(&self, name: &PackName) -> Result<()> {
         self.core.change_row(name, |row| row.state = PackState::Condemned).map(drop)
     }
@@ -131,8 +135,8 @@ impl Packs {
         self.core.change_row(name, |row| row.state = PackState::Closed).map(drop)
     }
 
-    /// Drops a condemned pack: its rows and what is left of its chunks' rows, durably, and then its file. To be called
-    /// once the removal record that retires the pack is durable.
+    /// Drops a condemned pack: its rows and what is left of its chunks' rows, durably, and then its file. To
+    /// be called once the removal record that retires the pack is durable.
     ///
     /// # Errors
     /// `NotFound` when there is no condemned pack of that name.
@@ -161,9 +165,9 @@ impl Packs {
         Ok(())
     }
 
-    /// Copies those chunks of a pack that still stand only there and that `keep` wants into the open pack of their kind,
-    /// without compressing them again, and points their rows there. Every chunk copied is verified by its id. Returns the
-    /// stored bytes of what was copied. The pack itself stays as it is.
+    /// Copies those chunks of a pack that still stand only there and that `keep` wants into the open pack of
+    /// their kind, without compressing them again, and points their rows there. Every chunk copied is
+    /// verified by its id. Returns the stored bytes of what was copied. The pack itself stays as it is.
     pub fn rewrite(&self, pack: &PackInfo, keep: &dyn Fn(&ChunkId) -> bool) -> Result<u64> {
         let core = &self.core;
         let file = core.files.get(&core.ctx, pack.no)?;
@@ -179,7 +183,7 @@ impl Packs {
     pub fn space_estimate(&self) -> SpaceEstimate {
         let core = &self.core;
         let mut estimate = SpaceEstimate::default();
-        for row in read(&core.files.rows).values() {
+        for (_, row) in core.files.rows().iter() {
             estimate.closed_bytes += row.file_len;
             if row.state == PackState::Condemned {
                 estimate.condemned_bytes += row.file_len;
@@ -196,9 +200,8 @@ impl Packs {
 
 impl Core {
     fn by_name(&self, name: &PackName) -> Result<(u32, PackRow)> {
-        let rows = read(&self.files.rows);
-        let found = rows.iter().find(|(_, row)| row.state != PackState::Open && row.name == *name);
-        let found = found.map(|(no, row)| (*no, row.clone()));
+        let rows = self.files.rows();
+        let found = rows.named(name).map(|(no, row)| (no, row.clone()));
         found.ok_or_else(|| StoreError::NotFound(format!("pack {name}")))
     }
 
@@ -221,8 +224,7 @@ impl Core {
             Err(StoreError::NotFound(_)) => {
                 let _index = lock(&self.index);
                 let no = self.next_pack_no.fetch_add(1, Ordering::Relaxed);
-                let next =
-                    no.checked_add(1).ok_or_else(|| StoreError::Format(FormatError::Limit("2^32 packs")))?;
+                let next = no.checked_add(1).ok_or(StoreError::Format(FormatError::Limit("2^32 packs")))?;
                 let mut batch = Batch::new();
                 batch.put(Table::Packs, row_key(no), row.encode());
                 batch.put(Table::Settings, NEXT_PACK_NO, next.to_le_bytes());
@@ -309,7 +311,8 @@ impl Core {
         Ok(ids)
     }
 
-    /// Copies one chunk into the open pack, if its row still points to `from`. Returns the bytes it takes there.
+    /// Copies one chunk into the open pack, if its row still points to `from`. Returns the bytes it takes
+    /// there.
     fn copy_chunk(&self, from: &PackInfo, file: &PackFile, desc: &ChunkDesc) -> Result<u64> {
         let _in_flight = self.enter(desc.id);
         if self.find(&desc.id)?.is_none_or(|row| row.pack != from.no) {

@@ -2,18 +2,18 @@
 //!
 //! # Writing
 //!
-//! [`Packs::put`] names a chunk by its keyed hash, looks the name up in the index (table Chunks of the live database),
-//! and only if it is new compresses and seals it and appends it to the open pack of its kind. Then its row is applied to
-//! the live database. Nothing is durable yet: that happens when the live database commits, which first calls
-//! [`Barrier::before_commit`]. Since a row is applied only after its bytes were written, the sync there covers whatever
-//! rows the commit has captured.
+//! [`Packs::put`] names a chunk by its keyed hash, looks the name up in the index (table Chunks of the live
+//! database), and only if it is new compresses and seals it and appends it to the open pack of its kind. Then
+//! its row is applied to the live database. Nothing is durable yet: that happens when the live database
+//! commits, which first calls [`Barrier::before_commit`]. Since a row is applied only after its bytes were
+//! written, the sync there covers whatever rows the commit has captured.
 //!
 //! # Locks
 //!
-//! In this order: in-flight chunk, slot (the open pack of a kind), a pack's `closing`, index (changes of Chunks and Packs
-//! rows), names (moves between `live/open/` and `packs/`), list of unclosed packs, a pack's state. Applying to the live
-//! database may wait for a checkpoint, and so for [`Barrier::before_commit`]; that takes only the last three, so none of
-//! them is ever held while a batch is applied.
+//! In this order: in-flight chunk, slot (the open pack of a kind), a pack's `closing`, index (changes of
+//! Chunks and Packs rows), names (moves between `live/open/` and `packs/`), list of unclosed packs, a pack's
+//! state. Applying to the live database may wait for a checkpoint, and so for [`Barrier::before_commit`];
+//! that takes only the last three, so none of them is ever held while a batch is applied.
 
 mod file;
 mod maintain;
@@ -57,6 +57,36 @@ const ROWS_PER_BATCH: usize = 512;
 
 /// What becomes of a queued chunk; runs on a worker.
 pub type Done = Box<dyn FnOnce(Result<ChunkId>) + Send>;
+
+/// A chunk's plaintext on its way to a worker.
+#[derive(Debug)]
+pub enum Plaintext {
+    /// Nobody else needs it.
+    Owned(Vec<u8>),
+    /// The caller goes on reading it, for example while it is not stored yet.
+    Shared(Arc<Vec<u8>>),
+}
+
+impl AsRef<[u8]> for Plaintext {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Plaintext::Owned(bytes) => bytes,
+            Plaintext::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Plaintext {
+    fn from(bytes: Vec<u8>) -> Self {
+        Plaintext::Owned(bytes)
+    }
+}
+
+impl From<Arc<Vec<u8>>> for Plaintext {
+    fn from(bytes: Arc<Vec<u8>>) -> Self {
+        Plaintext::Shared(bytes)
+    }
+}
 
 /// The chunk store of an open vault. Dropping it stops its threads; chunks of open packs stay where they are.
 pub struct Packs {
@@ -119,8 +149,8 @@ pub struct PackStats {
 }
 
 impl Packs {
-    /// Opens the chunk store on its tables in the live database, finishes packs that a crash left open (PACK-7), and
-    /// starts its threads if `ctx.cfg.background` says so. Becomes the live database's barrier.
+    /// Opens the chunk store on its tables in the live database, finishes packs that a crash left open
+    /// (PACK-7), and starts its threads if `ctx.cfg.background` says so. Becomes the live database's barrier.
     ///
     /// # Errors
     /// `Corrupt` when a chunk that was durable is not there any more; the message names pack and chunk.
@@ -149,8 +179,8 @@ impl Packs {
         Ok(packs)
     }
 
-    /// Stores one chunk, unless it is there already, and returns its id. The chunk's row is applied to the live database
-    /// before this returns, so whatever is applied afterwards may name the id.
+    /// Stores one chunk, unless it is there already, and returns its id. The chunk's row is applied to the
+    /// live database before this returns, so whatever is applied afterwards may name the id.
     ///
     /// # Errors
     /// `NoSpace` with nothing changed; `Poisoned` after any failed write.
@@ -158,14 +188,14 @@ impl Packs {
         self.core.put(kind, plaintext, effort)
     }
 
-    /// Queues a data chunk for the workers. Blocks while the queue is full. `done` runs on a worker, chunks finish in any
-    /// order. Without background threads all of it happens here.
-    pub fn submit(&self, plaintext: Vec<u8>, effort: Effort, done: Done) {
-        self.queue.submit(plaintext, effort, done);
+    /// Queues a data chunk for the workers. Blocks while the queue is full. `done` runs on a worker, chunks
+    /// finish in any order. Without background threads all of it happens here.
+    pub fn submit(&self, plaintext: impl Into<Plaintext>, effort: Effort, done: Done) {
+        self.queue.submit(plaintext.into(), effort, done);
     }
 
-    /// Tells whether a chunk is stored in a pack that is to stay, so that a new reference to it may be made. Chunks of
-    /// condemned packs can be read, but are not counted here.
+    /// Tells whether a chunk is stored in a pack that is to stay, so that a new reference to it may be made.
+    /// Chunks of condemned packs can be read, but are not counted here.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
         Ok(self.core.find_usable(id)?.is_some())
     }
@@ -175,7 +205,8 @@ impl Packs {
         self.core.before_commit()
     }
 
-    /// Closes the open packs: all chunks put so far then stand in named packs. Their rows are applied, not committed.
+    /// Closes the open packs: all chunks put so far then stand in named packs. Their rows are applied, not
+    /// committed.
     ///
     /// # Errors
     /// `NoSpace` leaves the packs open and readable; try again when there is room.
@@ -242,10 +273,8 @@ impl Core {
 
     /// Returns a chunk's row if a new reference to the chunk may be made.
     fn find_usable(&self, id: &ChunkId) -> Result<Option<ChunkRow>> {
-        let usable = |row: &ChunkRow| {
-            let pack = self.files.row(row.pack);
-            pack.is_some_and(|pack| pack.state != PackState::Condemned)
-        };
+        let usable =
+            |row: &ChunkRow| matches!(self.files.state(row.pack), Some(PackState::Open | PackState::Closed));
         Ok(self.find(id)?.filter(usable))
     }
 

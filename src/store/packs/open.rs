@@ -1,12 +1,12 @@
 //! A pack that is being written, in `live/open/`.
 //!
-//! Life of a pack: created with its header; chunks are appended, each with frame numbers that were reserved for it;
-//! once full it is *retired*: nobody new may add to it, and when the last writer has left it is closed (footer,
-//! padding, trailer, sync), moved under its name, and its row says Closed.
+//! Life of a pack: created with its header; chunks are appended, each with frame numbers that were reserved
+//! for it; once full it is *retired*: nobody new may add to it, and when the last writer has left it is
+//! closed (footer, padding, trailer, sync), moved under its name, and its row says Closed.
 //!
-//! A chunk is appended under the pack's lock, so the file never has a gap, and its row is published after that, in
-//! the order of the file. So what any commit captures is a prefix of the pack's chunks, which is what recovery needs
-//! to give a cut pack a footer without gaps (PACK-2).
+//! A chunk is appended under the pack's lock, so the file never has a gap, and its row is published after
+//! that, in the order of the file. So what any commit captures is a prefix of the pack's chunks, which is
+//! what recovery needs to give a cut pack a footer without gaps (PACK-2).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -25,8 +25,8 @@ pub(super) const OPEN_DIR: &str = "live/open";
 
 /// Room is reserved on the disk in steps of this many bytes.
 const ALLOCATE_STEP: u64 = 16 << 20;
-/// The system is asked to write what was appended each time that it is this many bytes, so that fsync finds little
-/// to do.
+/// The system is asked to write what was appended each time that it is this many bytes, so that fsync finds
+/// little to do.
 const WRITEBACK_STEP: u64 = 4 << 20;
 
 /// A pack that chunks are added to.
@@ -144,8 +144,8 @@ impl OpenPack {
         })
     }
 
-    /// Takes frame numbers for a chunk of `blocks` blocks and at most `bytes_max` stored bytes. `None` when the pack
-    /// is full: it is retired then.
+    /// Takes frame numbers for a chunk of `blocks` blocks and at most `bytes_max` stored bytes. `None` when
+    /// the pack is full: it is retired then.
     pub(super) fn take_seat(
         self: &Arc<Self>,
         ctx: &Ctx,
@@ -182,8 +182,8 @@ impl OpenPack {
         self.lock(ctx).retired
     }
 
-    /// Tells whether the caller is to see to it that this pack is closed: true once, when it is retired and nobody
-    /// writes to it any more.
+    /// Tells whether the caller is to see to it that this pack is closed: true once, when it is retired and
+    /// nobody writes to it any more.
     pub(super) fn due(&self, ctx: &Ctx) -> bool {
         let mut state = self.lock(ctx);
         let due = state.retired && state.writers == 0 && !state.scheduled;
@@ -212,8 +212,8 @@ impl OpenPack {
             let footer_len = state.footer_len + 44 + 4 * desc.blocks.len() as u64;
             self.ensure_room(ctx, &mut state, closed_len(end, footer_len))?;
             if let Err(e) = self.pack.file.write_all_at(sealed, state.end) {
-                // What of it reached the file is behind its end: the next chunk overwrites it, sealed under frame
-                // numbers of its own.
+                // What of it reached the file is behind its end: the next chunk overwrites it, sealed under
+                // frame numbers of its own.
                 return Err(self.failed(ctx, "append to", e));
             }
             state.hasher.update(sealed);
@@ -232,8 +232,8 @@ impl OpenPack {
         Ok(())
     }
 
-    /// Makes the disk promise room up to `needed` bytes, which includes all that closing the pack will add: so a pack
-    /// that took a chunk can also be closed on a full disk.
+    /// Makes the disk promise room up to `needed` bytes, which includes all that closing the pack will add:
+    /// so a pack that took a chunk can also be closed on a full disk.
     fn ensure_room(&self, ctx: &Ctx, state: &mut State, needed: u64) -> Result<()> {
         if needed <= state.allocated {
             return Ok(());
@@ -252,8 +252,8 @@ impl OpenPack {
         Err(StoreError::NoSpace)
     }
 
-    /// Turns an I/O error of a write into ours. A full disk leaves everything as it was; anything else means that
-    /// nobody knows what the file holds.
+    /// Turns an I/O error of a write into ours. A full disk leaves everything as it was; anything else means
+    /// that nobody knows what the file holds.
     fn failed(&self, ctx: &Ctx, verb: &str, e: std::io::Error) -> StoreError {
         if !is_full(&e) {
             ctx.poison.set(&format!("{verb} {}: {e}", self.path));
@@ -286,8 +286,8 @@ impl OpenPack {
         Ok(())
     }
 
-    /// Writes footer, padding and trailer and makes the whole file durable. Returns its name and its length in bytes.
-    /// A second call changes nothing more.
+    /// Writes footer, padding and trailer and makes the whole file durable. Returns its name and its length
+    /// in bytes. A second call changes nothing more.
     pub(super) fn seal(&self, ctx: &Ctx) -> Result<(PackName, u64)> {
         let mut state = self.lock(ctx);
         if let Some(sealed) = state.sealed {
@@ -335,7 +335,8 @@ fn closed_len(end: u64, footer_len: u64) -> u64 {
     padded_len(end + footer_len + (FOOTER_SEAL_LEN + TRAILER_LEN) as u64)
 }
 
-/// Returns footer, padding and trailer for a pack whose chunks end at `end`, and the length of the whole file.
+/// Returns footer, padding and trailer for a pack whose chunks end at `end`, and the length of the whole
+/// file.
 pub(super) fn closing_bytes(ctx: &Ctx, pack: &PackFile, footer: &Footer, end: u64) -> (Vec<u8>, u64) {
     let plain = footer.encode();
     let file_len = closed_len(end, plain.len() as u64);

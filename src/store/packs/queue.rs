@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::super::codec::Effort;
 use super::super::error::{Result, StoreError};
 use super::open::OpenPack;
-use super::{Core, Done, lock};
+use super::{Core, Done, Plaintext, lock};
 use crate::format::PackKind;
 
 /// Plaintext bytes that are queued or being worked on at one time, unless it is a single chunk.
@@ -17,7 +17,7 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const BACKLOG_MAX: usize = 3;
 
 struct Job {
-    plaintext: Vec<u8>,
+    plaintext: Plaintext,
     effort: Effort,
     done: Done,
 }
@@ -77,9 +77,9 @@ impl Queue {
         Ok(queue)
     }
 
-    pub(super) fn submit(&self, plaintext: Vec<u8>, effort: Effort, done: Done) {
+    pub(super) fn submit(&self, plaintext: Plaintext, effort: Effort, done: Done) {
         let mut state = lock(&self.state);
-        while !state.stopped && state.bytes > 0 && state.bytes + plaintext.len() > QUEUE_BYTES_MAX {
+        while !state.stopped && state.bytes > 0 && state.bytes + plaintext.as_ref().len() > QUEUE_BYTES_MAX {
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stopped {
@@ -87,7 +87,7 @@ impl Queue {
             run(&self.core, Job { plaintext, effort, done });
             return;
         }
-        state.bytes += plaintext.len();
+        state.bytes += plaintext.as_ref().len();
         state.jobs.push_back(Job { plaintext, effort, done });
         drop(state);
         self.work.notify_one();
@@ -107,7 +107,7 @@ impl Queue {
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             };
-            let len = job.plaintext.len();
+            let len = job.plaintext.as_ref().len();
             run(&self.core, job);
             lock(&self.state).bytes -= len;
             self.room.notify_all();
@@ -131,11 +131,11 @@ impl Queue {
     }
 }
 
-/// Stores a chunk and tells whoever waits for it. A panic poisons the vault rather than ending the worker: the
-/// chunks behind this one are others' data.
+/// Stores a chunk and tells whoever waits for it. A panic poisons the vault rather than ending the worker:
+/// the chunks behind this one are others' data.
 fn run(core: &Core, job: Job) {
     let Job { plaintext, effort, done } = job;
-    let stored = catch_unwind(AssertUnwindSafe(|| core.put(PackKind::Data, &plaintext, effort)));
+    let stored = catch_unwind(AssertUnwindSafe(|| core.put(PackKind::Data, plaintext.as_ref(), effort)));
     let panicked = || {
         core.ctx.poison.set("a thread panicked while it stored a chunk");
         StoreError::Poisoned("a thread panicked while it stored a chunk".to_string())
@@ -185,8 +185,8 @@ impl Backlog {
         Ok(())
     }
 
-    /// Waits while too many packs wait to be closed: their bytes are still to reach the disk, and writers must not
-    /// run away from it.
+    /// Waits while too many packs wait to be closed: their bytes are still to reach the disk, and writers
+    /// must not run away from it.
     pub(super) fn wait_for_room(&self) {
         let mut state = lock(&self.state);
         while state.open && state.count > BACKLOG_MAX {

@@ -1,7 +1,7 @@
 //! Reading chunks: through the block cache, touching only the blocks that are needed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use super::super::blockcache::{BlockCache, Claim, Lookup};
 use super::super::ctx::Ctx;
@@ -13,7 +13,7 @@ use super::rows::{PackRow, PackState};
 use crate::crypto::{PackKey, VaultKeys};
 use crate::disk::OpenMode;
 use crate::format::pack::pack_path;
-use crate::format::{BLOCK_LEN, ChunkDesc, ChunkId, PackKind};
+use crate::format::{BLOCK_LEN, ChunkDesc, ChunkId, PackKind, PackName};
 
 /// Where chunks can be read from: the packs of an open vault ([`super::Packs`]), or packs alone
 /// ([`super::super::cold::ColdPacks`]).
@@ -24,12 +24,12 @@ pub trait ChunkSource: Send + Sync {
     /// `NotFound` when no pack has the chunk; `Corrupt` when what the pack has is not that chunk.
     fn read_chunk(&self, kind: PackKind, id: &ChunkId) -> Result<Arc<[u8]>>;
 
-    /// Fills `buf` with the bytes of a data chunk from `offset` (in its plaintext) on. Reads and opens only the
-    /// blocks that it needs.
+    /// Fills `buf` with the bytes of a data chunk from `offset` (in its plaintext) on. Reads and opens only
+    /// the blocks that it needs.
     ///
     /// # Errors
-    /// `NotFound` when no pack has the chunk; `Corrupt` when a block does not authenticate, or when the chunk ends
-    /// before the range does.
+    /// `NotFound` when no pack has the chunk; `Corrupt` when a block does not authenticate, or when the chunk
+    /// ends before the range does.
     fn read_at(&self, id: &ChunkId, offset: u32, buf: &mut [u8]) -> Result<()>;
 }
 
@@ -38,10 +38,45 @@ const FILES_MAX: usize = 64;
 /// Pack keys kept: deriving one costs a KEM decapsulation.
 const KEYS_MAX: usize = 1024;
 
+/// All rows of the Packs table.
+#[derive(Default)]
+pub(super) struct Rows {
+    by_no: HashMap<u32, PackRow>,
+    /// Of packs that have a name, so not of open ones.
+    by_name: HashMap<PackName, u32>,
+}
+
+impl Rows {
+    fn set(&mut self, no: u32, row: PackRow) {
+        self.remove(no);
+        if row.state != PackState::Open {
+            self.by_name.insert(row.name, no);
+        }
+        self.by_no.insert(no, row);
+    }
+
+    fn remove(&mut self, no: u32) {
+        let Some(row) = self.by_no.remove(&no) else { return };
+        if self.by_name.get(&row.name) == Some(&no) {
+            self.by_name.remove(&row.name);
+        }
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PackRow)> {
+        self.by_no.iter().map(|(no, row)| (*no, row))
+    }
+
+    /// The closed or condemned pack of that name.
+    pub(super) fn named(&self, name: &PackName) -> Option<(u32, &PackRow)> {
+        let no = *self.by_name.get(name)?;
+        self.by_no.get(&no).map(|row| (no, row))
+    }
+}
+
 /// The packs that chunk rows point to, opened when needed.
 pub(super) struct PackFiles {
-    /// All rows of the Packs table, by number.
-    pub(super) rows: RwLock<HashMap<u32, PackRow>>,
+    rows: RwLock<Rows>,
     /// Packs that are not closed yet, by number.
     pinned: RwLock<HashMap<u32, Arc<PackFile>>>,
     files: Mutex<Lru<u32, Arc<PackFile>>>,
@@ -51,21 +86,31 @@ pub(super) struct PackFiles {
 impl PackFiles {
     pub(super) fn new() -> Self {
         PackFiles {
-            rows: RwLock::new(HashMap::new()),
+            rows: RwLock::default(),
             pinned: RwLock::new(HashMap::new()),
             files: Mutex::new(Lru::new(FILES_MAX)),
             keys: Mutex::new(Lru::new(KEYS_MAX)),
         }
     }
 
+    /// Returns all rows, locked.
+    pub(super) fn rows(&self) -> RwLockReadGuard<'_, Rows> {
+        super::read(&self.rows)
+    }
+
     /// Returns a pack's row.
     pub(super) fn row(&self, no: u32) -> Option<PackRow> {
-        super::read(&self.rows).get(&no).cloned()
+        self.rows().by_no.get(&no).cloned()
+    }
+
+    /// Returns where a pack is in its life.
+    pub(super) fn state(&self, no: u32) -> Option<PackState> {
+        self.rows().by_no.get(&no).map(|row| row.state)
     }
 
     /// Puts a pack's row in, or replaces it.
     pub(super) fn set_row(&self, no: u32, row: PackRow) {
-        super::write(&self.rows).insert(no, row);
+        super::write(&self.rows).set(no, row);
     }
 
     /// Makes an open pack readable for as long as it is open.
@@ -80,7 +125,7 @@ impl PackFiles {
 
     /// Forgets everything about a pack.
     pub(super) fn drop_pack(&self, no: u32) {
-        super::write(&self.rows).remove(&no);
+        super::write(&self.rows).remove(no);
         self.unpin(no);
         self.drop_file(no);
     }
@@ -241,7 +286,8 @@ fn load_run(
     if pack.proven {
         pack.read_blocks(desc, first, last, &mut |_, block| loaded.push(Arc::from(block)))?;
     } else {
-        // The whole chunk, since only its id proves it. The other blocks are kept too: they have been paid for.
+        // The whole chunk, since only its id proves it. The other blocks are kept too: they have been paid
+        // for.
         let plain = pack.read_chunk_verified(keys, desc)?;
         for (b, block) in (0u32..).zip(plain.chunks(BLOCK_LEN)) {
             if (first..=last).contains(&b) {

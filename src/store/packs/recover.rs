@@ -1,8 +1,8 @@
 //! Opening the chunk store: its rows, and the packs that a crash left open.
 //!
-//! FORMAT PACK-7: a pack that was open when the power went is cut after the last chunk that the live database knows,
-//! closed, and never written to again: its key could otherwise meet a frame number twice. Every chunk that stays is
-//! verified first, so what is closed here is sound.
+//! FORMAT PACK-7: a pack that was open when the power went is cut after the last chunk that the live database
+//! knows, closed, and never written to again: its key could otherwise meet a frame number twice. Every chunk
+//! that stays is verified first, so what is closed here is sound.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -16,6 +16,9 @@ use super::{Core, rows};
 use crate::disk::OpenMode;
 use crate::format::pack::{pack_path, parse_pack_path};
 use crate::format::{ChunkDesc, ChunkId, Footer, PACK_HEADER_LEN, PackName};
+
+/// What a scan does with each row: key and value.
+pub(super) type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 /// Rows read from the live database at a time.
 pub(super) const PAGE: usize = 4096;
@@ -41,7 +44,7 @@ impl Core {
     }
 
     /// Runs `each` on all rows of a table. Rows that change meanwhile are seen as before or as after.
-    pub(super) fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn scan(&self, table: Table, each: &mut EachRow<'_>) -> Result<()> {
         let mut from = Vec::new();
         loop {
             let page = self.live.range(table, &from, None, PAGE)?;
@@ -61,9 +64,9 @@ impl Core {
     /// Finishes packs that were left open, and removes files that nothing knows.
     pub(super) fn recover(&self) -> Result<()> {
         let mut open: HashMap<u32, (PackRow, Vec<ChunkDesc>)> = HashMap::new();
-        for (no, row) in super::read(&self.files.rows).iter() {
+        for (no, row) in self.files.rows().iter() {
             if row.state == PackState::Open {
-                open.insert(*no, (row.clone(), Vec::new()));
+                open.insert(no, (row.clone(), Vec::new()));
             }
         }
         if !open.is_empty() {
@@ -139,8 +142,8 @@ impl Core {
         Ok(PackFile { file, key, kind: row.kind, proven: true, label: path.to_string() })
     }
 
-    /// Returns the length of a pack whose footer and trailer had been written, if everything that they name is
-    /// sound. It must not be cut then: it may already have its name as well, and be named by a snapshot.
+    /// Returns the length of a pack whose footer and trailer had been written, if everything that they name
+    /// is sound. It must not be cut then: it may already have its name as well, and be named by a snapshot.
     fn complete(&self, pack: &PackFile, chunks: &[ChunkDesc]) -> Result<Option<u64>> {
         let (footer, trailer) = match pack.read_footer() {
             Ok(read) => read,
@@ -204,15 +207,14 @@ impl Core {
 
     /// Lists the packs on the disk that the index does not know.
     pub(super) fn strays(&self) -> Result<Vec<PackName>> {
-        let known: std::collections::HashSet<PackName> =
-            super::read(&self.files.rows).values().map(|row| row.name).collect();
+        let rows = self.files.rows();
         let list = |dir: &str| self.ctx.disk.list(dir).map_err(|e| StoreError::io(format!("list {dir}"), e));
         let mut strays = Vec::new();
         for dir in list("packs")?.iter().filter(|d| d.is_dir && d.name.len() == 2) {
             let dir = format!("packs/{}", dir.name);
             for item in list(&dir)?.iter().filter(|i| !i.is_dir) {
                 let name = parse_pack_path(&format!("{dir}/{}", item.name));
-                strays.extend(name.filter(|name| !known.contains(name)));
+                strays.extend(name.filter(|name| rows.named(name).is_none()));
             }
         }
         Ok(strays)

@@ -1,9 +1,11 @@
 //! Rows of the live database that belong to packs.
 //!
 //! ```text
-//! Chunks  key chunk id                  u32 pack number || u32 offset || u32 first frame || u32 plaintext length || u32 block...
-//! Packs   key pack number, big-endian   uid[16] || u8 kind || u8 state || u8 proven || header hash[32] || name[32] || u64 file length
-//! Settings "next_pack_no"               u32: the number that the next pack gets; numbers are never used again
+//! Chunks    key chunk id              u32 pack number || u32 offset || u32 first frame
+//!                                     || u32 plaintext length || u32 block...
+//! Packs     key pack number, BE       uid[16] || u8 kind || u8 state || u8 proven || header hash[32]
+//!                                     || name[32] || u64 file length
+//! Settings  "next_pack_no"            u32: the number that the next pack gets; none is ever used again
 //! ```
 
 use super::super::error::{Result, StoreError};
@@ -31,8 +33,8 @@ pub(crate) struct PackRow {
     pub(crate) uid: PackUid,
     pub(crate) kind: PackKind,
     pub(crate) state: PackState,
-    /// We wrote this pack, or its whole file was found to have its name. Until then anyone who knows the vault's
-    /// public key may have made it, so its chunks are believed only after their ids were recomputed.
+    /// We wrote this pack, or its whole file was found to have its name. Until then anyone who knows the
+    /// vault's public key may have made it, so its chunks are believed only after their ids were recomputed.
     pub(crate) proven: bool,
     /// H(the clear header), which decides the pack key: a proven pack's file can't be exchanged unnoticed.
     pub(crate) header_hash: [u8; 32],

@@ -77,8 +77,8 @@ impl Core {
         InFlight { core: self, id }
     }
 
-    /// Seals a chunk block by block into the open pack and publishes its row. `next_body` appends the body of the
-    /// given block to the buffer. Returns the stored bytes.
+    /// Seals a chunk block by block into the open pack and publishes its row. `next_body` appends the body of
+    /// the given block to the buffer. Returns the stored bytes.
     pub(super) fn store(
         &self,
         kind: PackKind,
@@ -140,7 +140,7 @@ impl Core {
                     self.open_new(kind).and_then(|pack| {
                         *slot = Some(Arc::clone(&pack));
                         let seat = pack.take_seat(&self.ctx, blocks, bytes_max, u64::MAX);
-                        seat.ok_or_else(|| StoreError::Format(FormatError::Limit("a chunk with 2^32 frames")))
+                        seat.ok_or(StoreError::Format(FormatError::Limit("a chunk with 2^32 frames")))
                     })
                 }
             }
@@ -154,7 +154,7 @@ impl Core {
     fn open_new(&self, kind: PackKind) -> Result<Arc<OpenPack>> {
         writable(&self.ctx)?;
         let no = self.next_pack_no.load(Ordering::Relaxed);
-        let next = no.checked_add(1).ok_or_else(|| StoreError::Format(FormatError::Limit("2^32 packs")))?;
+        let next = no.checked_add(1).ok_or(StoreError::Format(FormatError::Limit("2^32 packs")))?;
         // Two threads may open one pack each, of the two kinds.
         if self.next_pack_no.compare_exchange(no, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return self.open_new(kind);
@@ -166,8 +166,8 @@ impl Core {
         Ok(pack)
     }
 
-    /// Applies the rows of a pack's chunks that have none yet, in the order of the file. When this returns without an
-    /// error, every chunk appended before the call has its row.
+    /// Applies the rows of a pack's chunks that have none yet, in the order of the file. When this returns
+    /// without an error, every chunk appended before the call has its row.
     pub(super) fn publish(&self, pack: &OpenPack) -> Result<()> {
         let _index = lock(&self.index);
         loop {
@@ -235,7 +235,8 @@ impl Core {
             }
         }
         let mut first_error = None;
-        for pack in lock(&self.unclosed).clone() {
+        let unclosed = lock(&self.unclosed).clone();
+        for pack in unclosed {
             // Another thread may have opened it a moment ago: that one is not ours to close.
             if pack.retired(&self.ctx) {
                 pack.wait_idle(&self.ctx);

@@ -30,7 +30,7 @@ fn rows_that_belong_together_stay_together() {
                         batch.delete(Table::Dirents, [&[writer as u8][..], &(n - 50).to_be_bytes()].concat());
                     }
                     live.apply(batch).unwrap();
-                    if n % 5 == 0 {
+                    if n.is_multiple_of(5) {
                         live.commit().unwrap();
                         durable.store(n, Ordering::SeqCst);
                     }

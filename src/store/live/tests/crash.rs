@@ -22,7 +22,7 @@ fn workload(rig: &mut Rig, seed: u64) -> History {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut live = rig.open()?;
         for n in 1..=BATCHES {
-            let mut change = Change::random(&mut rng, if seed % 2 == 0 { 500 } else { 6000 });
+            let mut change = Change::random(&mut rng, if seed.is_multiple_of(2) { 500 } else { 6000 });
             change.put(Table::Settings, *b"n", n.to_le_bytes());
             let mut state = history.states[n as usize - 1].clone();
             state.apply(&change);

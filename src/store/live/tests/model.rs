@@ -15,7 +15,7 @@ fn check_reads(live: &Live, model: &Model, rng: &mut StdRng) {
     let expected: Vec<_> = within.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect();
     assert_eq!(found, expected, "range {a:?}..{to:?} of {table:?}");
     let found = live.last_before(table, &a, &b).unwrap().map(|(k, v)| (k, v.to_vec()));
-    let expected = rows.range(a.clone()..).filter(|(k, _)| **k < b).next_back();
+    let expected = rows.range(a.clone()..).rfind(|(k, _)| **k < b);
     assert_eq!(
         found,
         expected.map(|(k, v)| (k.clone(), v.clone())),

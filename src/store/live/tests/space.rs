@@ -166,7 +166,7 @@ fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
         if whole {
             break;
         }
-        if steps % 2 == 0 {
+        if steps.is_multiple_of(2) {
             // Room comes back bit by bit.
             for more in 1.. {
                 left.store(more, Ordering::SeqCst);
@@ -183,7 +183,16 @@ fn the_disk_may_fill_up_at_any_moment_of_a_checkpoint() {
         left.store(ENDLESS, Ordering::SeqCst);
         crash("room");
         live.apply(numbered(5000, 1)).unwrap();
-        live.close().unwrap();
+        left.store(steps / 2, Ordering::SeqCst);
+        if live.close().is_err() {
+            assert!(matches!(live.close(), Err(StoreError::NoSpace)));
+            live.apply(numbered(5001, 1)).unwrap_err();
+            live.commit().unwrap();
+            assert_eq!(count(&live), 60);
+            left.store(ENDLESS, Ordering::SeqCst);
+            live.close().unwrap();
+        }
+        live.get(Table::Packs, b"big").unwrap_err();
         drop(live);
         let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 91).open().unwrap();
         assert!(!live.recovered() && count(&live) == 60);
@@ -251,7 +260,7 @@ fn commits_do_not_overtake_a_checkpoint_that_carries_the_log() {
     left.store(0, Ordering::SeqCst);
     let mut n = 0;
     let error = loop {
-        live.apply(numbered(n, 20_000)).unwrap();
+        live.apply(numbered(n, 19_000)).unwrap();
         n += 1;
         match live.commit() {
             Ok(()) => {}
@@ -274,12 +283,14 @@ fn commits_do_not_overtake_a_checkpoint_that_carries_the_log() {
             live.generation()
         });
         std::thread::sleep(Duration::from_millis(50));
-        assert!(!commit.is_finished());
-        for mode in [CrashMode::DropUnsynced, CrashMode::KeepAll] {
-            assert_eq!(count(&Rig::new(sim.crash_image(mode), 2).open().unwrap()), durable);
-        }
+        let overtaken = commit.is_finished();
+        let images = [CrashMode::DropUnsynced, CrashMode::KeepAll].map(|mode| sim.crash_image(mode));
         left.store(ENDLESS, Ordering::SeqCst);
         checkpoint.join().unwrap();
+        assert!(!overtaken);
+        for image in images {
+            assert_eq!(count(&Rig::new(image, 2).open().unwrap()), durable);
+        }
         assert_eq!(commit.join().unwrap(), n + 1);
     });
     let live = Rig::new(sim.crash_image(CrashMode::DropUnsynced), 3).open().unwrap();

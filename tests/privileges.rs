@@ -1,0 +1,95 @@
+//! A user without privileges: own vault, fusermount3, no root anywhere.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use crate::common::{Finished, Sandbox, require_fuse, require_root};
+
+/// nobody: every system has it, and it owns nothing.
+const USER: u32 = 65_534;
+
+/// Why fusermount3 can't work here, if so.
+fn refuse_hopeless_environments() {
+    require_root();
+    require_fuse();
+    let helper = Path::new("/usr/bin/fusermount3");
+    let meta = fs::metadata(helper)
+        .unwrap_or_else(|e| panic!("{}: {e}; install the package fuse3", helper.display()));
+    assert!(
+        meta.uid() == 0 && meta.permissions().mode() & 0o4000 != 0,
+        "{} is not set-user-id root (mode {:o}): no user can mount here",
+        helper.display(),
+        meta.permissions().mode()
+    );
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(
+        !status.lines().any(|line| line.starts_with("NoNewPrivs:") && line.ends_with('1')),
+        "this process has no_new_privs set, so that set-user-id programs such as fusermount3 do nothing"
+    );
+}
+
+/// Runs a script as the user; `strongroom` is the binary under test.
+fn as_user(sandbox: &Sandbox, script: &str) -> Finished {
+    let script = format!("strongroom() {{ {} \"$@\"; }}\n{script}", sandbox.str("strongroom"));
+    sandbox.tool(
+        "setpriv",
+        ["--reuid=65534", "--regid=65534", "--clear-groups", "bash", "-euo", "pipefail", "-c", &script],
+    )
+}
+
+#[test]
+fn heavy_a_normal_user_mounts_writes_unmounts_and_restores_an_own_vault() {
+    refuse_hopeless_environments();
+    let sandbox = Sandbox::new();
+    // A copy: the build directory may lie where only its owner may look.
+    fs::copy(env!("CARGO_BIN_EXE_strongroom"), sandbox.path("strongroom")).unwrap();
+    sandbox.sh(&format!("chmod 755 strongroom && chown -R {USER}:{USER} .")).ok();
+
+    as_user(
+        &sandbox,
+        "strongroom init encrypted --passfile enc.txt --recovery-key-out recovery.txt --kdf-time 0",
+    )
+    .ok();
+    as_user(&sandbox, "strongroom mount -S encrypted decrypted < enc.txt").ok();
+    as_user(&sandbox, "strongroom is-mounted decrypted").ok();
+    let line = sandbox.tool("findmnt", ["-n", "-o", "FSTYPE,OPTIONS", &sandbox.str("decrypted")]).ok();
+    assert!(
+        line.starts_with("fuse.strongroom ") && line.contains("nosuid") && line.contains("nodev"),
+        "{line}"
+    );
+    assert!(!line.contains("allow_other"), "{line}");
+    as_user(
+        &sandbox,
+        "mkdir -p decrypted/dir; head -c 3000000 /dev/urandom > decrypted/dir/big; ln decrypted/dir/big decrypted/link
+         echo text > decrypted/text; chmod 640 decrypted/text; ln -s text decrypted/symlink
+         [ $(stat -c %u decrypted/text) = 65534 ]
+         mkdir expected; cp -a decrypted/. expected/
+         strongroom status encrypted",
+    )
+    .ok();
+    // Others, root among them, have no business there.
+    assert!(fs::read(sandbox.mountpoint().join("text")).is_err());
+    as_user(&sandbox, "exec 3< decrypted/text; strongroom umount decrypted").fails(23);
+    as_user(&sandbox, "strongroom umount decrypted").ok();
+    as_user(&sandbox, "strongroom is-mounted decrypted").fails(1);
+
+    as_user(
+        &sandbox,
+        "strongroom restore encrypted --to restored --passfile enc.txt && diff -r expected restored",
+    )
+    .ok();
+    crate::common::assert_same_tree(&sandbox.path("expected"), &sandbox.path("restored"));
+    as_user(&sandbox, "strongroom mount -S encrypted decrypted < enc.txt && diff -r expected decrypted && fusermount3 -u decrypted && strongroom wait encrypted")
+        .ok();
+
+    // What only root may do is refused, and says so; what the user does not own stays closed to him.
+    let refused = as_user(&sandbox, "strongroom mount -S encrypted decrypted -o dev < enc.txt");
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("root"), "{}", refused.stderr);
+    let theirs = Sandbox::with_vault();
+    fs::set_permissions(theirs.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let closed = as_user(&sandbox, &format!("strongroom info {}", theirs.vault_str()));
+    assert_eq!(closed.code, 20, "{closed:?}");
+    assert_eq!(sandbox.fsck(&sandbox.vault()).code, 0);
+}
