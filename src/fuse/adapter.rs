@@ -756,8 +756,8 @@ mod tests {
 
     #[test]
     fn a_panic_is_answered_with_an_error_and_poisons() {
-        use crate::fs::testing::{World, small_config};
-        let (engine, fs) = World::new(1, small_config()).open();
+        use crate::fs::testing::{Vault, small_config};
+        let (engine, fs) = Vault::new(1, small_config()).open();
         let poison = engine.ctx.poison.clone();
         let options = AdapterOptions {
             activity: Arc::default(),
