@@ -170,7 +170,6 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
         )
         .ok();
     assert_same_tree(&sandbox.path("accounts"), &sandbox.path("back2"));
-    assert_same_tree(&sandbox.path("expected/day2"), &sandbox.path("back2"));
 }
 
 #[test]
@@ -187,9 +186,13 @@ fn heavy_the_copy_can_be_mounted_and_worked_on() {
     sandbox.mount();
     assert_same_tree(&sandbox.path("accounts"), &sandbox.path("decrypted/day1"));
     job(&sandbox, 2);
+    let after = crate::common::tree_digest(&sandbox.mountpoint());
     sandbox.umount();
     sandbox.mount();
-    assert_same_tree(&sandbox.path("accounts"), &sandbox.path("decrypted/day2"));
+    assert_eq!(after, crate::common::tree_digest(&sandbox.mountpoint()));
+    // Unchanged files of the second day are links to the first, which was loaded from the snapshot.
+    let links = sandbox.sh("diff -r --no-dereference --exclude pipe accounts decrypted/day2 && stat -c %h decrypted/day2/alice/homedir/photo.jpg").ok();
+    assert_eq!(links.trim(), "2");
     sandbox.umount();
     let fsck = sandbox.fsck(&sandbox.vault());
     assert_eq!(fsck.code, 0, "{}{}", fsck.stdout, fsck.stderr);

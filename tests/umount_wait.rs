@@ -474,7 +474,7 @@ fn assert_read_only(dir: &Path) {
     erofs(fs::write(dir.join("new"), "x"));
     erofs(File::options().write(true).open(dir.join("file")).map(drop));
     erofs(fs::remove_file(dir.join("file")));
-    erofs(fs::create_dir(dir.join("dir")));
+    erofs(fs::create_dir(dir.join("newdir")));
     erofs(fs::rename(dir.join("file"), dir.join("moved")));
     erofs(fs::set_permissions(dir.join("file"), fs::Permissions::from_mode(0o777)));
 }

@@ -56,7 +56,7 @@ pub(crate) struct MountArgs {
 /// How to mount; shared with `with`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct MountHow {
-    /// Mount options, separated by commas: ro, noatime, noallow_other, suid, dev, fsname=NAME, …
+    /// Mount options, separated by commas: ro, noatime, noallow_other, suid, dev, fsname=NAME
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Refuse all writes
@@ -347,7 +347,7 @@ pub(crate) fn serve_here(
     Ok(serve_live(opened.engine, &serve)?)
 }
 
-/// `mount.strongroom SOURCE TARGET -o OPTIONS`, as mount(8) and systemd call it, becomes `strongroom mount …`.
+/// `mount.strongroom SOURCE TARGET -o OPTIONS`, as mount(8) and systemd call it, becomes `strongroom mount ...`.
 pub(crate) fn translate_helper_call(args: Vec<OsString>) -> CliResult<Vec<OsString>> {
     let name = args.first().map(|arg| Path::new(arg).file_name().unwrap_or(arg).to_os_string());
     let is_helper = name.is_some_and(|name| name == "mount.strongroom" || name == "mount.fuse.strongroom");

@@ -10,7 +10,8 @@
 //!
 //! - `sync_data` makes a file's bytes and length durable, `sync_dir` the names in one directory. Nothing else does.
 //! - Until then a power cut may keep, drop or tear each write independently, in any order.
-//! - Names of one directory become durable in the order of their changes; a rename within a directory is atomic.
+//! - Names of one directory become durable in the order of their changes; a rename within a directory is atomic, and
+//!   one across directories never leaves the file without a name (docs/format.md section 8).
 //! - A power cut damages no 512-byte sector that was not being written.
 //! - After a failed `sync_data` nothing is known about the file; callers stop writing (see `store::poison`).
 

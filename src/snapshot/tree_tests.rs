@@ -19,7 +19,9 @@ fn root(dir: ChunkId) -> Entry {
 fn write_names<S: AsRef<str>>(store: &MemStore, names: impl IntoIterator<Item = S>) -> ChunkId {
     let mut writer = DirWriter::new(store);
     for (n, name) in names.into_iter().enumerate() {
-        writer.push(entry(name.as_ref(), FileType::File, n as u64 + 2, Content::Inline(vec![n as u8; 3]))).unwrap();
+        writer
+            .push(entry(name.as_ref(), FileType::File, n as u64 + 2, Content::Inline(vec![n as u8; 3])))
+            .unwrap();
     }
     writer.finish().unwrap()
 }
@@ -36,7 +38,10 @@ fn directories_of_all_sizes_are_read_as_written() {
         let dir = write_names(&store, &names);
         let reader = TreeReader::new(&store);
         let read = reader.children(&dir, None, usize::MAX).unwrap();
-        assert_eq!(read.iter().map(|e| e.name.clone()).collect::<Vec<_>>(), names.iter().map(|n| n.as_bytes().to_vec()).collect::<Vec<_>>());
+        assert_eq!(
+            read.iter().map(|e| e.name.clone()).collect::<Vec<_>>(),
+            names.iter().map(|n| n.as_bytes().to_vec()).collect::<Vec<_>>()
+        );
         if n == 20_000 {
             assert!(store.len() > 20, "a large directory is cut: {}", store.len());
             assert!(matches!(*reader.object(&dir).unwrap(), TreeObject::DirIndex { .. }));
@@ -58,7 +63,10 @@ fn directories_of_all_sizes_are_read_as_written() {
         assert_eq!(reader.lookup(&dir, b"\0").unwrap(), None);
         assert_eq!(reader.lookup(&dir, b"\xff").unwrap(), None);
         assert_eq!(reader.children(&dir, Some(b"\xff"), 5).unwrap(), []);
-        assert_eq!(reader.children(&dir, Some(b"between"), 1).unwrap(), read.iter().take(1).cloned().collect::<Vec<_>>());
+        assert_eq!(
+            reader.children(&dir, Some(b"between"), 1).unwrap(),
+            read.iter().take(1).cloned().collect::<Vec<_>>()
+        );
     }
 }
 
@@ -111,8 +119,12 @@ fn extents_of_all_numbers_are_read_as_written() {
             let (chunk, bytes) = &chunks[rng.random_range(0..chunks.len())];
             let from = rng.random_range(0..bytes.len() - 1);
             let len = rng.random_range(1..=(bytes.len() - from).min(40));
-            let extent =
-                Extent { offset: model.len() as u64, len: len as u64, chunk: *chunk, chunk_offset: from as u32 };
+            let extent = Extent {
+                offset: model.len() as u64,
+                len: len as u64,
+                chunk: *chunk,
+                chunk_offset: from as u32,
+            };
             writer.push(extent).unwrap();
             extents.push(extent);
             model.extend_from_slice(&bytes[from..from + len]);
@@ -175,7 +187,9 @@ fn walks_resolve_and_inline_content() {
     let reader = TreeReader::new(&store);
     assert_eq!(reader.resolve(&root, b"//a/deep/").unwrap().ino, 5);
     assert_eq!(reader.resolve(&root, b"").unwrap(), root);
-    for (missing, text) in [("a/x", "/a/x"), ("x/y", "/x"), ("b/deep", "/b is not"), ("a/deep/x", "/a/deep is not")] {
+    for (missing, text) in
+        [("a/x", "/a/x"), ("x/y", "/x"), ("b/deep", "/b is not"), ("a/deep/x", "/a/deep is not")]
+    {
         let error = reader.resolve(&root, missing.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
@@ -235,7 +249,10 @@ fn trees_that_break_the_rules_are_refused() {
         let mut walk = reader.walk(&root(*dir));
         assert!(walk.any(|item| item.is_err()), "{n}");
     }
-    assert!(matches!(reader.lookup(&bad[0], b"a"), Ok(None)), "below the first name there is nothing to look at");
+    assert!(
+        matches!(reader.lookup(&bad[0], b"a"), Ok(None)),
+        "below the first name there is nothing to look at"
+    );
     assert!(matches!(reader.lookup(&bad[0], b"b"), Err(StoreError::Corrupt(_))));
 }
 

@@ -374,12 +374,14 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process has ended; one that only waits to be reaped has.
+/// Whether a process has ended with all of its threads; one that only waits to be reaped has.
 pub fn process_is_gone(pid: i32) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    // The first thread can be a zombie while others still hold the files.
+    threads.flatten().all(|thread| match fs::read_to_string(thread.path().join("stat")) {
         Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])),
         Err(_) => true,
-    }
+    })
 }
 
 #[track_caller]
