@@ -50,7 +50,7 @@ fn modes(point: &Point, seed: u64) -> Vec<(CrashMode, String)> {
 
 /// Runs a workload, then every power cut of it.
 fn crash_everywhere(seed: u64, steps: usize, mix: Mix, plain_percent: u64, tally: &Tally) {
-    let cipher = if seed % 2 == 0 { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm };
+    let cipher = if seed.is_multiple_of(2) { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm };
     let (vault, state) = new_vault(seed, cipher);
     let recorder = Recorder::new(&vault, &state, seed ^ 0xdead, plain_percent);
     let (watched_vault, watched_state) = recorder.disks();
@@ -69,9 +69,8 @@ fn crash_everywhere(seed: u64, steps: usize, mix: Mix, plain_percent: u64, tally
         .flat_map(|point| modes(point, seed).into_iter().map(move |(mode, name)| Cut { point, mode, name }))
         .filter(|cut| only.as_ref().is_none_or(|only| *only == cut.name))
         .collect();
-    let failures = in_parallel(&cuts, |n, cut| {
-        check_cut(cut, &history, seed.wrapping_mul(1_000_003) + n as u64, tally)
-    });
+    let failures =
+        in_parallel(&cuts, |n, cut| check_cut(cut, &history, seed.wrapping_mul(1_000_003) + n as u64, tally));
     if !failures.is_empty() {
         let shown = std::env::var("STRONGROOM_SHOW").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
         let text: Vec<String> = failures
@@ -86,7 +85,12 @@ fn crash_everywhere(seed: u64, steps: usize, mix: Mix, plain_percent: u64, tally
                 )
             })
             .collect();
-        panic!("{} of {} power cuts of seed {seed} failed:\n\n{}", failures.len(), cuts.len(), text.join("\n\n"));
+        panic!(
+            "{} of {} power cuts of seed {seed} failed:\n\n{}",
+            failures.len(),
+            cuts.len(),
+            text.join("\n\n")
+        );
     }
 }
 
@@ -169,7 +173,8 @@ fn check_at_rest(vault: &SimDisk, history: &History, begun: usize, done: usize) 
     }
     for seq in there {
         let should = &history.snapshots[&seq].tree;
-        let is = read_snapshot(&disk, &unlocked, seq).map_err(|e| format!("snapshot {seq} from packs: {e}"))?;
+        let is =
+            read_snapshot(&disk, &unlocked, seq).map_err(|e| format!("snapshot {seq} from packs: {e}"))?;
         if let Some(text) = difference(&is, should) {
             return Err(format!("snapshot {seq} from packs:\n{text}"));
         }
@@ -224,8 +229,9 @@ fn open_and_go_on(
     let flags = OpenFlags { write: true, ..OpenFlags::default() };
     let fs = &session.fs;
     let data = rng.content(40_000);
-    let (attr, fh) =
-        fs.create(ROOT_INO, b"after the crash", 0o600, 0, flags, Caller::default()).map_err(|e| format!("create: {e}"))?;
+    let (attr, fh) = fs
+        .create(ROOT_INO, b"after the crash", 0o600, 0, flags, Caller::default())
+        .map_err(|e| format!("create: {e}"))?;
     fs.write(attr.ino, fh, 0, &data, false).map_err(|e| format!("write: {e}"))?;
     fs.fsync(attr.ino, false).map_err(|e| format!("fsync: {e}"))?;
     fs.release(attr.ino, fh).map_err(|e| format!("release: {e}"))?;

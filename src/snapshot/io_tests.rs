@@ -199,7 +199,7 @@ fn everything_comes_back_as_it_was() {
     set_times(&source, 1_234_567_890, 7);
     let before = scan(&source);
     let rig = Rig::new(31);
-    let report = bring_in(&rig, &[source.clone()], &ImportOpts::default());
+    let report = bring_in(&rig, std::slice::from_ref(&source), &ImportOpts::default());
     assert!(report.is_complete() && report.changed.is_empty(), "{report:?}");
     super::testing::fsck(&rig.disk, "an import");
     let info = report.snapshot.as_ref().unwrap();

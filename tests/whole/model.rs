@@ -210,7 +210,8 @@ impl History {
     }
 
     fn content_durable(&self, ino: u64, done: usize) -> usize {
-        let covers = |ack: &&Ack| ack.step <= done && (ack.files == Files::All || ack.files == Files::One(ino));
+        let covers =
+            |ack: &&Ack| ack.step <= done && (ack.files == Files::All || ack.files == Files::One(ino));
         self.acks.iter().rev().find(covers).map_or(0, |ack| ack.step)
     }
 

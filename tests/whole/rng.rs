@@ -48,7 +48,9 @@ impl Rng {
                 let mut out = Vec::with_capacity(len + 64);
                 while out.len() < len {
                     line += 1;
-                    out.extend_from_slice(format!("{line:06} INSERT INTO t VALUES ({});\n", line * 7).as_bytes());
+                    out.extend_from_slice(
+                        format!("{line:06} INSERT INTO t VALUES ({});\n", line * 7).as_bytes(),
+                    );
                 }
                 out.truncate(len);
                 out

@@ -73,7 +73,10 @@ pub fn difference(is: &Dump, should: &Dump) -> Option<String> {
             None => out.push(format!("{}: too many: {item:?}", show(path))),
             Some(other) if other != item => {
                 let at = item.content.iter().zip(other.content.iter()).position(|(a, b)| a != b);
-                out.push(format!("{}: is {item:?}\n   not {other:?} (first differing byte: {at:?})", show(path)));
+                out.push(format!(
+                    "{}: is {item:?}\n   not {other:?} (first differing byte: {at:?})",
+                    show(path)
+                ));
             }
             Some(_) => {}
         }
@@ -189,11 +192,13 @@ fn item_fs(
 fn read_fs(fs: &Fs, attr: &Attr) -> Result<Vec<u8>, String> {
     const PIECE: u32 = 50_000;
     let flags = strongroom::fs::OpenFlags::default();
-    let fh = fs.open_file(attr.ino, flags, strongroom::fs::Caller::default()).map_err(|e| format!("open: {e}"))?;
+    let fh =
+        fs.open_file(attr.ino, flags, strongroom::fs::Caller::default()).map_err(|e| format!("open: {e}"))?;
     let mut out = Vec::new();
     loop {
-        let piece =
-            fs.read(attr.ino, fh, out.len() as u64, PIECE).map_err(|e| format!("read at {}: {e}", out.len()))?;
+        let piece = fs
+            .read(attr.ino, fh, out.len() as u64, PIECE)
+            .map_err(|e| format!("read at {}: {e}", out.len()))?;
         if piece.is_empty() {
             break;
         }

@@ -134,7 +134,8 @@ impl Expected {
         let found = names_of_fs(fs);
         if !self.names.contains(&found) {
             let last = self.names.last().unwrap();
-            let differs = |other: &Names| found.iter().filter(|(path, seen)| other.get(*path) != Some(seen)).count();
+            let differs =
+                |other: &Names| found.iter().filter(|(path, seen)| other.get(*path) != Some(seen)).count();
             let best = self.names.iter().min_by_key(|names| differs(names)).unwrap_or(last);
             let wrong: Vec<_> =
                 found.iter().filter(|(path, seen)| best.get(*path) != Some(seen)).take(4).collect();
@@ -149,7 +150,11 @@ impl Expected {
         let history = &self.contents[&ino];
         let lens = || history.iter().map(Vec::len);
         let (least, most) = (lens().min().unwrap(), lens().max().unwrap());
-        assert!((least..=most).contains(&found.len()), "{ino} has {} bytes, not {least} to {most}", found.len());
+        assert!(
+            (least..=most).contains(&found.len()),
+            "{ino} has {} bytes, not {least} to {most}",
+            found.len()
+        );
         for (at, byte) in found.iter().enumerate() {
             let had = history.iter().any(|content| content.get(at) == Some(byte));
             // Behind the shortest it was, a part of it may have been a hole.
