@@ -112,7 +112,7 @@ impl SmallDisk {
     fn remove_junk(&self) {
         fs::remove_file(self.at.join("junk")).unwrap();
         // ext4 gives blocks back when its journal has committed.
-        File::open(&self.at).map(|dir| rustix::fs::syncfs(dir)).unwrap().unwrap();
+        File::open(&self.at).map(rustix::fs::syncfs).unwrap().unwrap();
     }
 }
 

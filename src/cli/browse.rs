@@ -157,13 +157,16 @@ pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str) -> CliRe
     let cache = crate::config::engine_config().cache_bytes;
     let source = open::open_cold(vault.disk.clone(), &vault.unlocked, &vault.chain, &[seq], cache)?;
     let sealed = open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, info)?;
-    let root = sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?;
-    let entry = TreeReader::new(&source).resolve(&root.entry, path.as_bytes()).map_err(|error| match error {
-        StoreError::NotFound(_) => {
-            CliError::new(ExitCode::NotFound, format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())))
-        }
-        other => other.into(),
-    })?;
+    let root =
+        sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?;
+    let entry =
+        TreeReader::new(&source).resolve(&root.entry, path.as_bytes()).map_err(|error| match error {
+            StoreError::NotFound(_) => CliError::new(
+                ExitCode::NotFound,
+                format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())),
+            ),
+            other => other.into(),
+        })?;
     Ok(Target { source, entry, path: path.as_bytes().to_vec(), seq, bytes: root.bytes })
 }
 

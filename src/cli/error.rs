@@ -153,7 +153,9 @@ impl From<SelectError> for CliError {
     fn from(error: SelectError) -> Self {
         let code = match &error {
             SelectError::NotUnderstood(_) => ExitCode::Usage,
-            SelectError::None(_) | SelectError::Incomplete { .. } | SelectError::Ambiguous { .. } => ExitCode::NotFound,
+            SelectError::None(_) | SelectError::Incomplete { .. } | SelectError::Ambiguous { .. } => {
+                ExitCode::NotFound
+            }
         };
         Self::new(code, error.to_string()).hint("`strongroom snapshot list VAULT` shows them all")
     }

@@ -72,7 +72,9 @@ pub(crate) fn run(args: &InfoArgs, out: &Output) -> CliResult {
                 label: slot.label.clone(),
                 created: slot.created.clone(),
                 kdf: match &slot.kdf {
-                    SlotKdf::Argon2id { m_kib, t, p, .. } => format!("argon2id {} MiB t={t} p={p}", m_kib >> 10),
+                    SlotKdf::Argon2id { m_kib, t, p, .. } => {
+                        format!("argon2id {} MiB t={t} p={p}", m_kib >> 10)
+                    }
                     SlotKdf::Blake3 { .. } => "blake3".into(),
                 },
             })
@@ -109,7 +111,8 @@ fn print(report: &InfoReport, out: &Output) -> CliResult<()> {
         ))?;
     }
     out.line(&format!("packs       {} ({})", report.packs, human_bytes(report.pack_bytes)))?;
-    let latest = report.latest_complete.map_or("none complete".to_string(), |seq| format!("newest complete: {seq}"));
+    let latest =
+        report.latest_complete.map_or("none complete".to_string(), |seq| format!("newest complete: {seq}"));
     out.line(&format!("snapshots   {} ({latest})", report.snapshots))?;
     for name in &report.incomplete {
         out.line(&format!("incomplete  {name}: not all of its packs are here"))?;

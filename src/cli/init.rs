@@ -64,8 +64,10 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
     let show_key = !args.no_recovery_key && args.recovery_key_out.is_none();
     if show_key && (out.is_json() || !std::io::stdout().is_terminal()) {
         // Standard output of a cron job is mailed: a recovery key must not go there by accident.
-        return Err(CliError::usage("standard output is no terminal: the recovery key would be left in a log")
-            .hint("give --recovery-key-out FILE, or --no-recovery-key"));
+        return Err(CliError::usage(
+            "standard output is no terminal: the recovery key would be left in a log",
+        )
+        .hint("give --recovery-key-out FILE, or --no-recovery-key"));
     }
     let cipher = Cipher::parse(&args.cipher).ok_or_else(|| CliError::usage("unknown cipher"))?;
     session::require_new_vault_dir(&args.vault)?;
@@ -80,7 +82,9 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
         }
         Credential::Keyfile(_) => ("keyfile", Argon2Cost::FLOOR),
         Credential::Recovery(_) => {
-            return Err(CliError::usage("a vault begins with a passphrase or a keyfile; its recovery key is made for you"));
+            return Err(CliError::usage(
+                "a vault begins with a passphrase or a keyfile; its recovery key is made for you",
+            ));
         }
     };
     add_slot(&env, &mut header, &root, &credential, cost, "first".into(), created.clone())?;
@@ -110,12 +114,15 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
     }
     out.line(&format!("made the vault {} (id {})", super::show_path(&args.vault), vault_id))?;
     match (&args.recovery_key_out, recovery) {
-        (Some(path), _) => out.line(&format!("the recovery key is in {}: print it, then remove the file", path.display()))?,
+        (Some(path), _) => {
+            out.line(&format!("the recovery key is in {}: print it, then remove the file", path.display()))?
+        }
         (None, Some(text)) => {
             out.line("\nRecovery key, shown this once. Print it and keep it away from this machine:\n")?;
             out.line(&format!("    {}\n", text.as_str()))?;
         }
-        (None, None) => out.warning("no recovery key: if the passphrase or keyfile is lost, so is everything in the vault"),
+        (None, None) => out
+            .warning("no recovery key: if the passphrase or keyfile is lost, so is everything in the vault"),
     }
     Ok(ExitCode::Ok)
 }

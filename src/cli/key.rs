@@ -149,9 +149,12 @@ fn list(args: &ListArgs, out: &Output) -> CliResult {
     Ok(ExitCode::Ok)
 }
 
+/// A new recovery key: where to write it, and its text.
+type HandOut = (PathBuf, zeroize::Zeroizing<String>);
+
 impl NewKey {
     /// Obtains the credential of a new slot; for a recovery key also the text to hand out once the slot is durable.
-    fn obtain(&self, kind: SlotKind) -> CliResult<(Credential, Option<(PathBuf, zeroize::Zeroizing<String>)>)> {
+    fn obtain(&self, kind: SlotKind) -> CliResult<(Credential, Option<HandOut>)> {
         if let Some(path) = &self.new_keyfile {
             return Ok((Credential::Keyfile(read_keyfile(path)?), None));
         }
@@ -161,7 +164,9 @@ impl NewKey {
             return Ok((Credential::Recovery(key), Some((path.clone(), text))));
         }
         if kind == SlotKind::Keyfile && self.new_passfile.is_none() {
-            return Err(CliError::usage("this slot is a keyfile: give --new-keyfile FILE (or --new-passfile)"));
+            return Err(CliError::usage(
+                "this slot is a keyfile: give --new-keyfile FILE (or --new-passfile)",
+            ));
         }
         let source = UnlockArgs { passfile: self.new_passfile.clone(), ..UnlockArgs::default() };
         Ok((source.credential("New passphrase", true)?, None))
@@ -196,7 +201,8 @@ fn add(args: &AddArgs, out: &Output) -> CliResult {
     let (credential, hand_out) = args.new.obtain(SlotKind::Passphrase)?;
     let cost = cost_of(&credential, args.kdf_time)?;
     let created = session::rfc3339_now();
-    let id = add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, args.label.clone(), created)?;
+    let id =
+        add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, args.label.clone(), created)?;
     // The recovery key is on paper-to-be before the slot exists: the other order could lose it.
     if let Some((path, text)) = &hand_out {
         session::write_private_new(path, format!("{}\n", text.as_str()).as_bytes())?;
@@ -215,8 +221,10 @@ fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
             .hint("`strongroom key list VAULT` shows them"));
     };
     if vault.header.slots.len() == 1 {
-        return Err(CliError::usage("this is the only key slot: without it nobody could ever read the vault")
-            .hint("add another one first: `strongroom key add`"));
+        return Err(CliError::usage(
+            "this is the only key slot: without it nobody could ever read the vault",
+        )
+        .hint("add another one first: `strongroom key add`"));
     }
     if vault.slot == args.slot && out.is_json() {
         out.warning("the removed slot is the one that unlocked the vault just now");
@@ -237,7 +245,9 @@ fn change(args: &ChangeArgs, out: &Output) -> CliResult {
         .iter()
         .find(|s| s.id == vault.slot)
         .map(|s| (s.kind, s.label.clone()))
-        .ok_or_else(|| CliError::new(ExitCode::Failure, "the slot that unlocked the vault is not in its header"))?;
+        .ok_or_else(|| {
+            CliError::new(ExitCode::Failure, "the slot that unlocked the vault is not in its header")
+        })?;
     let (credential, hand_out) = args.new.obtain(old.0)?;
     let cost = cost_of(&credential, args.kdf_time)?;
     let created = session::rfc3339_now();

@@ -20,7 +20,7 @@ use crate::crypto::{Credential, RecoveryKey, SecretBytes, harden_process};
 use crate::fs::Fs;
 use crate::mount::daemon;
 use crate::mount::error::Failure;
-use crate::mount::holder;
+use crate::mount::holder::{self, Holder};
 use crate::mount::log::{self, LogTarget};
 use crate::mount::mountpoint::{self, CheckOptions};
 use crate::mount::options::MountOptions;
@@ -157,7 +157,9 @@ fn pack_secret(credential: &Credential) -> (SecretKind, Zeroizing<Vec<u8>>) {
     match credential {
         Credential::Passphrase(bytes) => (SecretKind::Passphrase, Zeroizing::new(bytes.expose().to_vec())),
         Credential::Keyfile(bytes) => (SecretKind::Keyfile, Zeroizing::new(bytes.expose().to_vec())),
-        Credential::Recovery(key) => (SecretKind::Recovery, Zeroizing::new(key.to_text().as_bytes().to_vec())),
+        Credential::Recovery(key) => {
+            (SecretKind::Recovery, Zeroizing::new(key.to_text().as_bytes().to_vec()))
+        }
     }
 }
 
@@ -166,7 +168,8 @@ fn unpack_secret(kind: SecretKind, bytes: &[u8]) -> CliResult<Credential> {
         SecretKind::Passphrase => Credential::Passphrase(SecretBytes::new(bytes.to_vec())),
         SecretKind::Keyfile => Credential::Keyfile(SecretBytes::new(bytes.to_vec())),
         SecretKind::Recovery => {
-            let text = std::str::from_utf8(bytes).map_err(|_| CliError::usage("the recovery key is no text"))?;
+            let text =
+                std::str::from_utf8(bytes).map_err(|_| CliError::usage("the recovery key is no text"))?;
             Credential::Recovery(
                 RecoveryKey::parse(text).map_err(|e| CliError::new(ExitCode::WrongKey, e.to_string()))?,
             )
@@ -175,7 +178,12 @@ fn unpack_secret(kind: SecretKind, bytes: &[u8]) -> CliResult<Credential> {
 }
 
 /// Everything that can be refused before a secret is asked for; returns the mountpoint without links.
-pub(crate) fn prepare(vault: &Path, target: &Path, options: &MountOptions, out: &Output) -> CliResult<PathBuf> {
+pub(crate) fn prepare(
+    vault: &Path,
+    target: &Path,
+    options: &MountOptions,
+    out: &Output,
+) -> CliResult<PathBuf> {
     session::open_header(vault)?;
     let holder = if options.vault.snapshot.is_some() {
         // A snapshot needs no lock; only a daemon that is still writing the last one is worth waiting for.
@@ -184,15 +192,39 @@ pub(crate) fn prepare(vault: &Path, target: &Path, options: &MountOptions, out: 
     } else {
         Some(holder::wait_until_free(vault, None, &mut |holder| say_waiting(out, holder))?)
     };
-    if let Some(holder::Holder::Dead { mountpoint }) = holder
+    if let Some(Holder::Dead { mountpoint }) = holder
         && holder::clean_dead(&mountpoint)?
     {
-        out.note(&format!("removed the dead mount that a killed daemon left at {}", super::show_path(&mountpoint)));
+        out.note(&format!(
+            "removed the dead mount that a killed daemon left at {}",
+            super::show_path(&mountpoint)
+        ));
     }
-    if holder::clean_dead(target)? {
-        out.note(&format!("removed a dead mount at {}", super::show_path(target)));
+    if clean_dying(vault, target, options)? {
+        out.note(&format!(
+            "removed the dead mount that a killed daemon left at {}",
+            super::show_path(target)
+        ));
     }
     Ok(mountpoint::check(target, vault, CheckOptions { nonempty: options.vault.nonempty })?)
+}
+
+/// Removes the mount of a killed daemon. A process that was just killed lets go of the vault's lock before the kernel cuts its
+/// mount off, so a mount of this very vault, which nobody holds any more, is given a moment to die.
+fn clean_dying(vault: &Path, target: &Path, options: &MountOptions) -> CliResult<bool> {
+    let vault = session::absolute(vault);
+    let patience = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        if holder::clean_dead(target)? {
+            return Ok(true);
+        }
+        let ours = mountpoint::find(target)?.is_some_and(|line| Path::new(&line.source) == vault);
+        let held = options.vault.snapshot.is_some() || !matches!(holder::probe(&vault)?, Holder::Free);
+        if !ours || held || std::time::Instant::now() > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The credential, from flags or else from `-o`.
@@ -213,7 +245,8 @@ pub(crate) fn run(args: &MountArgs, out: &Output) -> CliResult {
     let mountpoint = prepare(&args.vault, &args.mountpoint, &options, out)?;
     let credential = credential(&args.vault, &args.unlock, &options)?;
     if args.foreground {
-        let request = request(&args.vault, mountpoint, options, &args.how, SecretKind::Passphrase, true, out)?;
+        let request =
+            request(&args.vault, mountpoint, options, &args.how, SecretKind::Passphrase, true, out)?;
         let running = serve(&request, credential, out)?;
         out.note(&format!("mounted at {}", super::show_path(&request.mountpoint)));
         running.wait()?;
@@ -307,7 +340,15 @@ fn serve(request: &Request, credential: Credential, out: &Output) -> CliResult<R
         _ => "debug",
     };
     log::init(&request.log, filter)?;
-    serve_here(&request.vault, &request.mountpoint, &request.options, credential, request.discard_live, true, out)
+    serve_here(
+        &request.vault,
+        &request.mountpoint,
+        &request.options,
+        credential,
+        request.discard_live,
+        true,
+        out,
+    )
 }
 
 /// [`serve`] without logging of its own; `signals` unmounts on SIGTERM and SIGINT.
@@ -386,7 +427,10 @@ mod tests {
     #[test]
     fn helper_calls_become_mounts() {
         for (call, expected) in [
-            ("/sbin/mount.fuse.strongroom /v /m -o rw,passfile=/p", "strongroom mount /v /m -o rw,passfile=/p"),
+            (
+                "/sbin/mount.fuse.strongroom /v /m -o rw,passfile=/p",
+                "strongroom mount /v /m -o rw,passfile=/p",
+            ),
             ("mount.strongroom /v /m -n -v -o ro -t fuse.strongroom", "strongroom mount /v /m -o ro"),
             ("/usr/bin/strongroom mount -S /v /m", "/usr/bin/strongroom mount -S /v /m"),
         ] {

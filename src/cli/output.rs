@@ -60,8 +60,8 @@ impl Output {
 
     /// Writes `value` as one line of JSON, for streams.
     pub(crate) fn json_line(&self, value: &impl Serialize) -> CliResult<()> {
-        let text =
-            serde_json::to_string(value).map_err(|e| CliError::new(ExitCode::Failure, format!("encoding JSON: {e}")))?;
+        let text = serde_json::to_string(value)
+            .map_err(|e| CliError::new(ExitCode::Failure, format!("encoding JSON: {e}")))?;
         self.line(&text)
     }
 
@@ -75,8 +75,11 @@ impl Output {
         }
         let mut err = std::io::stderr().lock();
         let written = if self.json {
-            let json = Json { error: &error.message, hint: error.hint.as_deref(), exit_code: error.code as u8 };
-            serde_json::to_string(&json).map_err(std::io::Error::from).and_then(|text| writeln!(err, "{text}"))
+            let json =
+                Json { error: &error.message, hint: error.hint.as_deref(), exit_code: error.code as u8 };
+            serde_json::to_string(&json)
+                .map_err(std::io::Error::from)
+                .and_then(|text| writeln!(err, "{text}"))
         } else {
             writeln!(err, "error: {}", error.message).and_then(|()| match &error.hint {
                 Some(hint) => writeln!(err, "hint: {hint}"),

@@ -58,7 +58,9 @@ pub(crate) fn run(args: &ProtectArgs, out: &Output) -> CliResult {
         ("none", format!("{shown} is an ordinary directory again"))
     } else {
         match mountpoint::protect(&args.mountpoint)? {
-            Protection::Immutable => ("immutable", format!("{shown} refuses writes while nothing is mounted there")),
+            Protection::Immutable => {
+                ("immutable", format!("{shown} refuses writes while nothing is mounted there"))
+            }
             Protection::Already => ("already", format!("{shown} was protected already")),
             Protection::ModeZero => {
                 out.warning("this filesystem has no immutable flag: root can still write there while nothing is mounted");

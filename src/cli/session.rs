@@ -52,7 +52,8 @@ pub(crate) struct ReadVault {
 
 /// The absolute form of a vault's path, as the high-water mark and mount tables know it.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
+    std::fs::canonicalize(path)
+        .unwrap_or_else(|_| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
 }
 
 fn open_disk(path: &Path) -> CliResult<Arc<dyn Disk>> {
@@ -72,7 +73,8 @@ fn open_disk(path: &Path) -> CliResult<Arc<dyn Disk>> {
 /// Reads a vault's header.
 pub(crate) fn open_header(path: &Path) -> CliResult<HeaderOnly> {
     let disk = open_disk(path)?;
-    let loaded = header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
+    let loaded =
+        header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
     Ok(HeaderOnly { disk, loaded })
 }
 
@@ -106,7 +108,12 @@ fn finish_unlock(
 }
 
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.
-pub(crate) fn open_read(path: &Path, args: &UnlockArgs, accept_rollback: bool, out: &Output) -> CliResult<ReadVault> {
+pub(crate) fn open_read(
+    path: &Path,
+    args: &UnlockArgs,
+    accept_rollback: bool,
+    out: &Output,
+) -> CliResult<ReadVault> {
     let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
     read_chain(path, disk, unlocked, accept_rollback, out)
@@ -158,7 +165,9 @@ fn check_highwater(path: &Path, header: &Header, chain: &Chain, accept: bool, ou
 
 /// A daemon that still writes the last changes of an unmounted vault is waited for (design section 6).
 pub(crate) fn wait_for_daemon(path: &Path, out: &Output) -> CliResult<()> {
-    match crate::mount::holder::wait_until_free(path, None, &mut |holder| out.note(&format!("waiting for {holder}"))) {
+    match crate::mount::holder::wait_until_free(path, None, &mut |holder| {
+        out.note(&format!("waiting for {holder}"))
+    }) {
         Ok(_) => Ok(()),
         // Who reads snapshots can do so beside a mount; who writes finds the lock taken and is told by whom.
         Err(error) if error.kind == crate::mount::ErrorKind::InUse => Ok(()),
@@ -189,7 +198,12 @@ pub(crate) struct WorkOptions {
 }
 
 /// Unlocks a vault and opens it for work; fails when it is mounted.
-pub(crate) fn open_work(path: &Path, args: &UnlockArgs, work: &WorkOptions, out: &Output) -> CliResult<Opened> {
+pub(crate) fn open_work(
+    path: &Path,
+    args: &UnlockArgs,
+    work: &WorkOptions,
+    out: &Output,
+) -> CliResult<Opened> {
     let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
     wait_for_daemon(path, out)?;
     open_unlocked(path, disk, &unlocked, work, engine_config(), out)
@@ -265,7 +279,9 @@ pub(crate) fn lock_header(path: &Path) -> CliResult<Box<dyn DiskLock>> {
 pub(crate) fn note_header_generation(path: &Path, vault: &UnlockedVault) -> CliResult<()> {
     let Some(store) = highwater_store(&vault.header)? else { return Ok(()) };
     let mark = match store.load()? {
-        Some(mark) => HighWater { header_generation: mark.header_generation.max(vault.header.generation), ..mark },
+        Some(mark) => {
+            HighWater { header_generation: mark.header_generation.max(vault.header.generation), ..mark }
+        }
         None => HighWater {
             vault_id: vault.header.vault_id.to_hex(),
             path: path_text(path),
@@ -294,7 +310,9 @@ pub(crate) fn require_new_vault_dir(path: &Path) -> CliResult<()> {
             return Err(CliError::usage(format!("{shown} is a vault already")));
         }
         if name != "lost+found" {
-            return Err(CliError::usage(format!("{shown} is not empty: a vault needs a directory of its own")));
+            return Err(CliError::usage(format!(
+                "{shown} is not empty: a vault needs a directory of its own"
+            )));
         }
     }
     Ok(())
@@ -315,7 +333,11 @@ pub(crate) fn write_private_new(path: &Path, bytes: &[u8]) -> CliResult<()> {
     let shown = super::show_path(path);
     let failed = |e: std::io::Error| {
         let error = CliError::new(ExitCode::Io, format!("writing {shown}: {e}"));
-        if e.kind() == std::io::ErrorKind::AlreadyExists { error.hint("it is never overwritten: choose another name") } else { error }
+        if e.kind() == std::io::ErrorKind::AlreadyExists {
+            error.hint("it is never overwritten: choose another name")
+        } else {
+            error
+        }
     };
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;

@@ -148,7 +148,9 @@ fn run_create(args: &CreateArgs, out: &Output) -> CliResult {
     let made = create(&opened.engine, &Idle, &opts);
     session::close_work(&args.vault, &opened)?;
     let made = made?;
-    let json = made.as_ref().map_or(Value::Null, |info| serde_json::json!({ "seq": info.seq, "id": info.id.to_hex() }));
+    let json = made
+        .as_ref()
+        .map_or(Value::Null, |info| serde_json::json!({ "seq": info.seq, "id": info.id.to_hex() }));
     report_created(made.map(|info| info.seq), &json, out)
 }
 
@@ -213,7 +215,11 @@ fn run_list(args: &ListArgs, out: &Output) -> CliResult {
             human_bytes(l.bytes),
             l.origin,
             super::show_bytes(l.host.as_bytes()),
-            if tags.is_empty() { String::new() } else { format!("  [{}]", super::show_bytes(tags.as_bytes())) },
+            if tags.is_empty() {
+                String::new()
+            } else {
+                format!("  [{}]", super::show_bytes(tags.as_bytes()))
+            },
         ))?;
     }
     Ok(ExitCode::Ok)
@@ -222,8 +228,10 @@ fn run_list(args: &ListArgs, out: &Output) -> CliResult {
 fn run_show(args: &ShowArgs, out: &Output) -> CliResult {
     let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
     let seq = resolve(&vault, &args.snapshot)?;
-    let info =
-        vault.chain.get(seq).ok_or_else(|| CliError::new(ExitCode::NotFound, format!("there is no snapshot {seq}")))?;
+    let info = vault
+        .chain
+        .get(seq)
+        .ok_or_else(|| CliError::new(ExitCode::NotFound, format!("there is no snapshot {seq}")))?;
     let present = open::list_packs(vault.disk.as_ref())?.into_keys().collect();
     let l = line(&vault, info, vault.chain.is_complete(seq, &present))?;
     if out.is_json() {

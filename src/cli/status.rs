@@ -81,8 +81,11 @@ pub(crate) fn run(args: &StatusArgs, out: &Output) -> CliResult {
 fn vault_of(target: &Path) -> CliResult<PathBuf> {
     if let Some(line) = mountpoint::find(target)? {
         return holder::vault_of(&line).ok_or_else(|| {
-            CliError::new(ExitCode::Mountpoint, format!("can't find the vault behind {}", super::show_path(target)))
-                .hint("the mount may be dead; `strongroom status VAULT` says more")
+            CliError::new(
+                ExitCode::Mountpoint,
+                format!("can't find the vault behind {}", super::show_path(target)),
+            )
+            .hint("the mount may be dead; `strongroom status VAULT` says more")
         });
     }
     super::session::open_header(target)?;

@@ -82,7 +82,10 @@ pub(crate) fn run_wait(args: &WaitArgs, out: &Output) -> CliResult {
     if let Holder::Dead { mountpoint } = &holder {
         return Err(CliError::new(
             ExitCode::Mountpoint,
-            format!("the daemon of {} was killed; what was not synced may not be in the vault", super::show_path(mountpoint)),
+            format!(
+                "the daemon of {} was killed; what was not synced may not be in the vault",
+                super::show_path(mountpoint)
+            ),
         )
         .hint("mount it again: that removes the dead mount and recovers everything that was synced"));
     }

@@ -102,7 +102,8 @@ fn strip_newline(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
 
 fn read_limited(source: impl Read, name: &str) -> CliResult<Zeroizing<Vec<u8>>> {
     // Reserved at once, so that no half-filled buffer is left behind in freed memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(PASSPHRASE_BYTES_MAX + 1).unwrap_or(65_537)));
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(PASSPHRASE_BYTES_MAX + 1).unwrap_or(65_537)));
     source
         .take(PASSPHRASE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
@@ -128,12 +129,16 @@ fn read_private(path: &Path, max: u64) -> CliResult<Zeroizing<Vec<u8>>> {
         .hint(format!("chmod 600 {shown}")));
     }
     if meta.is_file() && meta.len() > max {
-        return Err(CliError::usage(format!("{shown} is larger than {max} bytes: that is no passphrase or key")));
+        return Err(CliError::usage(format!(
+            "{shown} is larger than {max} bytes: that is no passphrase or key"
+        )));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(max + 1).unwrap_or(usize::MAX >> 1)));
     file.take(max + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > max {
-        return Err(CliError::usage(format!("{shown} is larger than {max} bytes: that is no passphrase or key")));
+        return Err(CliError::usage(format!(
+            "{shown} is larger than {max} bytes: that is no passphrase or key"
+        )));
     }
     Ok(bytes)
 }
@@ -179,11 +184,14 @@ fn read_systemd_credential(name: &str) -> CliResult<Zeroizing<Vec<u8>>> {
 
 fn prompt(what: &str, confirm: bool) -> CliResult<SecretBytes> {
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::usage("no passphrase: standard input is no terminal")
-            .hint("give -S to read it from standard input, or --passfile, --keyfile, --extpass, --credential"));
+        return Err(CliError::usage("no passphrase: standard input is no terminal").hint(
+            "give -S to read it from standard input, or --passfile, --keyfile, --extpass, --credential",
+        ));
     }
     let ask = |text: String| {
-        rpassword::prompt_password(text).map(Zeroizing::new).map_err(|e| CliError::new(ExitCode::Io, format!("reading the passphrase: {e}")))
+        rpassword::prompt_password(text)
+            .map(Zeroizing::new)
+            .map_err(|e| CliError::new(ExitCode::Io, format!("reading the passphrase: {e}")))
     };
     let first = ask(format!("{what}: "))?;
     if first.is_empty() {
@@ -214,8 +222,9 @@ fn read_recovery_key() -> CliResult<RecoveryKey> {
         line
     };
     RecoveryKey::parse(&text).map_err(|e| {
-        CliError::new(ExitCode::WrongKey, format!("that is no recovery key: {e}"))
-            .hint("it begins with SR1- and has eight groups of seven characters; case and dashes don't matter")
+        CliError::new(ExitCode::WrongKey, format!("that is no recovery key: {e}")).hint(
+            "it begins with SR1- and has eight groups of seven characters; case and dashes don't matter",
+        )
     })
 }
 
@@ -242,8 +251,14 @@ mod tests {
     #[test]
     fn a_passfile_loses_one_newline_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        for (text, expected) in [(&b"secret\n"[..], &b"secret"[..]), (b"secret\r\n", b"secret\r"), (b"a b\n\n", b"a b\n"), (b"x", b"x")] {
-            let args = UnlockArgs { passfile: Some(secret_file(dir.path(), text, 0o600)), ..Default::default() };
+        for (text, expected) in [
+            (&b"secret\n"[..], &b"secret"[..]),
+            (b"secret\r\n", b"secret\r"),
+            (b"a b\n\n", b"a b\n"),
+            (b"x", b"x"),
+        ] {
+            let args =
+                UnlockArgs { passfile: Some(secret_file(dir.path(), text, 0o600)), ..Default::default() };
             assert_eq!(passphrase(&args).unwrap(), expected);
         }
     }
@@ -252,7 +267,10 @@ mod tests {
     fn a_passfile_that_others_can_read_is_refused_with_the_command_to_run() {
         let dir = tempfile::tempdir().unwrap();
         for mode in [0o640, 0o604, 0o644, 0o660, 0o601] {
-            let args = UnlockArgs { passfile: Some(secret_file(dir.path(), b"secret\n", mode)), ..Default::default() };
+            let args = UnlockArgs {
+                passfile: Some(secret_file(dir.path(), b"secret\n", mode)),
+                ..Default::default()
+            };
             let error = passphrase(&args).unwrap_err();
             assert_eq!(error.code, ExitCode::UnsafeFile);
             assert!(error.hint.unwrap().starts_with("chmod 600 "));
@@ -262,11 +280,18 @@ mod tests {
     #[test]
     fn empty_and_oversized_secrets_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let empty = UnlockArgs { passfile: Some(secret_file(dir.path(), b"\n", 0o600)), ..Default::default() };
+        let empty =
+            UnlockArgs { passfile: Some(secret_file(dir.path(), b"\n", 0o600)), ..Default::default() };
         assert_eq!(passphrase(&empty).unwrap_err().code, ExitCode::Usage);
-        let big = UnlockArgs { passfile: Some(secret_file(dir.path(), &vec![b'x'; 70_000], 0o600)), ..Default::default() };
+        let big = UnlockArgs {
+            passfile: Some(secret_file(dir.path(), &vec![b'x'; 70_000], 0o600)),
+            ..Default::default()
+        };
         assert_eq!(passphrase(&big).unwrap_err().code, ExitCode::Usage);
-        assert_eq!(read_keyfile(&secret_file(dir.path(), &[1; 31], 0o600)).map(drop).unwrap_err().code, ExitCode::Usage);
+        assert_eq!(
+            read_keyfile(&secret_file(dir.path(), &[1; 31], 0o600)).map(drop).unwrap_err().code,
+            ExitCode::Usage
+        );
         assert!(read_keyfile(&secret_file(dir.path(), &[1; 32], 0o600)).is_ok());
     }
 

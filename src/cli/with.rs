@@ -50,8 +50,9 @@ pub(crate) fn run(args: &WithArgs, out: &Output) -> Result<u8, CliError> {
         .env("STRONGROOM_MOUNTPOINT", daemon::absolute(&mountpoint)?)
         .status();
     // Unmounted whatever became of the command: what it wrote must be durable, and in a snapshot.
-    let unmounted =
-        holder::umount(&mountpoint, UmountOptions::default(), &mut |holder| super::umount::say_waiting(out, holder));
+    let unmounted = holder::umount(&mountpoint, UmountOptions::default(), &mut |holder| {
+        super::umount::say_waiting(out, holder)
+    });
     let code = match status {
         Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         Err(error) => {

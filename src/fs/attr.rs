@@ -28,7 +28,8 @@ pub(super) fn overlay(attr: &mut Attr, data: &NodeData) {
         }
         // What is in memory will be allocated; a file that was just written must not look sparse.
         let pending = data.dirty.bytes() + data.inflight.iter().map(|entry| entry.charge()).sum::<u64>();
-        attr.blocks512 = (attr.blocks512 + pending.div_ceil(512)).min(data.size.div_ceil(512).max(attr.blocks512));
+        attr.blocks512 =
+            (attr.blocks512 + pending.div_ceil(512)).min(data.size.div_ceil(512).max(attr.blocks512));
     }
 }
 

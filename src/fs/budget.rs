@@ -103,7 +103,10 @@ impl Core {
                 self.push_out(&node);
             }
             let state = budget.lock();
-            if state.used > 0 && state.used.saturating_add(bytes) > budget.max && failures == Some(state.failures) {
+            if state.used > 0
+                && state.used.saturating_add(bytes) > budget.max
+                && failures == Some(state.failures)
+            {
                 let (state, _) =
                     budget.changed.wait_timeout(state, RECHECK).unwrap_or_else(PoisonError::into_inner);
                 drop(state);

@@ -18,7 +18,14 @@ impl Core {
     ///
     /// # Errors
     /// EINVAL if the ranges overlap in one file, EFBIG, ENOSPC, EIO.
-    pub(super) fn copy_file_range(&self, from: u64, from_off: u64, to: u64, to_off: u64, len: u64) -> FsResult<usize> {
+    pub(super) fn copy_file_range(
+        &self,
+        from: u64,
+        from_off: u64,
+        to: u64,
+        to_off: u64,
+        len: u64,
+    ) -> FsResult<usize> {
         self.writable_meta()?;
         let (source, target) = (self.node(from)?, self.node(to)?);
         // Two files are held in the order of their numbers, see the locks in the module's text.

@@ -81,6 +81,9 @@ impl Listing {
     }
 }
 
+/// A name of a listing with what it stands for, and its attributes where they were asked for.
+type Listed = (Vec<u8>, DirentRow, Option<Attr>);
+
 impl Core {
     /// Returns what a name stands for.
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Attr> {
@@ -93,7 +96,9 @@ impl Core {
                 meta.inode(parent)?.parent
             } else {
                 match meta.dirent(parent, name)? {
-                    Some(dirent) => return Ok((dirent.ino, Attr::of(dirent.ino, &meta.named_inode(dirent.ino)?))),
+                    Some(dirent) => {
+                        return Ok((dirent.ino, Attr::of(dirent.ino, &meta.named_inode(dirent.ino)?)));
+                    }
                     None => match meta.inode(parent)?.kind {
                         FileType::Dir => return Err(Errno::NOENT.into()),
                         _ => return Err(Errno::NOTDIR.into()),
@@ -112,7 +117,13 @@ impl Core {
     ///
     /// # Errors
     /// EEXIST if the name is taken; ENOENT or ENOTDIR for the directory; ENOSPC.
-    pub(super) fn make(&self, parent: u64, name: &[u8], new: &NewInode<'_>, caller: Caller) -> FsResult<Attr> {
+    pub(super) fn make(
+        &self,
+        parent: u64,
+        name: &[u8],
+        new: &NewInode<'_>,
+        caller: Caller,
+    ) -> FsResult<Attr> {
         check_name(name)?;
         self.writable_meta()?;
         if name == b"." || name == b".." {
@@ -232,7 +243,7 @@ impl Core {
         }
     }
 
-    fn list_page(&self, from: &[u8], to: &[u8], plus: bool) -> FsResult<Vec<(Vec<u8>, DirentRow, Option<Attr>)>> {
+    fn list_page(&self, from: &[u8], to: &[u8], plus: bool) -> FsResult<Vec<Listed>> {
         self.read_meta(|meta| {
             let rows = self.engine.live.range(Table::Dirents, from, Some(to), LIST_ROWS)?;
             let mut page = Vec::with_capacity(rows.len());
@@ -261,7 +272,12 @@ impl Core {
 }
 
 /// Lists `.` and `..` as far as `cookie` has not passed them. Returns false when `each` did.
-pub(super) fn list_dots(ino: u64, parent: u64, cookie: u64, each: &mut dyn FnMut(&DirEnt<'_>) -> bool) -> bool {
+pub(super) fn list_dots(
+    ino: u64,
+    parent: u64,
+    cookie: u64,
+    each: &mut dyn FnMut(&DirEnt<'_>) -> bool,
+) -> bool {
     for (at, name, ino) in [(COOKIE_DOT, &b"."[..], ino), (COOKIE_DOTDOT, b"..", parent)] {
         let entry = DirEnt { ino, kind: FileType::Dir, name, cookie: at, attr: None };
         if cookie < at && !each(&entry) {

@@ -52,7 +52,9 @@ fn errno_of(error: &StoreError) -> Errno {
         StoreError::Io { .. } | StoreError::Poisoned(_) => Errno::IO,
         // Data that is missing or wrong is never answered with anything that looks like an ordinary outcome: a backup
         // job would take ENOENT for "was not there" and go on.
-        StoreError::Corrupt(_) | StoreError::Format(_) | StoreError::Crypto(_) | StoreError::NotFound(_) => Errno::IO,
+        StoreError::Corrupt(_) | StoreError::Format(_) | StoreError::Crypto(_) | StoreError::NotFound(_) => {
+            Errno::IO
+        }
         // These concern whole vaults and are met before anything is mounted.
         StoreError::Rollback(_)
         | StoreError::Locked { .. }

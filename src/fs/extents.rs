@@ -207,7 +207,12 @@ mod tests {
 
     #[test]
     fn a_cut_takes_whole_rows_and_trims_both_ends() {
-        let mut e = edit(vec![(0, chunk(1, 10, 0)), (10, chunk(2, 10, 0)), (20, chunk(3, 10, 0)), (40, chunk(4, 5, 0))]);
+        let mut e = edit(vec![
+            (0, chunk(1, 10, 0)),
+            (10, chunk(2, 10, 0)),
+            (20, chunk(3, 10, 0)),
+            (40, chunk(4, 5, 0)),
+        ]);
         e.cut(5, 25);
         assert_eq!(shape(&e), [(0, 5), (25, 5), (40, 5)]);
         assert_eq!(e.new.get(&25), Some(&chunk(3, 5, 5)));
@@ -228,7 +233,8 @@ mod tests {
 
     #[test]
     fn short_inline_neighbours_become_one_row() {
-        let mut e = edit(vec![(0, ExtentRow::Inline(b"aaa".to_vec())), (5, ExtentRow::Inline(b"ccc".to_vec()))]);
+        let mut e =
+            edit(vec![(0, ExtentRow::Inline(b"aaa".to_vec())), (5, ExtentRow::Inline(b"ccc".to_vec()))]);
         e.put(3, ExtentRow::Inline(b"bb".to_vec()));
         assert_eq!(e.new.get(&0), Some(&ExtentRow::Inline(b"aaabbccc".to_vec())));
         e.put(8, ExtentRow::Inline(vec![0; INLINE_JOIN_MAX]));

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::Core;
 use super::browse::{Browse, SNAPSHOTS_INO, VIRTUAL, is_snapshots_dir};
 use super::dir::NewInode;
 use super::error::{FsError, FsResult};
 use super::types::{
     Attr, Caller, DirEnt, Fh, FsOptions, FsStats, OpenFlags, RenameFlags, SetAttr, StatFs, Whence,
 };
-use super::Core;
 use crate::format::tree::{Entry, FileType, NAME_LEN_MAX};
 use crate::snapshot::WorkingTree;
 use crate::store::engine::Engine;
@@ -68,7 +68,9 @@ impl Fs {
     pub fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Attr> {
         match &self.tree {
             Some(_) if is_snapshots_dir(parent, name) => self.snapshots.snapshots_attr(),
-            Some(tree) if parent == SNAPSHOTS_INO && name == b".." => tree.getattr(crate::store::records::ROOT_INO),
+            Some(tree) if parent == SNAPSHOTS_INO && name == b".." => {
+                tree.getattr(crate::store::records::ROOT_INO)
+            }
             Some(tree) if !self.is_snapshot(parent) => tree.lookup(parent, name),
             _ if name.len() > NAME_LEN_MAX => Err(Errno::NAMETOOLONG.into()),
             _ => self.snapshots.lookup(parent, name),
@@ -187,7 +189,11 @@ impl Fs {
     /// Reads up to `len` bytes at `off`; fewer only at the end of the file.
     pub fn read(&self, ino: u64, fh: Fh, off: u64, len: u32) -> FsResult<Vec<u8>> {
         let len = len as usize;
-        if self.is_snapshot(ino) { self.snapshots.read(ino, off, len) } else { self.tree()?.read(ino, fh, off, len) }
+        if self.is_snapshot(ino) {
+            self.snapshots.read(ino, off, len)
+        } else {
+            self.tree()?.read(ino, fh, off, len)
+        }
     }
 
     /// Writes all of `data` at `off`. With `kill_suid` the file loses its set-user-id and set-group-id bits.
@@ -259,7 +265,11 @@ impl Fs {
 
     /// Returns an extended attribute's value. ENODATA if there is none.
     pub fn getxattr(&self, ino: u64, name: &[u8]) -> FsResult<Vec<u8>> {
-        if self.is_snapshot(ino) { self.snapshots.getxattr(ino, name) } else { self.tree()?.getxattr(ino, name) }
+        if self.is_snapshot(ino) {
+            self.snapshots.getxattr(ino, name)
+        } else {
+            self.tree()?.getxattr(ino, name)
+        }
     }
 
     /// Sets an extended attribute; for `flags` see [`super::xattr_flags`].

@@ -91,7 +91,7 @@ impl Core {
     }
 
     fn collapse(&self, node: &NodeRef, off: u64, len: u64) -> FsResult<()> {
-        if off % SHIFT_UNIT != 0 || len % SHIFT_UNIT != 0 {
+        if !off.is_multiple_of(SHIFT_UNIT) || !len.is_multiple_of(SHIFT_UNIT) {
             return Err(Errno::INVAL.into());
         }
         let exclusive = self.lock_exclusive(node)?;
@@ -114,7 +114,7 @@ impl Core {
     }
 
     fn insert(&self, node: &NodeRef, off: u64, len: u64) -> FsResult<()> {
-        if off % SHIFT_UNIT != 0 || len % SHIFT_UNIT != 0 {
+        if !off.is_multiple_of(SHIFT_UNIT) || !len.is_multiple_of(SHIFT_UNIT) {
             return Err(Errno::INVAL.into());
         }
         let exclusive = self.lock_exclusive(node)?;

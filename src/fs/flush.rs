@@ -7,10 +7,12 @@ use super::error::FsResult;
 use super::extents::rows_around;
 use super::node::{FlightState, InFlight, Node, NodeData, NodeRef, Piece};
 use super::publish::unknown_failure;
-use crate::store::live::Table;
 use crate::store::codec::Effort;
+use crate::store::live::Table;
 use crate::store::packs::ChunkSource;
-use crate::store::records::{ExtentRow, INLINE_ROW_MAX, TINY_FILE_MAX, extent_key, parse_extent_key, rows_of};
+use crate::store::records::{
+    ExtentRow, INLINE_ROW_MAX, TINY_FILE_MAX, extent_key, parse_extent_key, rows_of,
+};
 
 /// An fsync of at most this many bytes puts them into the journal instead of a pack.
 const SYNC_INLINE_MAX: u64 = INLINE_ROW_MAX as u64;
@@ -96,7 +98,8 @@ impl Core {
                     push_inline(data, start, run, vec![(start, start + len)]);
                     continue;
                 }
-                let tail = if start + len >= data.size { self.short_tail(node.ino, data, start, len) } else { None };
+                let tail =
+                    if start + len >= data.size { self.short_tail(node.ino, data, start, len) } else { None };
                 let mut at = start;
                 if let Some((tail_start, mut bytes)) = tail {
                     bytes.append(&mut run);
@@ -158,7 +161,13 @@ impl Core {
     /// together with the run. A piece is taken only if it is not much longer than what follows it, so each byte of a
     /// file that grows by small appends is stored again a logarithmic number of times, and the file gets chunks of
     /// proper length in the end.
-    pub(super) fn short_tail(&self, ino: u64, data: &NodeData, start: u64, len: u64) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn short_tail(
+        &self,
+        ino: u64,
+        data: &NodeData,
+        start: u64,
+        len: u64,
+    ) -> Option<(u64, Vec<u8>)> {
         if !data.inflight.is_empty() {
             return None;
         }
@@ -176,7 +185,8 @@ impl Core {
         let enough = self.chunker.min_len() as u64;
         let (mut at, mut pieces, mut total) = (start, Vec::new(), len);
         while at > 0 && total < enough {
-            let below = self.engine.live.last_before(Table::Extents, &extent_key(ino, 0), &extent_key(ino, at))?;
+            let below =
+                self.engine.live.last_before(Table::Extents, &extent_key(ino, 0), &extent_key(ino, at))?;
             let Some((key, value)) = below else { break };
             let (off, row) = (parse_extent_key(&key)?.1, ExtentRow::decode(&value)?);
             let inline = matches!(row, ExtentRow::Inline(_));

@@ -116,9 +116,7 @@ impl Core {
     ) -> FsResult<(Attr, Fh)> {
         let new = NewInode { kind: FileType::File, mode, umask, rdev: (0, 0), target: b"" };
         let attr = match self.make(parent, name, &new, caller) {
-            Err(error) if error.errno == Errno::EXIST && !flags.exclusive => {
-                self.lookup(parent, name)?
-            }
+            Err(error) if error.errno == Errno::EXIST && !flags.exclusive => self.lookup(parent, name)?,
             other => other?,
         };
         let fh = self.open_file(attr.ino, flags, caller)?;

@@ -20,8 +20,8 @@ use crate::snapshot::tree::TreeReader;
 use crate::store::error::Result;
 use crate::store::live::{Batch, Live, Table};
 use crate::store::records::{
-    DirentRow, ExtentRow, InodeRow, ROOT_INO, dirent_key, encode_tree, encode_u64, extent_key, inode_key, links_key,
-    rows_of, settings, xattr_key,
+    DirentRow, ExtentRow, InodeRow, ROOT_INO, dirent_key, encode_tree, encode_u64, extent_key, inode_key,
+    links_key, rows_of, settings, xattr_key,
 };
 use rustix::io::Errno;
 
@@ -41,7 +41,12 @@ pub(super) struct LazyState {
 impl LazyState {
     /// Returns the state of a tree; `any` as the Settings say.
     pub(super) fn new(any: bool) -> Self {
-        Self { any: Flag::new(any), all_dirs: Flag::new(false), loading: Mutex::new(()), reader: OnceLock::new() }
+        Self {
+            any: Flag::new(any),
+            all_dirs: Flag::new(false),
+            loading: Mutex::new(()),
+            reader: OnceLock::new(),
+        }
     }
 }
 
@@ -89,8 +94,11 @@ fn put_inode(batch: &mut Batch, ino: u64, row: &mut InodeRow, entry: &Entry) {
         Content::Extents(extents) => {
             for extent in extents {
                 row.blocks += extent.len;
-                let value =
-                    ExtentRow::Chunk { len: extent.len, chunk: extent.chunk, chunk_offset: extent.chunk_offset };
+                let value = ExtentRow::Chunk {
+                    len: extent.len,
+                    chunk: extent.chunk,
+                    chunk_offset: extent.chunk_offset,
+                };
                 batch.put(Table::Extents, extent_key(ino, extent.offset), value.encode());
             }
         }
@@ -226,8 +234,11 @@ impl Core {
                     break;
                 };
                 blocks += extent.len;
-                let value =
-                    ExtentRow::Chunk { len: extent.len, chunk: extent.chunk, chunk_offset: extent.chunk_offset };
+                let value = ExtentRow::Chunk {
+                    len: extent.len,
+                    chunk: extent.chunk,
+                    chunk_offset: extent.chunk_offset,
+                };
                 txn.batch.put(Table::Extents, extent_key(ino, extent.offset), value.encode());
             }
             if done {

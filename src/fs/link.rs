@@ -110,7 +110,13 @@ impl Core {
     }
 
     /// Takes one name from an inode that is no directory. The entry itself is the caller's.
-    pub(super) fn drop_name(&self, txn: &mut Txn<'_>, parent: u64, name: &[u8], ino: u64) -> FsResult<Unnamed> {
+    pub(super) fn drop_name(
+        &self,
+        txn: &mut Txn<'_>,
+        parent: u64,
+        name: &[u8],
+        ino: u64,
+    ) -> FsResult<Unnamed> {
         let now = txn.now;
         txn.mark_holders(ino)?;
         let row = txn.row(ino)?;

@@ -60,8 +60,8 @@ pub(crate) mod testing;
 pub use error::{FsError, FsResult};
 pub use facade::Fs;
 pub use types::{
-    Attr, Caller, DirEnt, Fh, FsOptions, FsStats, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Whence, falloc,
-    xattr_flags,
+    Attr, Caller, DirEnt, Fh, FsOptions, FsStats, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Whence,
+    falloc, xattr_flags,
 };
 
 use std::collections::BTreeSet;
@@ -121,7 +121,10 @@ struct Counters {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("engine", &self.engine).field("read_only", &self.read_only).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("engine", &self.engine)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
     }
 }
 

@@ -134,7 +134,13 @@ impl Deref for Piece {
 
 impl Node {
     fn new(ino: u64) -> Self {
-        Self { ino, data: Mutex::default(), changed: Condvar::new(), dirty_hint: AtomicU64::new(0), refs: AtomicU64::new(0) }
+        Self {
+            ino,
+            data: Mutex::default(),
+            changed: Condvar::new(),
+            dirty_hint: AtomicU64::new(0),
+            refs: AtomicU64::new(0),
+        }
     }
 
     /// Takes the node's lock.
@@ -296,7 +302,11 @@ impl Core {
             match row.kind {
                 FileType::File => {}
                 FileType::Dir => return Err(Errno::ISDIR.into()),
-                FileType::Symlink | FileType::Fifo | FileType::Socket | FileType::CharDev | FileType::BlockDev => {
+                FileType::Symlink
+                | FileType::Fifo
+                | FileType::Socket
+                | FileType::CharDev
+                | FileType::BlockDev => {
                     return Err(Errno::INVAL.into());
                 }
             }

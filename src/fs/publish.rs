@@ -62,13 +62,16 @@ impl Core {
 
     fn publish_group(&self, ino: u64, data: &mut NodeData, count: usize) -> FsResult<()> {
         let group = || data.inflight.iter().take(count);
-        let (Some(first), Some(last)) = (group().next(), group().last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (group().next(), group().next_back()) else { return Ok(()) };
         let end = last.end();
         let mut edit = ExtentEdit::load(&self.engine.live, ino, first.off, end)?;
         for entry in group() {
             match entry.state {
                 FlightState::Chunk(chunk) => {
-                    edit.put(entry.off, ExtentRow::Chunk { len: entry.data.len() as u64, chunk, chunk_offset: 0 });
+                    edit.put(
+                        entry.off,
+                        ExtentRow::Chunk { len: entry.data.len() as u64, chunk, chunk_offset: 0 },
+                    );
                 }
                 FlightState::Inline => edit.put(entry.off, ExtentRow::Inline(entry.data.to_vec())),
                 FlightState::Pending => {}

@@ -97,9 +97,14 @@ impl Core {
     fn flush_before_replace(&self, parent: u64, name: &[u8], newparent: u64, newname: &[u8]) -> FsResult<()> {
         let source = self.read_meta(|meta| {
             let target = meta.dirent(newparent, newname)?;
-            Ok(meta.dirent(parent, name)?.filter(|source| target.is_some_and(|target| target.ino != source.ino)))
+            Ok(meta
+                .dirent(parent, name)?
+                .filter(|source| target.is_some_and(|target| target.ino != source.ino)))
         })?;
-        match source.filter(|source| source.kind == FileType::File).and_then(|source| self.find_node(source.ino)) {
+        match source
+            .filter(|source| source.kind == FileType::File)
+            .and_then(|source| self.find_node(source.ino))
+        {
             Some(node) => self.flush_and_wait(&node),
             None => Ok(()),
         }

@@ -121,7 +121,8 @@ impl Core {
         let files = self.inline_pending.lock().unwrap_or_else(PoisonError::into_inner).len();
         let convert = {
             let mut clock = self.clock();
-            let due = files > 0 && (files >= CONVERT_FILES || now.saturating_sub(clock.converted) >= CONVERT_EVERY);
+            let due =
+                files > 0 && (files >= CONVERT_FILES || now.saturating_sub(clock.converted) >= CONVERT_EVERY);
             if due {
                 clock.converted = now;
             }

@@ -76,8 +76,11 @@ impl Core {
         if !exists && flags & xattr_flags::REPLACE != 0 {
             return Err(Errno::NODATA.into());
         }
-        let others: usize =
-            rows.iter().filter(|(other, _)| *other != key).map(|(key, value)| key.len() - 8 + value.len()).sum();
+        let others: usize = rows
+            .iter()
+            .filter(|(other, _)| *other != key)
+            .map(|(key, value)| key.len() - 8 + value.len())
+            .sum();
         if others + name.len() + value.len() > TOTAL_MAX {
             return Err(Errno::NOSPC.into());
         }

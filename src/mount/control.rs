@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -126,9 +126,13 @@ fn address(vault: &Path) -> io::Result<(File, PathBuf)> {
     Ok((dir, path))
 }
 
-/// The listening end; stops and removes the socket when dropped.
+/// How long the end of a server waits for answers that are being sent.
+const LAST_ANSWERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The listening end; when dropped it stops, lets requests in progress send their answers, and removes the socket.
 pub struct Server {
     listener: Arc<UnixListener>,
+    active: Arc<AtomicUsize>,
     path: PathBuf,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -155,11 +159,12 @@ impl Server {
         let listener = Arc::new(UnixListener::bind(&path)?);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let accepting = (listener.clone(), stop.clone());
+        let active = Arc::new(AtomicUsize::new(0));
+        let accepting = (listener.clone(), stop.clone(), active.clone());
         let thread = std::thread::Builder::new()
             .name("sr-control".into())
-            .spawn(move || accept_loop(&accepting.0, &accepting.1, &handler))?;
-        Ok(Self { listener, path, stop, thread: Some(thread), _dir: dir })
+            .spawn(move || accept_loop(&accepting.0, &accepting.1, &accepting.2, &handler))?;
+        Ok(Self { listener, active, path, stop, thread: Some(thread), _dir: dir })
     }
 }
 
@@ -175,14 +180,23 @@ impl Drop for Server {
         {
             tracing::error!("the control thread panicked");
         }
+        // Whoever asked for the unmount that ends this process still waits for the answer.
+        let start = Instant::now();
+        while self.active.load(Ordering::SeqCst) > 0 && start.elapsed() < LAST_ANSWERS_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(%error, "removing the control socket");
         }
     }
 }
 
-fn accept_loop(listener: &UnixListener, stop: &AtomicBool, handler: &Arc<dyn Handler>) {
-    let active = Arc::new(AtomicUsize::new(0));
+fn accept_loop(
+    listener: &UnixListener,
+    stop: &AtomicBool,
+    active: &Arc<AtomicUsize>,
+    handler: &Arc<dyn Handler>,
+) {
     while !stop.load(Ordering::SeqCst) {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,

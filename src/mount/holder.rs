@@ -13,7 +13,7 @@ use rustix::mount::UnmountFlags;
 use serde::Serialize;
 
 use super::control::{self, Request};
-use super::error::{ErrorKind, MountError, Result};
+use super::error::{ErrorKind, Failure, MountError, Result};
 use super::mountinfo::{self, MountLine};
 use super::mountpoint;
 use super::status::{State, Status};
@@ -448,9 +448,7 @@ pub fn umount(name: &Path, options: UmountOptions, on_wait: &mut dyn FnMut(&Hold
     if !target.mountpoint.as_os_str().is_empty() {
         let dead = std::fs::symlink_metadata(&target.mountpoint).is_err_and(|e| mountpoint::is_dead(&e));
         let asked = match &target.vault {
-            Some(vault) if !dead => {
-                control::call(vault, &Request::Unmount { lazy: options.lazy }, &mut |_| {})?
-            }
+            Some(vault) if !dead => ask_to_unmount(vault, &target.mountpoint, options.lazy)?,
             _ => None,
         };
         match asked {
@@ -476,6 +474,20 @@ pub fn umount(name: &Path, options: UmountOptions, on_wait: &mut dyn FnMut(&Hold
     wait_until_gone(vault, before.as_ref(), options.timeout, on_wait)?;
     done.finished = true;
     Ok(done)
+}
+
+/// Asks the daemon to unmount. That the connection ends without an answer is one if the mount is gone.
+fn ask_to_unmount(
+    vault: &Path,
+    mountpoint: &Path,
+    lazy: bool,
+) -> Result<Option<std::result::Result<serde_json::Value, Failure>>> {
+    match control::call(vault, &Request::Unmount { lazy }, &mut |_| {}) {
+        Err(e) if e.kind == ErrorKind::Died && mountpoint::find(mountpoint)?.is_none() => {
+            Ok(Some(Ok(serde_json::Value::Null)))
+        }
+        other => other,
+    }
 }
 
 /// Waits for the daemon of `before` to end, and checks how.

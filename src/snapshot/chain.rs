@@ -1,11 +1,12 @@
 //! The chain: all snapshots and removals of a vault, read and proved with public keys alone.
 //!
-//! [`Chain::load`] believes nothing before its name, its signature and its structure have been checked (FORMAT LAY-1,
-//! SNAP-1, SNAP-4), then walks from the newest file to the first one, through the entries that removals left of files
-//! that are gone (SNAP-2, SNAP-3). Whatever is wrong is a [`Problem`] with the name of the file, and the rest is still
-//! usable: a damaged chain file must not cost all other snapshots.
+//! [`Chain::load`] believes nothing before its name, its signature and its structure have been checked
+//! (FORMAT LAY-1, SNAP-1, SNAP-4), then walks from the newest file to the first one, through the entries that
+//! removals left of files that are gone (SNAP-2, SNAP-3). Whatever is wrong is a [`Problem`] with the name of
+//! the file, and the rest is still usable: a damaged chain file must not cost all other snapshots.
 //!
-//! Pack names are interned, so that a chain of thousands of files with full lists now and then stays small in memory.
+//! Pack names are interned, so that a chain of thousands of files with full lists now and then stays small in
+//! memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -30,7 +31,8 @@ pub struct Problem {
     pub file: String,
     /// What is wrong with it.
     pub what: String,
-    /// The chain itself is broken here: files were deleted, replaced or forged. Otherwise it is about one file.
+    /// The chain itself is broken here: files were deleted, replaced or forged. Otherwise it is about one
+    /// file.
     pub breaks_chain: bool,
 }
 
@@ -94,8 +96,8 @@ struct Gone {
 pub struct Latest<'c> {
     /// The newest snapshot whose packs are all there.
     pub complete: Option<&'c ChainInfo>,
-    /// Newer snapshots, with the number of packs that each one misses. `None`: what it needs is not known, since the
-    /// chain is broken below it.
+    /// Newer snapshots, with the number of packs that each one misses. `None`: what it needs is not known,
+    /// since the chain is broken below it.
     pub incomplete: Vec<(&'c ChainInfo, Option<usize>)>,
 }
 
@@ -108,8 +110,6 @@ pub struct Chain {
     problems: Vec<Problem>,
     names: Vec<PackName>,
     numbers: HashMap<PackName, u32>,
-    /// The oldest sequence that the walk from the newest file reached.
-    walked_to: u64,
 }
 
 impl Chain {
@@ -211,7 +211,8 @@ impl Chain {
         let mut seq = newest;
         loop {
             let mut here = found.remove(&seq).unwrap_or_default();
-            // FORMAT SNAP-1. Two files of one number mean that two writers worked on two copies of this vault.
+            // FORMAT SNAP-1. Two files of one number mean that two writers worked on two copies of this
+            // vault.
             if here.len() > 1 {
                 let fits = |info: &ChainInfo| expected.is_none_or(|id| id == info.id);
                 here.sort_by_key(|(id, info, _)| (!fits(info), std::cmp::Reverse(info.time), *id));
@@ -268,7 +269,6 @@ impl Chain {
                     break;
                 }
             };
-            self.walked_to = seq;
             match before {
                 // FORMAT SNAP-3
                 Some(id) if seq > 1 => {
@@ -286,15 +286,15 @@ impl Chain {
                 }
             }
         }
-        // What is older than a break can't be proved to belong to this chain, but each file was signed: it is kept, so
-        // that it can be restored from.
+        // What is older than a break can't be proved to belong to this chain, but each file was signed: it is
+        // kept, so that it can be restored from.
         for (seq, mut here) in found {
             here.sort_by_key(|(id, info, _)| (std::cmp::Reverse(info.time), *id));
             if let Some((id, info, _)) = here.into_iter().next() {
                 if gone.contains_key(&(seq, id)) && !removals.contains(&id) {
                     self.leftovers.push(info.path());
-                } else if !self.files.contains_key(&seq) {
-                    self.files.insert(seq, info);
+                } else {
+                    self.files.entry(seq).or_insert(info);
                 }
             }
         }
@@ -360,8 +360,8 @@ impl Chain {
         self.files.values().filter(|info| info.is_snapshot())
     }
 
-    /// Returns whether the chain has, or had before a removal, this file (FORMAT SNAP-8: the high-water mark of a host
-    /// must be in the chain).
+    /// Returns whether the chain has, or had before a removal, this file (FORMAT SNAP-8: the high-water mark
+    /// of a host must be in the chain).
     pub fn contains(&self, seq: u64, id: &SnapshotId) -> bool {
         let present = self.files.get(&seq).is_some_and(|info| info.id == *id);
         present || self.gone.get(&seq).is_some_and(|gone| gone.id == *id)
@@ -412,7 +412,8 @@ impl Chain {
         set.iter().zip(&self.names).filter(|(on, _)| **on).map(|(_, name)| *name).collect()
     }
 
-    /// Returns the running list at a sequence (FORMAT section 7). `Corrupt` when the chain is broken below it.
+    /// Returns the running list at a sequence (FORMAT section 7). `Corrupt` when the chain is broken below
+    /// it.
     pub fn running_list(&self, seq: u64) -> Result<BTreeSet<PackName>> {
         self.running(seq).map(|set| self.collect(&set))
     }
@@ -429,12 +430,14 @@ impl Chain {
         Ok(needed.map(|(_, name)| *name).filter(|name| !present.contains(name)).collect())
     }
 
-    /// Returns whether every pack that a snapshot needs is there. One whose needs are not known is not complete.
+    /// Returns whether every pack that a snapshot needs is there. One whose needs are not known is not
+    /// complete.
     pub fn is_complete(&self, seq: u64, present: &BTreeSet<PackName>) -> bool {
         self.missing_packs(seq, present).is_ok_and(|missing| missing.is_empty())
     }
 
-    /// Returns the newest complete snapshot, of one origin or of any, and the newer ones that are not complete.
+    /// Returns the newest complete snapshot, of one origin or of any, and the newer ones that are not
+    /// complete.
     pub fn latest(&self, present: &BTreeSet<PackName>, origin: Option<Origin>) -> Latest<'_> {
         let mut latest = Latest { complete: None, incomplete: Vec::new() };
         for info in self.snapshots().rev().filter(|info| origin.is_none_or(|origin| info.origin == origin)) {
@@ -455,7 +458,8 @@ impl Chain {
         retired.map(|&n| self.names[n as usize]).collect()
     }
 
-    /// Returns every pack that some remaining snapshot needs, or that the running list of the newest file names.
+    /// Returns every pack that some remaining snapshot needs, or that the running list of the newest file
+    /// names.
     pub fn all_needed(&self) -> Result<BTreeSet<PackName>> {
         let mut all = match self.head() {
             Some(head) => self.running(head.seq)?,

@@ -1,8 +1,8 @@
 //! Power cuts at every sync point while snapshots are made and deleted and space is given back.
 //!
-//! Whatever the disk kept of what was not synced, the vault opens again; the working tree is what was committed; the
-//! chain is whole; every snapshot in it is complete and reads, from packs and chain files alone, as it was; and a
-//! collection and another snapshot work.
+//! Whatever the disk kept of what was not synced, the vault opens again; the working tree is what was
+//! committed; the chain is whole; every snapshot in it is complete and reads, from packs and chain files
+//! alone, as it was; and a collection and another snapshot work.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::create::{SnapshotOpts, create};
 use super::delete::{DeleteOpts, delete};
 use super::gc::{self, GcOpts};
-use super::testing::{Model, Rig, noise};
+use super::testing::{Model, Rig, fsck, noise};
 use super::{Idle, chain};
 use crate::disk::{CrashMode, SimDisk};
 
@@ -47,6 +47,8 @@ fn prepared() -> (Rig, BTreeMap<u64, Model>) {
 
 /// Opens what a crash left, and checks everything that was promised.
 fn check(rig: &Rig, image: SimDisk, models: &BTreeMap<u64, Model>, tree: &Model, what: &str) {
+    // Before anything is recovered: what is offered to other hosts is sound at each moment.
+    fsck(&image, what);
     let up = rig.on(image, 99).unwrap_or_else(|e| panic!("{what}: does not open: {e}"));
     assert_eq!(&up.tree().model().unwrap(), tree, "{what}: the working tree");
     let verify = |stage: &str| {
@@ -68,6 +70,7 @@ fn check(rig: &Rig, image: SimDisk, models: &BTreeMap<u64, Model>, tree: &Model,
     verify("another snapshot");
     gc::run(&up.engine, &Idle, &eager()).unwrap_or_else(|e| panic!("{what}: a collection after it: {e}"));
     verify("another collection");
+    fsck(&up.disk, what);
     up.engine.close().unwrap_or_else(|e| panic!("{what}: closing: {e}"));
 }
 
@@ -79,7 +82,7 @@ fn enumerate(rig: &Rig, models: &BTreeMap<u64, Model>, tree: &Model, work: &dyn 
     let before = whole.disk.sync_points();
     work(&whole).unwrap();
     let points = whole.disk.sync_points() - before;
-    assert!(points > 5, "only {points} sync points");
+    assert!(points >= 3, "only {points} sync points");
     for point in 1..=points {
         let run = start();
         run.disk.crash_at(run.disk.sync_points() + point);

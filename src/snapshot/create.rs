@@ -1,18 +1,19 @@
 //! Makes a snapshot of the working tree while writes to it go on.
 //!
-//! A consistent view of the live database says which directories changed since their object was written (DirtyDirs).
-//! Those and their ancestors are written again, deepest first; every other directory keeps its object: the one in its
-//! Trees row, or the one it has not even been loaded from ([`InodeRow::lazy`]). So a snapshot costs what changed, and
-//! memory is one directory's writer and a few words for each directory that is written.
+//! A consistent view of the live database says which directories changed since their object was written
+//! (DirtyDirs). Those and their ancestors are written again, deepest first; every other directory keeps its
+//! object: the one in its Trees row, or the one it has not even been loaded from ([`InodeRow::lazy`]). So a
+//! snapshot costs what changed, and memory is one directory's writer and a few words for each directory that
+//! is written.
 //!
-//! Order (FORMAT section 9): tree objects, packs closed and durable, rows that say so committed, chain file durable. Only
-//! then the rows that make the next snapshot cheap: Trees rows, and DirtyDirs rows cleared unless the directory changed
-//! again meanwhile. A crash anywhere before loses no mark; the next snapshot writes the same objects again and finds
-//! them stored.
+//! Order (FORMAT section 9): tree objects, packs closed and durable, rows that say so committed, chain file
+//! durable. Only then the rows that make the next snapshot cheap: Trees rows, and DirtyDirs rows cleared
+//! unless the directory changed again meanwhile. A crash anywhere before loses no mark; the next snapshot
+//! writes the same objects again and finds them stored.
 //!
-//! Those last rows are applied in slices, ancestors first. Were a child's row applied and its parent's not, a crash
-//! between would leave a parent whose recorded object has the old child, and no mark to tell. The other way around the
-//! child is still marked, which only costs writing it once more.
+//! Those last rows are applied in slices, ancestors first. Were a child's row applied and its parent's not, a
+//! crash between would leave a parent whose recorded object has the old child, and no mark to tell. The other
+//! way around the child is still marked, which only costs writing it once more.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,8 @@ use super::{GATE, WorkingTree};
 
 /// Rows applied while the working tree stands still.
 const SLICE_ROWS: usize = 500;
-/// Directories that have neither a mark nor an object may nest this deep; the working tree makes none that nest at all.
+/// Directories that have neither a mark nor an object may nest this deep; the working tree makes none that
+/// nest at all.
 const UNMARKED_DEPTH_MAX: usize = 32;
 
 /// What a new snapshot is to say.
@@ -74,22 +76,23 @@ pub struct SnapshotInfo {
     pub root: RootInfo,
 }
 
-/// Makes a snapshot of the working tree. `None` when nothing changed since the newest one and it is not forced.
+/// Makes a snapshot of the working tree. `None` when nothing changed since the newest one and it is not
+/// forced.
 ///
 /// Errors leave everything as it was: the same changes are in the next snapshot.
 pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
     let _gate = GATE.store()?;
     engine.check_poison()?;
     tree.flush()?;
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let newest = newest_of_working_tree(engine)?;
     let marks = marks(&view)?;
-    if marks.is_empty() && newest.is_some() && !opts.force {
+    if marks.is_empty() && matches!(newest, Newest::Root(_)) && !opts.force {
         return Ok(None);
     }
     let mut rewriter = Rewriter::new(engine, &view);
     let root = rewriter.run(&marks)?;
-    let same = newest.as_ref().is_some_and(|newest| newest.entry == root.entry);
+    let same = matches!(&newest, Newest::Root(newest) if newest.entry == root.entry);
     if same && !opts.force {
         settle(engine, tree, &rewriter.written, &marks, &[])?;
         return Ok(None);
@@ -124,9 +127,9 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
     }))
 }
 
-/// Returns what a new chain file names: every finished pack but those that are about to be deleted, whose removal is
-/// durable. A condemned pack is among them as long as that is not so, since a collection that stopped half way has left
-/// what it holds in use.
+/// Returns what a new chain file names: every finished pack but those that are about to be deleted, whose
+/// removal is durable. A condemned pack is among them as long as that is not so, since a collection that
+/// stopped half way has left what it holds in use.
 pub(crate) fn packs_to_list(
     engine: &Engine,
     chain: &Chain,
@@ -137,13 +140,30 @@ pub(crate) fn packs_to_list(
     Ok(packs.into_iter().filter(|pack| !is_going(pack)).map(|pack| pack.name).collect())
 }
 
-fn newest_of_working_tree(engine: &Engine) -> Result<Option<RootInfo>> {
+/// The newest snapshot of the working tree, as far as it matters here.
+enum Newest {
+    /// There is none.
+    None,
+    /// There is one, whose root can't be read: whatever is written differs from it.
+    Unreadable,
+    /// There is one with this root.
+    Root(Box<RootInfo>),
+}
+
+fn newest_of_working_tree(engine: &Engine) -> Result<Newest> {
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     let Some(info) = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree) else {
-        return Ok(None);
+        return Ok(Newest::None);
     };
-    // One that can't be opened compares as different.
-    Ok(open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info)?.root)
+    match open_sealed(engine.ctx.disk.as_ref(), &engine.ctx.keys, info) {
+        Ok(sealed) => Ok(sealed.root.map_or(Newest::Unreadable, |root| Newest::Root(Box::new(root)))),
+        Err(error @ StoreError::Io { .. }) => Err(error),
+        Err(error) => {
+            // That must not keep new snapshots from being made.
+            tracing::warn!(seq = info.seq, %error, "the newest snapshot can't be opened");
+            Ok(Newest::Unreadable)
+        }
+    }
 }
 
 /// The change counter of every marked directory.
@@ -253,7 +273,8 @@ impl<'a> Rewriter<'a> {
             None => ROOT_INO + 1,
         };
         let Counts { files, dirs, others, bytes } = counts;
-        Ok(RootInfo { entry, next_ino, files, dirs, others, bytes })
+        // The root is a directory of the tree, too.
+        Ok(RootInfo { entry, next_ino, files, dirs: dirs.saturating_add(1), others, bytes })
     }
 
     /// Returns the marked directories that still exist and all their ancestors, deepest first.

@@ -1,9 +1,9 @@
 //! Removes snapshots.
 //!
-//! A removal is written first: signed, chained, saying which files are gone and keeping what the chain needs of them
-//! (FORMAT section 7). Only when it is durable are the files deleted. A crash between leaves files that the chain counts
-//! as removed ([`Chain::leftovers`](super::chain::Chain::leftovers)); they are deleted at the next opportunity. Space is
-//! given back by [`super::gc`] alone.
+//! A removal is written first: signed, chained, saying which files are gone and keeping what the chain needs
+//! of them (FORMAT section 7). Only when it is durable are the files deleted. A crash between leaves files
+//! that the chain counts as removed ([`Chain::leftovers`](super::chain::Chain::leftovers)); they are deleted
+//! at the next opportunity. Space is given back by [`super::gc`] alone.
 
 use std::io;
 
@@ -24,8 +24,8 @@ const REMOVED_BYTES_MAX: usize = 16 << 20;
 pub struct DeleteOpts {
     /// The host that it is done on.
     pub host: String,
-    /// Also delete the newest snapshot of the working tree, from which the vault would be mounted if its live state were
-    /// lost.
+    /// Also delete the newest snapshot of the working tree, from which the vault would be mounted if its live
+    /// state were lost.
     pub force: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Compares two trees, reading only where they differ: a directory whose object is the same is the same.
 //!
-//! Both trees are merged in name order, so memory follows their depth. Access times and change times are not compared:
-//! reading a file, or putting it back, changes them without changing anything that a backup is for.
+//! Both trees are merged in name order, so memory follows their depth. Access times and change times are not
+//! compared: reading a file, or putting it back, changes them without changing anything that a backup is for.
 
 use std::cmp::Ordering;
 
@@ -104,8 +104,8 @@ struct Frame<'r> {
     path_len: usize,
 }
 
-/// Calls `each` with every difference between the trees below `old` and `new`, parents before children, names in order.
-/// Stops at the first error, its own or that of `each`.
+/// Calls `each` with every difference between the trees below `old` and `new`, parents before children, names
+/// in order. Stops at the first error, its own or that of `each`.
 pub fn diff<'r>(
     old_reader: &'r TreeReader<'r>,
     old: &Entry,
@@ -132,7 +132,8 @@ pub fn diff<'r>(
                 }
                 (None, None) => None,
             };
-            // Entries with one name of which only one is a directory: what was or is below it changed as well.
+            // Entries with one name of which only one is a directory: what was or is below it changed as
+            // well.
             if !same_dir && [&old, &new].iter().any(|e| e.as_ref().is_some_and(|e| e.kind == FileType::Dir)) {
                 if stack.len() > DEPTH_MAX {
                     return Err(StoreError::Corrupt("directories nest too deep (TREE-5)".into()));

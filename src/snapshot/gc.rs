@@ -3,25 +3,32 @@
 //! [`plan`] marks and decides, and changes nothing. [`execute`] carries a plan out:
 //!
 //! 1. The packs that are to go are *condemned*: from now on deduplication passes them by.
-//! 2. The working tree publishes everything that it got before ([`WorkingTree::flush`]), and its rows are marked again.
-//!    After this nothing can come to need a chunk of a condemned pack that is not marked: a new reference is made either
-//!    by storing a chunk, which no longer finds the condemned copy, or by copying a row that exists, which was marked.
-//! 3. What is needed of the condemned packs is copied into new ones, which are closed. Rows follow. All is committed.
+//! 2. The working tree publishes everything that it got before ([`WorkingTree::flush`]), and its rows are
+//!    marked again. After this nothing can come to need a chunk of a condemned pack that is not marked: a new
+//!    reference is made either by storing a chunk, which no longer finds the condemned copy, or by copying a
+//!    row that exists, which was marked.
+//! 3. What is needed of the condemned packs is copied into new ones, which are closed. Rows follow. All is
+//!    committed.
 //! 4. It is proved from the index that every needed chunk stands in a pack that stays.
-//! 5. A removal is written: it names the packs as retired, and those that hold what was needed of them as replacements.
+//! 5. A removal is written: it names the packs as retired, and those that hold what was needed of them as
+//!    replacements.
 //! 6. The packs are forgotten and deleted.
 //!
 //! # A crash
 //!
 //! - in 1 or 2: packs are condemned, no chain file says so. [`recover`] takes the condemnation back.
-//! - in 3: some chunks stand twice. The rows of the copies are committed or not; either way each points to a pack that
-//!   exists. The new packs are finished by the chunk store's own recovery, the condemned ones come back by [`recover`].
-//!   Every snapshot still finds what it needs in the packs that its chain file names. The next snapshot names all.
-//! - in 5: the removal exists or not; a chain file is written atomically. If not: as in 3. If so: every snapshot's needs
-//!   are met by the replacements, which were durable before. The condemned packs are retired and [`recover`] deletes them.
-//! - in 6: [`recover`] goes on. A file whose rows are gone already is found by its name among the retired ones.
+//! - in 3: some chunks stand twice. The rows of the copies are committed or not; either way each points to a
+//!   pack that exists. The new packs are finished by the chunk store's own recovery, the condemned ones come
+//!   back by [`recover`]. Every snapshot still finds what it needs in the packs that its chain file names.
+//!   The next snapshot names all.
+//! - in 5: the removal exists or not; a chain file is written atomically. If not: as in 3. If so: every
+//!   snapshot's needs are met by the replacements, which were durable before. The condemned packs are retired
+//!   and [`recover`] deletes them.
+//! - in 6: [`recover`] goes on. A file whose rows are gone already is found by its name among the retired
+//!   ones.
 //!
-//! A full disk: copying stops, what was not copied completely is kept, what needs no copying is still deleted.
+//! A full disk: copying stops, what was not copied completely is kept, what needs no copying is still
+//! deleted.
 //!
 //! Packs that no chain file ever named (written since the last snapshot) need no removal: see [`auto`].
 
@@ -44,7 +51,8 @@ use super::rows::scan;
 use super::tree::TreeReader;
 use super::{GATE, WorkingTree};
 
-/// Settings row: a collection was undone, so a chunk that a listed pack has may be found in one that is not listed.
+/// Settings row: a collection was undone, so a chunk that a listed pack has may be found in one that is not
+/// listed.
 const UNDONE: &[u8] = b"gc_undone";
 /// Small packs are merged when there are this many of one kind.
 const SMALL_PACKS_MIN: usize = 16;
@@ -159,14 +167,14 @@ fn load_whole_chain(engine: &Engine) -> Result<Chain> {
 /// Marks everything and decides about every pack. Changes nothing.
 ///
 /// # Errors
-/// `Corrupt` when a snapshot is incomplete or a needed chunk is nowhere: what is needed can't be known then, and
-/// deleting might make a repairable vault unrepairable.
+/// `Corrupt` when a snapshot is incomplete or a needed chunk is nowhere: what is needed can't be known then,
+/// and deleting might make a repairable vault unrepairable.
 pub fn plan(engine: &Engine, tree: &dyn WorkingTree, opts: &GcOpts) -> Result<GcPlan> {
     let chain = load_whole_chain(engine)?;
     tree.flush()?;
     // Before the view: a pack that is closed later is not in the plan, and stays.
     let infos = engine.packs.closed_packs()?;
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let mut marks = Marks::default();
     let reader = TreeReader::new(engine.packs.as_ref());
     let present = present_packs(engine.ctx.disk.as_ref())?;
@@ -221,8 +229,8 @@ fn decide(engine: &Engine, infos: Vec<PackInfo>, marks: &Marks, opts: &GcOpts) -
     })?;
     refuse_missing(&missing)?;
     for pack in &mut packs {
-        // What the index does not point to is dead as well; only the footer tells how much that is. Overhead and padding
-        // are not: a file that is not much longer than its chunks need can be judged without it.
+        // What the index does not point to is dead as well; only the footer tells how much that is. Overhead
+        // and padding are not: a file that is not much longer than its chunks need can be judged without it.
         let known = pack.live_bytes + pack.dead_bytes;
         if pack.live_bytes > 0 && pack.file_bytes > known + known / 8 + (64 << 10) {
             let stored: u64 = engine.packs.chunks_of(&pack.info)?.iter().map(|c| c.stored_len()).sum();
@@ -286,7 +294,8 @@ impl PackPlan {
 /// Carries out a plan. See the module's text for the order and for what a crash leaves.
 ///
 /// # Errors
-/// `Corrupt` when the chain has changed since the plan was made, or a proof fails. What had been condemned comes back.
+/// `Corrupt` when the chain has changed since the plan was made, or a proof fails. What had been condemned
+/// comes back.
 pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<GcReport> {
     let _gate = GATE.collect()?;
     engine.check_poison()?;
@@ -333,7 +342,7 @@ impl Collection<'_> {
         }
         self.engine.with_reserve(|| self.engine.live.commit())?;
         tree.flush()?;
-        let view = self.engine.live.view()?;
+        let view = self.engine.with_reserve(|| self.engine.live.view())?;
         self.marks.working_tree(&TreeReader::new(packs.as_ref()), &view)?;
         drop(view);
         let mut kept = Vec::new();
@@ -437,8 +446,8 @@ impl Collection<'_> {
         ))
     }
 
-    /// Proves that every needed chunk stands in a pack that stays. Returns the packs that hold what was needed of those
-    /// that go, or `None` when some of it stands in a pack that is not closed yet.
+    /// Proves that every needed chunk stands in a pack that stays. Returns the packs that hold what was
+    /// needed of those that go, or `None` when some of it stands in a pack that is not closed yet.
     fn prove(&self, going: &[PackPlan]) -> Result<Option<BTreeSet<PackName>>> {
         let engine = self.engine;
         let mut moved = ShortIds::default();
@@ -472,8 +481,8 @@ impl Collection<'_> {
                 }
                 // Still in a pack that is to go: stays missing, if it is needed.
                 None if condemned.contains(&no) => {}
-                // In an open pack. What only the working tree needs may stand there, what a snapshot may need of a pack
-                // that goes must stand in one that a chain file can name.
+                // In an open pack. What only the working tree needs may stand there, what a snapshot may need
+                // of a pack that goes must stand in one that a chain file can name.
                 None => {
                     all_closed &= !moved.contains(id);
                     missing.iter_mut().for_each(|set| set.remove(id));
@@ -528,8 +537,8 @@ pub struct Recovered {
     pub chain_files: u64,
 }
 
-/// Finishes or undoes what a crash interrupted: collections and deletions. To be called when a vault is opened for
-/// writing, before anything is written.
+/// Finishes or undoes what a crash interrupted: collections and deletions. To be called when a vault is
+/// opened for writing, before anything is written.
 pub fn recover(engine: &Engine) -> Result<Recovered> {
     let _gate = GATE.collect()?;
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
@@ -564,18 +573,19 @@ pub fn recover(engine: &Engine) -> Result<Recovered> {
     Ok(recovered)
 }
 
-/// Deletes packs that were written since the last snapshot and of which nothing is left: their data was deleted again.
-/// Cheap enough for every unmount: it reads no tree, and stops as soon as every such pack is seen to be in use.
+/// Deletes packs that were written since the last snapshot and of which nothing is left: their data was
+/// deleted again. Cheap enough for every unmount: it reads no tree, and stops as soon as every such pack is
+/// seen to be in use.
 ///
-/// No chain file names these packs, so no removal is needed. A crash leaves them condemned, and [`recover`] takes that
-/// back.
+/// No chain file names these packs, so no removal is needed. A crash leaves them condemned, and [`recover`]
+/// takes that back.
 pub fn auto(engine: &Engine, tree: &dyn WorkingTree) -> Result<GcReport> {
     let _gate = GATE.collect()?;
     engine.check_poison()?;
     let mut report = GcReport::default();
     let live = &engine.live;
-    // While parts of the tree are not loaded, or a collection was undone, a chunk that a listed pack has may be found in
-    // one that is not.
+    // While parts of the tree are not loaded, or a collection was undone, a chunk that a listed pack has may
+    // be found in one that is not.
     if live.get(Table::Settings, settings::LAZY)?.is_some() || live.get(Table::Settings, UNDONE)?.is_some() {
         return Ok(report);
     }
@@ -615,7 +625,7 @@ fn unused(engine: &Engine, packs: &[PackInfo]) -> Result<Vec<PackName>> {
             holder.entry(short(&chunk.id)).or_default().push(at);
         }
     }
-    let view = engine.live.view()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
     let mut used = vec![false; packs.len()];
     let mut left = packs.len();
     let mut look = |value: &[u8]| -> Result<bool> {

@@ -1,9 +1,9 @@
 //! Finds out what is still needed: by every remaining snapshot, and by the working tree.
 //!
-//! Data chunks are remembered by the first 8 bytes of their ids, tree objects by the first 16. Ids are keyed hashes, so
-//! nobody without the key can make two begin alike; by chance it happens, and then a chunk too many is kept. A tree
-//! object that is taken for one that was visited would not be looked into, so there 16 bytes are kept, with which that
-//! does not happen.
+//! Data chunks are remembered by the first 8 bytes of their ids, tree objects by the first 16. Ids are keyed
+//! hashes, so nobody without the key can make two begin alike; by chance it happens, and then a chunk too
+//! many is kept. A tree object that is taken for one that was visited would not be looked into, so there 16
+//! bytes are kept, with which that does not happen.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};

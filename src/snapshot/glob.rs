@@ -1,10 +1,10 @@
 //! Patterns that leave paths out, in the manner of `.gitignore`.
 //!
-//! `*` and `?` match within one name, `**` matches any number of names, `[a-z]` and `[!a-z]` one byte, and a backslash
-//! takes the next byte as it is. A pattern without a slash (but at its end) matches a name at any depth; with one it is
-//! tied to the directory that is imported. A slash at the end matches directories only. `!` in front takes back what
-//! earlier patterns left out; the last pattern that matches decides. What is below an excluded directory is not looked
-//! at.
+//! `*` and `?` match within one name, `**` matches any number of names, `[a-z]` and `[!a-z]` one byte, and a
+//! backslash takes the next byte as it is. A pattern without a slash (but at its end) matches a name at any
+//! depth; with one it is tied to the directory that is imported. A slash at the end matches directories only.
+//! `!` in front takes back what earlier patterns left out; the last pattern that matches decides. What is
+//! below an excluded directory is not looked at.
 //!
 //! Matching takes time in proportion to pattern times path: no pattern makes it explode.
 

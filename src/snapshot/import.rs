@@ -1,16 +1,16 @@
 //! Makes a snapshot of directories outside of the vault, without a mount.
 //!
-//! The tree of the snapshot has the absolute paths of what was imported: `/srv/www` stands at `srv/www`, and the
-//! directories above are there with their attributes and nothing beside it. So several directories never collide, and a
-//! path in the snapshot is the path that was backed up. Sources are resolved first: a link to a directory is imported as
-//! the directory.
+//! The tree of the snapshot has the absolute paths of what was imported: `/srv/www` stands at `srv/www`, and
+//! the directories above are there with their attributes and nothing beside it. So several directories never
+//! collide, and a path in the snapshot is the path that was backed up. Sources are resolved first: a link to
+//! a directory is imported as the directory.
 //!
-//! Directories are read in name order and written bottom-up. Files are read by one thread; hashing, compressing and
-//! sealing run on the workers of the chunk store, whose queue bounds what is in memory. Entries whose chunks are still on
-//! their way wait in order.
+//! Directories are read in name order and written bottom-up. Files are read by one thread; hashing,
+//! compressing and sealing run on the workers of the chunk store, whose queue bounds what is in memory.
+//! Entries whose chunks are still on their way wait in order.
 //!
-//! Nothing is left out silently: what can't be read is in [`ImportReport::errors`] and makes the result partial; what
-//! changed while it was read is in [`ImportReport::changed`], with the content as it was read.
+//! Nothing is left out silently: what can't be read is in [`ImportReport::errors`] and makes the result
+//! partial; what changed while it was read is in [`ImportReport::changed`], with the content as it was read.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -66,7 +66,7 @@ pub struct ImportOpts {
 pub struct ImportReport {
     /// The snapshot.
     pub snapshot: Option<SnapshotInfo>,
-    /// What is in it, without the directories above what was imported.
+    /// What is in it, below its root.
     pub counts: Counts,
     /// What could not be read and is not in the snapshot.
     pub errors: Vec<Failure>,
@@ -106,8 +106,8 @@ type Result<T> = std::result::Result<T, ImportError>;
 /// Imports `sources` as one snapshot.
 ///
 /// # Errors
-/// When there is nothing to import, or the vault fails. No snapshot is made then. Files that can't be read are in the
-/// report.
+/// When there is nothing to import, or the vault fails. No snapshot is made then. Files that can't be read
+/// are in the report.
 pub fn import(
     engine: &Engine,
     sources: &[PathBuf],
@@ -142,7 +142,8 @@ pub fn import(
     let entry = importer.run(&plan)?;
     let Importer { next_ino, counts, mut report, .. } = importer;
     let Counts { files, dirs, others, bytes } = counts;
-    let root = RootInfo { entry, next_ino, files, dirs, others, bytes };
+    // The root is a directory of the tree, too.
+    let root = RootInfo { entry, next_ino, files, dirs: dirs.saturating_add(1), others, bytes };
     report.snapshot = Some(finish(engine, opts, root)?);
     report.counts = counts;
     Ok(report)
@@ -309,7 +310,8 @@ impl<'a, 'p> Importer<'a, 'p> {
         }
     }
 
-    /// Opens a level of the stack. What can't be listed to its end is reported, and taken as far as it was listed.
+    /// Opens a level of the stack. What can't be listed to its end is reported, and taken as far as it was
+    /// listed.
     fn enter(
         &mut self,
         fd: OwnedFd,

@@ -158,8 +158,8 @@ impl<'a> FileReader<'a> {
         FileReader { packs, chunker, buffer: Vec::new() }
     }
 
-    /// Stores what an open file of `size` bytes holds. Returns the content and the size up to which there was a file:
-    /// less than `size` if it shrank. `progress` is told of bytes as they are read, holes included.
+    /// Stores what an open file of `size` bytes holds. Returns the content and the size up to which there was
+    /// a file: less than `size` if it shrank. `progress` is told of bytes as they are read, holes included.
     pub(super) fn read(
         &mut self,
         file: &OwnedFd,
@@ -206,7 +206,8 @@ impl<'a> FileReader<'a> {
         let want = 2 * self.chunker.max_len();
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        // Bytes of the buffer that were submitted; where the buffer begins in the file; whether the run ends with it.
+        // Bytes of the buffer that were submitted; where the buffer begins in the file; whether the run ends
+        // with it.
         let (mut used, mut base, mut end) = (0, start, end);
         loop {
             let have = buffer.len() - used;
@@ -271,8 +272,8 @@ fn read_full(file: &OwnedFd, buf: &mut [u8], offset: u64) -> std::result::Result
     Ok(done)
 }
 
-/// Opens a regular file for reading, without following a link, without waiting, and without changing its access time
-/// where we may.
+/// Opens a regular file for reading, without following a link, without waiting, and without changing its
+/// access time where we may.
 pub(super) fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<OwnedFd, Errno> {
     use rustix::fs::{Mode, OFlags, openat};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -1,4 +1,5 @@
-//! Snapshots: immutable, signed, chained roots of trees. Making them, reading them, deleting them, giving space back.
+//! Snapshots: immutable, signed, chained roots of trees. Making them, reading them, deleting them, giving
+//! space back.
 //!
 //! - [`chain`] reads and proves the chain files in `snapshots/`, with public keys alone.
 //! - [`tree`] reads what is below a root, [`write`] writes it.
@@ -6,13 +7,14 @@
 //! - [`delete`] removes snapshots, [`gc`] gives back the space of what nothing needs any more.
 //! - [`select`], [`diff`] and [`restore`] serve people.
 //!
-//! Nothing here knows the POSIX layer or the kernel. The working tree is seen through its rows in the live database
-//! (`store::records`) and the two promises of [`WorkingTree`].
+//! Nothing here knows the POSIX layer or the kernel. The working tree is seen through its rows in the live
+//! database (`store::records`) and the two promises of [`WorkingTree`].
 //!
 //! # Who may run beside whom
 //!
-//! Chain files are written by one thread at a time ([`publish`]), so sequences never collide. A run that stores chunks
-//! which no row names yet (create, import) excludes garbage collection, and the other way around: see [`Gate`].
+//! Chain files are written by one thread at a time ([`publish`]), so sequences never collide. A run that
+//! stores chunks which no row names yet (create, import) excludes garbage collection, and the other way
+//! around: see [`Gate`].
 
 pub mod chain;
 #[cfg(test)]
@@ -25,6 +27,8 @@ mod gc_mark;
 mod glob;
 pub mod import;
 mod import_file;
+#[cfg(test)]
+mod io_tests;
 pub mod open;
 mod os;
 mod publish;
@@ -47,8 +51,8 @@ use crate::store::error::{Result, StoreError};
 
 /// What the working tree promises while it is mounted. Without a mount there is [`Idle`].
 pub trait WorkingTree: Sync {
-    /// Publishes as rows everything that was written before the call. In particular no chunk id that a writer got
-    /// before the call is left without a row. Does not commit.
+    /// Publishes as rows everything that was written before the call. In particular no chunk id that a writer
+    /// got before the call is left without a row. Does not commit.
     fn flush(&self) -> Result<()>;
 
     /// Runs `f` while no row of the working tree changes. `f` does no I/O that could take long.

@@ -1,5 +1,6 @@
-//! Files outside of the vault: what restore writes and import reads. Always relative to an open directory, never
-//! through a symbolic link, so that no name in a snapshot and nobody beside us can lead a restore elsewhere.
+//! Files outside of the vault: what restore writes and import reads. Always relative to an open directory,
+//! never through a symbolic link, so that no name in a snapshot and nobody beside us can lead a restore
+//! elsewhere.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -13,10 +14,14 @@ pub(crate) const ACL_ACCESS: &str = "system.posix_acl_access";
 /// ACLs that a directory gives to what is made in it.
 pub(crate) const ACL_DEFAULT: &str = "system.posix_acl_default";
 
+/// Names and values.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The kernel's limit of a list of attribute names, and of one value.
 const XATTR_BYTES_MAX: usize = 65_536;
 
-/// Something to read attributes of or to change: an open file, or a name in an open directory that is not followed.
+/// Something to read attributes of or to change: an open file, or a name in an open directory that is not
+/// followed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place<'a> {
     /// An open file or directory.
@@ -25,7 +30,8 @@ pub(crate) enum Place<'a> {
     Name(BorrowedFd<'a>, &'a [u8]),
 }
 
-/// The system calls for attributes take no directory: this path goes through ours, and its last name is not followed.
+/// The system calls for attributes take no directory: this path goes through ours, and its last name is not
+/// followed.
 fn path_of(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
@@ -76,8 +82,9 @@ impl Place<'_> {
     }
 
     /// Returns all attributes, sorted by name. A filesystem without attributes has none.
-    pub(crate) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
-        // Most files have none or few. The length alone can't be asked for: with an empty buffer the wrapper answers 0.
+    pub(crate) fn xattrs(&self) -> Result<Xattrs, Errno> {
+        // Most files have none or few. The length alone can't be asked for: with an empty buffer the wrapper
+        // answers 0.
         let mut short = [0; 512];
         let mut long = Vec::new();
         let list = match self.list_into(&mut short) {
@@ -111,8 +118,8 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errn
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// Opens the directory that holds the last name of a path below `root`, one name after the other, and returns it with
-/// that name. `None`: it is in `root` itself.
+/// Opens the directory that holds the last name of a path below `root`, one name after the other, and returns
+/// it with that name. `None`: it is in `root` itself.
 pub(crate) fn open_parent<'p>(
     root: BorrowedFd<'_>,
     path: &'p [u8],
@@ -153,7 +160,8 @@ pub(crate) fn kind_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileTyp
     }
 }
 
-/// Lets this process open as many files as the administrator allows it: deep trees hold one directory for each level.
+/// Lets this process open as many files as the administrator allows it: deep trees hold one directory for
+/// each level.
 pub(crate) fn raise_open_files_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,8 +1,9 @@
-//! Writes chain files. The one place that adds to `snapshots/`, so that sequence, predecessor and pack lists are
-//! always those of the file before.
+//! Writes chain files. The one place that adds to `snapshots/`, so that sequence, predecessor and pack lists
+//! are always those of the file before.
 //!
-//! FORMAT section 9: whoever calls this has made all packs durable that the new file names. The file itself is written
-//! under another name, synced, renamed, and its folder synced. A crash before that leaves the chain as it was.
+//! FORMAT section 9: whoever calls this has made all packs durable that the new file names. The file itself
+//! is written under another name, synced, renamed, and its folder synced. A crash before that leaves the
+//! chain as it was.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -51,7 +52,8 @@ pub(crate) fn program() -> String {
     format!("strongroom {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Writes the chain file that `draft` makes of the chain as it is now; durable on return. `None` when it makes none.
+/// Writes the chain file that `draft` makes of the chain as it is now; durable on return. `None` when it
+/// makes none.
 pub(crate) fn publish(
     engine: &Engine,
     draft: impl FnOnce(&Chain) -> Result<Option<Draft>>,
@@ -91,8 +93,8 @@ pub(crate) fn publish(
         return Err(StoreError::Corrupt(text));
     }
     let path = format!("{DIR}/{}", chain::name(seq, &id));
-    // The live state knows of a snapshot before it exists, and of its packs: a live state that does not know the newest
-    // snapshot beside it is from an older copy of the vault.
+    // The live state knows of a snapshot before it exists, and of its packs: a live state that does not know
+    // the newest snapshot beside it is from an older copy of the vault.
     let mut row = Batch::new();
     if public.origin != Origin::Removal {
         row.put(Table::Snapshots, seq.to_be_bytes(), *id.as_bytes());
@@ -111,7 +113,8 @@ pub(crate) fn publish(
             tracing::debug!(%error, "the row of a snapshot that was not written stays");
         }
         if !matches!(error, StoreError::NoSpace) {
-            // Whether the file is there, or will be after a crash, nobody knows: nothing may be built on either.
+            // Whether the file is there, or will be after a crash, nobody knows: nothing may be built on
+            // either.
             engine.ctx.poison.set(&error.to_string());
         }
         return Err(error);

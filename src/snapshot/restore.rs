@@ -1,15 +1,17 @@
 //! Writes a tree, or a part of one, into a directory.
 //!
-//! One thread walks the tree and makes directories, links and special files; a few write file contents. Every chunk is
-//! read whole and proved by its id (FORMAT PACK-5). A file whose content can't be read completely is not left behind:
-//! half a file that looks whole is worse than none. Everything that failed is in the report, by path.
+//! One thread walks the tree and makes directories, links and special files; a few write file contents. Every
+//! chunk is read whole and proved by its id (FORMAT PACK-5). A file whose content can't be read completely is
+//! not left behind: half a file that looks whole is worse than none. Everything that failed is in the report,
+//! by path.
 //!
-//! Hostile names and hostile neighbours: everything is done relative to an open directory and no symbolic link is ever
-//! followed, so nothing is written outside of the destination even when a link was planted in it.
+//! Hostile names and hostile neighbours: everything is done relative to an open directory and no symbolic
+//! link is ever followed, so nothing is written outside of the destination even when a link was planted in
+//! it.
 //!
-//! Order of attributes: owner, then extended attributes and ACLs (a change of owner clears capabilities), then mode (it
-//! also clears set-id bits), then times. Directories get theirs when everything in them is done. Set-id bits are left
-//! out where the owner could not be restored.
+//! Order of attributes: owner, then extended attributes and ACLs (a change of owner clears capabilities),
+//! then mode (it also clears set-id bits), then times. Directories get theirs when everything in them is
+//! done. Set-id bits are left out where the owner could not be restored.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
@@ -94,13 +96,14 @@ pub struct RestoreReport {
     pub others: u64,
     /// Further names of files, made as hard links.
     pub links: u64,
-    /// Bytes of files, holes included.
+    /// Bytes of files, holes included; a file with several names counts at each.
     pub bytes: u64,
     /// What was not restored.
     pub errors: Vec<Failure>,
     /// Errors beyond those that are listed.
     pub errors_omitted: u64,
-    /// Attributes that this user or this filesystem could not take, each kind once with the number of entries.
+    /// Attributes that this user or this filesystem could not take, each kind once with the number of
+    /// entries.
     pub warnings: Vec<String>,
     /// Nothing was written.
     pub dry_run: bool,
@@ -113,8 +116,8 @@ impl RestoreReport {
     }
 }
 
-/// Restores what is below `entry` into the directory `dest`, which is made if it is missing. An entry that is not a
-/// directory becomes one entry of `dest`, under its own name.
+/// Restores what is below `entry` into the directory `dest`, which is made if it is missing. An entry that is
+/// not a directory becomes one entry of `dest`, under its own name.
 ///
 /// # Errors
 /// Only when `dest` can't be used. Everything else is in the report.

@@ -15,8 +15,8 @@ use super::os::{ACL_ACCESS, ACL_DEFAULT, Place};
 use super::restore::Job;
 use super::show;
 
-/// A directory that is being filled. The walk and every file job in it hold it; when the last one lets go, it gets its
-/// attributes: nothing changes its times any more.
+/// A directory that is being filled. The walk and every file job in it hold it; when the last one lets go, it
+/// gets its attributes: nothing changes its times any more.
 #[derive(Debug)]
 pub(super) struct DirState {
     pub(super) fd: OwnedFd,
@@ -100,7 +100,8 @@ fn apply_owner(job: &Job<'_>, entry: &Entry, place: Place<'_>) -> std::result::R
     match change(Some(uid), Some(gid)) {
         Ok(()) => Ok(true),
         Err(Errno::PERM) if !job.is_root => {
-            // Not root: the group may still be one of ours. Whether or not it is, the warning says what counts.
+            // Not root: the group may still be one of ours. Whether or not it is, the warning says what
+            // counts.
             if change(None, Some(gid)).is_err() || uid != rustix::process::geteuid() {
                 job.warn("owners were not restored: only root can".to_string());
             }

@@ -1,4 +1,5 @@
-//! Rows of the live database as snapshots use them: scans in pages, and the values that only this module writes.
+//! Rows of the live database as snapshots use them: scans in pages, and the values that only this module
+//! writes.
 
 use crate::format::ChunkId;
 use crate::store::error::{Result, StoreError};
@@ -7,13 +8,16 @@ use crate::store::live::{LiveView, Table};
 /// Rows that are in memory at a time during a scan.
 const PAGE_ROWS: usize = 512;
 
+/// Takes a row's key and value; false ends the scan.
+pub(crate) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// Calls `each` with every row in `from <= key < to`, ascending, until it returns false.
 pub(crate) fn scan(
     view: &LiveView,
     table: Table,
     from: &[u8],
     to: Option<&[u8]>,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    each: &mut Each<'_>,
 ) -> Result<()> {
     let mut from = from.to_vec();
     loop {
@@ -34,7 +38,8 @@ pub(crate) fn scan(
     }
 }
 
-/// What a tree holds below a directory, which itself is not counted. A file with several names counts at each.
+/// What a tree holds below a directory, which itself is not counted. A file with several names counts at
+/// each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Regular files.
@@ -76,8 +81,8 @@ impl Counts {
     }
 }
 
-/// Value of a Trees row: the directory's object, and what is below it if that is known. Loading a directory from a
-/// snapshot writes the id alone.
+/// Value of a Trees row: the directory's object, and what is below it if that is known. Loading a directory
+/// from a snapshot writes the id alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TreeRow {
     pub(crate) id: ChunkId,

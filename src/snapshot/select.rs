@@ -11,8 +11,8 @@
 //! | `2 days ago`, `90 minutes ago`, `1w ago` | the newest complete one that old or older |
 //! | `yesterday`, `today` | by the end of that day |
 //!
-//! Times find complete snapshots only, and say which newer ones they passed over. A number or an id finds exactly what
-//! it names, complete or not.
+//! Times find complete snapshots only, and say which newer ones they passed over. A number or an id finds
+//! exactly what it names, complete or not.
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
@@ -144,7 +144,8 @@ fn newest_complete(
     is_complete: &dyn Fn(u64) -> bool,
 ) -> Result<Selection, SelectError> {
     let mut incomplete = Vec::new();
-    // The clock may have gone back between two snapshots: sequence decides what is newer, time what is in question.
+    // The clock may have gone back between two snapshots: sequence decides what is newer, time what is in
+    // question.
     for candidate in candidates.iter().rev() {
         if moment.is_some_and(|moment| timestamp(candidate.time) > moment) {
             continue;

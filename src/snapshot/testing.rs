@@ -1,5 +1,5 @@
-//! What the tests of this folder share: objects in memory, whole vaults on a simulated disk, and a small working tree
-//! that writes rows the way the filesystem layer does.
+//! What the tests of this folder share: objects in memory, whole vaults on a simulated disk, and a small
+//! working tree that writes rows the way the filesystem layer does.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, HashMap};
@@ -204,8 +204,37 @@ pub(crate) fn read_cold(disk: &SimDisk, unlocked: &Unlocked, seq: u64) -> Result
     let files = model.values().filter(|v| *v != b"/" && *v != b"special");
     assert_eq!(root.files, files.clone().count() as u64, "counted files of snapshot {seq}");
     assert_eq!(root.bytes, files.map(|v| v.len() as u64).sum::<u64>(), "counted bytes of snapshot {seq}");
-    assert_eq!(root.dirs, model.values().filter(|v| *v == b"/").count() as u64);
+    assert_eq!(root.dirs, model.values().filter(|v| *v == b"/").count() as u64 + 1, "the root counts");
     Ok(model)
+}
+
+/// A simulated disk as the independent checker reads it.
+struct Shown<'a>(&'a SimDisk);
+
+impl fsck_strongroom::Source for Shown<'_> {
+    fn list(&self, dir: &str) -> std::io::Result<Vec<String>> {
+        Ok(self.0.list(dir)?.into_iter().map(|item| item.name).collect())
+    }
+
+    fn len(&self, path: &str) -> std::io::Result<u64> {
+        self.0.len(path)?.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn read(&self, path: &str, off: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.open(path, crate::disk::OpenMode::Read)?.read_at(buf, off)
+    }
+}
+
+/// Lets the independent checker look at everything. Panics unless the vault is clean and all counts are
+/// right.
+pub(crate) fn fsck(disk: &SimDisk, what: &str) {
+    let key = fsck_strongroom::Unlock::Keyfile(SECRET.to_vec());
+    let report = fsck_strongroom::check_source(&Shown(disk), Some(key), &Default::default());
+    let report = report.unwrap_or_else(|e| panic!("{what}: fsck: {e}"));
+    assert!(report.is_clean(), "{what}: fsck: {:#?}", report.findings);
+    for snapshot in &report.snapshots {
+        assert_eq!(snapshot.claimed, snapshot.counted, "{what}: fsck: counts of {snapshot:?}");
+    }
 }
 
 /// Writes rows of a working tree.

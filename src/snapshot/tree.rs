@@ -1,9 +1,10 @@
 //! Reads trees: directories, extents and file bytes below a snapshot's root.
 //!
-//! A reader takes objects from any [`ChunkSource`], which has already proved that their bytes are the ones that a key
-//! holder wrote. What is checked here is the shape that those bytes claim: levels go down by one at each step (FORMAT
-//! TREE-5), children hold only what their parents say they hold (TREE-2), extents stay inside their file (TREE-4). A
-//! tree that breaks a rule gives `Corrupt`, and never a deeper recursion than the format allows.
+//! A reader takes objects from any [`ChunkSource`], which has already proved that their bytes are the ones
+//! that a key holder wrote. What is checked here is the shape that those bytes claim: levels go down by one
+//! at each step (FORMAT TREE-5), children hold only what their parents say they hold (TREE-2), extents stay
+//! inside their file (TREE-4). A tree that breaks a rule gives `Corrupt`, and never a deeper recursion than
+//! the format allows.
 //!
 //! Large directories and large extent lists are streamed: memory follows the depth of a tree, not its width.
 
@@ -121,8 +122,9 @@ impl<'a> TreeReader<'a> {
         }
     }
 
-    /// Returns what stands at `path`, whose components are separated by `/`; empty components are skipped, so the
-    /// empty path is `root` itself. `NotFound` names the component that is missing. Symbolic links are not followed.
+    /// Returns what stands at `path`, whose components are separated by `/`; empty components are skipped, so
+    /// the empty path is `root` itself. `NotFound` names the component that is missing. Symbolic links are
+    /// not followed.
     pub fn resolve(&self, root: &Entry, path: &[u8]) -> Result<Entry> {
         let mut at = root.clone();
         let mut walked: Vec<u8> = Vec::new();
@@ -147,8 +149,9 @@ impl<'a> TreeReader<'a> {
         ExtentIter::open(self, content, size, from)
     }
 
-    /// Reads the bytes of a file of `size` bytes at `offset` into `buf` and returns their number, which is less than
-    /// `buf.len()` only at the end of the file. Holes read as zeros. `Corrupt` for a missing or changed chunk.
+    /// Reads the bytes of a file of `size` bytes at `offset` into `buf` and returns their number, which is
+    /// less than `buf.len()` only at the end of the file. Holes read as zeros. `Corrupt` for a missing or
+    /// changed chunk.
     pub fn read(&self, content: &Content, size: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let n = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
         let buf = &mut buf[..n];
@@ -179,8 +182,8 @@ impl<'a> TreeReader<'a> {
         Ok(n)
     }
 
-    /// Walks everything below a directory entry, parents before children, names in order. The root itself is not
-    /// among the items.
+    /// Walks everything below a directory entry, parents before children, names in order. The root itself is
+    /// not among the items.
     pub fn walk(&self, root: &Entry) -> Walk<'_> {
         Walk { reader: self, stack: Vec::new(), path: Vec::new(), pending: Some(root.clone()) }
     }
@@ -407,14 +410,14 @@ impl<'r> ExtentIter<'r> {
     pub fn next_extent(&mut self) -> Result<Option<Extent>> {
         loop {
             if let Some(extent) = self.flat.next() {
-                return self.checked(extent.clone());
+                return self.checked(*extent);
             }
             if let Some((object, at)) = &mut self.leaf {
                 if let TreeObject::ExtentLeaf(extents) = object.as_ref()
                     && let Some(extent) = extents.get(*at)
                 {
                     *at += 1;
-                    let extent = extent.clone();
+                    let extent = *extent;
                     return self.checked(extent);
                 }
                 self.leaf = None;

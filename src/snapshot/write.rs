@@ -1,9 +1,9 @@
 //! Writes trees bottom-up: directories and extent lists as objects with content-defined borders.
 //!
-//! A writer takes entries in order and puts an object into its sink whenever a border is reached. Borders depend on
-//! the entries alone (a name's hash, an offset's hash), so the same entries always give the same objects, and a change
-//! in one place of a large directory leaves the objects of all other places as they were: they are found by their id
-//! and stored once. Memory is bounded by one object for each level.
+//! A writer takes entries in order and puts an object into its sink whenever a border is reached. Borders
+//! depend on the entries alone (a name's hash, an offset's hash), so the same entries always give the same
+//! objects, and a change in one place of a large directory leaves the objects of all other places as they
+//! were: they are found by their id and stored once. Memory is bounded by one object for each level.
 
 use crate::format::{ChunkId, Content, Entry, Extent, PackKind, TreeObject};
 use crate::store::Effort;
@@ -155,8 +155,8 @@ impl<'a> DirWriter<'a> {
         }
     }
 
-    /// Adds an entry. `Corrupt` when its name does not come after the previous one, `Format` when the format can't
-    /// say it.
+    /// Adds an entry. `Corrupt` when its name does not come after the previous one, `Format` when the format
+    /// can't say it.
     pub fn push(&mut self, entry: Entry) -> Result<()> {
         if entry.name <= self.last {
             return Err(StoreError::Corrupt(format!("{:?} is out of order", super::show(&entry.name))));
@@ -240,8 +240,8 @@ impl<'a> ExtentWriter<'a> {
     }
 }
 
-/// Collects the extents of one file and decides how its content is written: only holes, a short list in the entry, or
-/// a tree of its own. Neighbours that are one piece of one chunk become one extent.
+/// Collects the extents of one file and decides how its content is written: only holes, a short list in the
+/// entry, or a tree of its own. Neighbours that are one piece of one chunk become one extent.
 #[derive(Debug)]
 pub struct ContentWriter<'a> {
     sink: &'a dyn ObjectSink,

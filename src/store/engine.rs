@@ -94,7 +94,8 @@ impl Engine {
 
     /// What the live database may grow by at the next checkpoint.
     fn live_growth(&self) -> u64 {
-        LIVE_GROWTH_FACTOR.saturating_mul(self.live.uncommitted_bytes().saturating_add(self.live.journal_bytes()))
+        LIVE_GROWTH_FACTOR
+            .saturating_mul(self.live.uncommitted_bytes().saturating_add(self.live.journal_bytes()))
     }
 
     /// Accepts `bytes` of new file data, which count as pending until [`Engine::settle`].
@@ -106,7 +107,10 @@ impl Engine {
         let space = self.disk_space()?;
         let pending = self.pending.fetch_add(bytes, Ordering::SeqCst).saturating_add(bytes);
         // 1/32 covers tags, footers, padding (Padme: at most 1.6 % at 64 MiB) and index rows.
-        let need = pending.saturating_add(pending / 32).saturating_add(self.live_growth()).saturating_add(self.floor(space.total));
+        let need = pending
+            .saturating_add(pending / 32)
+            .saturating_add(self.live_growth())
+            .saturating_add(self.floor(space.total));
         if space.available < need {
             self.settle(bytes);
             return Err(StoreError::NoSpace);
@@ -116,7 +120,8 @@ impl Engine {
 
     /// Takes back what [`Engine::admit`] counted: the bytes were written, or dropped.
     pub fn settle(&self, bytes: u64) {
-        let before = self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |p| Some(p.saturating_sub(bytes)));
+        let before =
+            self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |p| Some(p.saturating_sub(bytes)));
         debug_assert!(before.is_ok_and(|p| p >= bytes), "settled more than was admitted");
     }
 
@@ -187,7 +192,8 @@ impl Engine {
             return;
         }
         let bytes = self.ctx.cfg.reserve_bytes;
-        let room = |space: &Space| space.available > bytes.saturating_mul(4).saturating_add(self.floor(space.total));
+        let room =
+            |space: &Space| space.available > bytes.saturating_mul(4).saturating_add(self.floor(space.total));
         match self.disk_space() {
             Ok(space) if room(&space) => {}
             _ => return,
@@ -196,7 +202,9 @@ impl Engine {
         let made = (|| {
             let file = match disk.open(RESERVE_PATH, OpenMode::ReadWrite) {
                 Ok(file) => file,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => disk.open(RESERVE_PATH, OpenMode::CreateNew)?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    disk.open(RESERVE_PATH, OpenMode::CreateNew)?
+                }
                 Err(e) => return Err(e),
             };
             file.allocate(0, bytes)
@@ -230,14 +238,18 @@ impl Engine {
     /// [`Engine::close`], with `report` called on the result after the last write and before the lock is let go, so that what it
     /// writes can be read by whoever takes the lock next.
     pub fn close_with(&self, report: impl FnOnce(Result<()>)) {
-        let result =
-            self.with_reserve(|| self.packs.close_open()).and_then(|()| self.with_reserve(|| self.live.close()));
+        let result = self
+            .with_reserve(|| self.packs.close_open())
+            .and_then(|()| self.with_reserve(|| self.live.close()));
         report(result);
         let mut lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         drop(lock.take());
     }
 
     fn disk_space(&self) -> Result<Space> {
-        self.ctx.disk.space().map_err(|source| StoreError::Io { what: "asking for free space".into(), source })
+        self.ctx
+            .disk
+            .space()
+            .map_err(|source| StoreError::Io { what: "asking for free space".into(), source })
     }
 }

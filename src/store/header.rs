@@ -34,7 +34,9 @@ fn read_copy(disk: &dyn Disk, path: &str) -> Result<Copy> {
             Err(error) => Copy::Bad(error),
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Copy::Missing),
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Ok(Copy::Bad(FormatError::Limit("header larger than 256 KiB"))),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Ok(Copy::Bad(FormatError::Limit("header larger than 256 KiB")))
+        }
         Err(source) => Err(StoreError::Io { what: format!("reading {path}"), source }),
     }
 }
@@ -61,7 +63,10 @@ pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
     match (first, second) {
         (Copy::Good(a), Copy::Good(b)) => {
             let warning = (a.mac_input != b.mac_input || a.mac != b.mac).then(|| {
-                format!("the header copies differ; using the newer one (generation {})", a.header.generation.max(b.header.generation))
+                format!(
+                    "the header copies differ; using the newer one (generation {})",
+                    a.header.generation.max(b.header.generation)
+                )
             });
             let parsed = if b.header.generation > a.header.generation { b } else { a };
             Ok(LoadedHeader { parsed: *parsed, warning })
@@ -69,7 +74,9 @@ pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
         (Copy::Good(a), _) => Ok(LoadedHeader { parsed: *a, warning: warn_second }),
         (_, Copy::Good(b)) => Ok(LoadedHeader { parsed: *b, warning: warn_first }),
         (Copy::Missing, Copy::Missing) => Err(StoreError::NotAVault),
-        (Copy::Bad(FormatError::NotAVault), Copy::Missing | Copy::Bad(FormatError::NotAVault)) => Err(StoreError::NotAVault),
+        (Copy::Bad(FormatError::NotAVault), Copy::Missing | Copy::Bad(FormatError::NotAVault)) => {
+            Err(StoreError::NotAVault)
+        }
         (Copy::Missing, Copy::Bad(FormatError::NotAVault)) => Err(StoreError::NotAVault),
         (_, _) => {
             let reasons: Vec<String> = [warn_first, warn_second].into_iter().flatten().collect();

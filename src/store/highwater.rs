@@ -64,7 +64,12 @@ impl HighWaterStore {
         let bytes = match self.disk.read_file(&self.name, MARK_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StoreError::Io { what: format!("reading the high-water mark {}", self.name), source }),
+            Err(source) => {
+                return Err(StoreError::Io {
+                    what: format!("reading the high-water mark {}", self.name),
+                    source,
+                });
+            }
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|e| {
             StoreError::Corrupt(format!(
@@ -81,8 +86,9 @@ impl HighWaterStore {
     pub fn store(&self, mark: &HighWater) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(mark)
             .map_err(|e| StoreError::Corrupt(format!("encoding the high-water mark: {e}")))?;
-        self.disk
-            .write_file_atomic(&self.name, &bytes)
-            .map_err(|source| StoreError::Io { what: format!("writing the high-water mark {}", self.name), source })
+        self.disk.write_file_atomic(&self.name, &bytes).map_err(|source| StoreError::Io {
+            what: format!("writing the high-water mark {}", self.name),
+            source,
+        })
     }
 }

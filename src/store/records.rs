@@ -402,7 +402,9 @@ impl ExtentRow {
             1 => {
                 let (len, chunk, chunk_offset) = (fields.u64()?, ChunkId(fields.array()?), fields.u32()?);
                 fields.finish()?;
-                if len == 0 || len.checked_add(u64::from(chunk_offset)).is_none_or(|end| end > u64::from(u32::MAX)) {
+                if len == 0
+                    || len.checked_add(u64::from(chunk_offset)).is_none_or(|end| end > u64::from(u32::MAX))
+                {
                     return Err(bad("extent"));
                 }
                 Ok(Self::Chunk { len, chunk, chunk_offset })

@@ -7,8 +7,8 @@ use crate::store::engine::Engine;
 use crate::store::live::{Table, Value};
 use crate::store::packs::ChunkSource;
 use crate::store::records::{
-    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, parse_dirent_key, parse_extent_key, parse_inode_key,
-    parse_links_key, parse_xattr_key, settings,
+    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, parse_dirent_key, parse_extent_key,
+    parse_inode_key, parse_links_key, parse_xattr_key, settings,
 };
 
 fn rows(engine: &Engine, table: Table) -> Vec<(Vec<u8>, Value)> {
@@ -32,13 +32,16 @@ pub(crate) fn check_rows(engine: &Engine, open: bool) {
         .iter()
         .map(|(key, value)| (parse_inode_key(key).unwrap(), InodeRow::decode(value).unwrap()))
         .collect();
-    let next_ino = engine.live.get(Table::Settings, settings::NEXT_INO).unwrap().map(|v| decode_u64(&v).unwrap());
+    let next_ino =
+        engine.live.get(Table::Settings, settings::NEXT_INO).unwrap().map(|v| decode_u64(&v).unwrap());
     let mut holders: BTreeMap<u64, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
     let mut subdirs: BTreeMap<u64, u32> = BTreeMap::new();
     for (key, value) in rows(engine, Table::Dirents) {
         let (dir, name) = parse_dirent_key(&key).unwrap();
         let dirent = DirentRow::decode(&value).unwrap();
-        let row = inodes.get(&dirent.ino).unwrap_or_else(|| panic!("a name for {}, which does not exist", dirent.ino));
+        let row = inodes
+            .get(&dirent.ino)
+            .unwrap_or_else(|| panic!("a name for {}, which does not exist", dirent.ino));
         assert_eq!(row.kind, dirent.kind);
         assert_eq!(inodes.get(&dir).map(|row| row.kind), Some(FileType::Dir), "a name in {dir}");
         assert!(next_ino.is_some_and(|next| dirent.ino < next), "{} was never handed out", dirent.ino);
@@ -64,7 +67,11 @@ pub(crate) fn check_rows(engine: &Engine, open: bool) {
             FileType::Dir => {
                 assert_eq!(row.nlink, 2 + subdirs.get(ino).copied().unwrap_or(0), "links of directory {ino}");
                 if *ino != ROOT_INO {
-                    assert_eq!(names.iter().map(|name| name.0).collect::<Vec<_>>(), [row.parent], "directory {ino}");
+                    assert_eq!(
+                        names.iter().map(|name| name.0).collect::<Vec<_>>(),
+                        [row.parent],
+                        "directory {ino}"
+                    );
                 }
             }
             _ => {
@@ -79,7 +86,8 @@ pub(crate) fn check_rows(engine: &Engine, open: bool) {
     for (key, _) in rows(engine, Table::Xattrs) {
         with_xattrs.insert(parse_xattr_key(&key).unwrap().0);
     }
-    let flagged: BTreeSet<u64> = inodes.iter().filter(|(_, row)| row.has_xattrs).map(|(ino, _)| *ino).collect();
+    let flagged: BTreeSet<u64> =
+        inodes.iter().filter(|(_, row)| row.has_xattrs).map(|(ino, _)| *ino).collect();
     assert_eq!(flagged, with_xattrs, "inodes with attributes");
     for table in [Table::DirtyDirs, Table::Trees] {
         for (key, _) in rows(engine, table) {
@@ -129,7 +137,10 @@ fn check_extents(engine: &Engine, inodes: &BTreeMap<u64, InodeRow>, orphans: &BT
         *blocks.entry(ino).or_default() += extent.len();
         if let ExtentRow::Chunk { len, chunk, chunk_offset } = extent {
             let mut buf = vec![0; len as usize];
-            engine.packs.read_at(&chunk, chunk_offset, &mut buf).unwrap_or_else(|error| panic!("{ino}: {error}"));
+            engine
+                .packs
+                .read_at(&chunk, chunk_offset, &mut buf)
+                .unwrap_or_else(|error| panic!("{ino}: {error}"));
         }
     }
     for (ino, row) in inodes.iter().filter(|(ino, _)| !orphans.contains(ino)) {

@@ -97,7 +97,12 @@ pub(crate) fn small_config() -> EngineConfig {
         zstd_level: 1,
         background: false,
         reserve_bytes: 0,
-        live: LiveConfig { segment_bytes: 1 << 20, cache_bytes: 1 << 20, overlay_bytes_max: 512 << 10, background: false },
+        live: LiveConfig {
+            segment_bytes: 1 << 20,
+            cache_bytes: 1 << 20,
+            overlay_bytes_max: 512 << 10,
+            background: false,
+        },
     }
 }
 

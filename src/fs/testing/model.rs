@@ -280,13 +280,13 @@ impl Model {
                 data[from..to].fill(0);
             }
             falloc::COLLAPSE_RANGE => {
-                if off % 4096 != 0 || len % 4096 != 0 || end >= size {
+                if !off.is_multiple_of(4096) || !len.is_multiple_of(4096) || end >= size {
                     return Err(Errno::INVAL);
                 }
                 self.data_mut(id).drain(off..end);
             }
             falloc::INSERT_RANGE => {
-                if off % 4096 != 0 || len % 4096 != 0 || off >= size {
+                if !off.is_multiple_of(4096) || !len.is_multiple_of(4096) || off >= size {
                     return Err(Errno::INVAL);
                 }
                 self.data_mut(id).splice(off..off, std::iter::repeat_n(0, len));
@@ -297,7 +297,14 @@ impl Model {
         Ok(())
     }
 
-    pub(crate) fn copy(&mut self, from: Id, from_off: usize, to: Id, to_off: usize, len: usize) -> Res<usize> {
+    pub(crate) fn copy(
+        &mut self,
+        from: Id,
+        from_off: usize,
+        to: Id,
+        to_off: usize,
+        len: usize,
+    ) -> Res<usize> {
         let data = self.data(from);
         let len = len.min(data.len().saturating_sub(from_off));
         if len == 0 {

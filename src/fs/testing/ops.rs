@@ -162,7 +162,9 @@ fn same<T>(real: FsResult<T>, model: Result<(), Errno>) -> Result<Option<T>, FsE
         (Ok(value), Ok(())) => Ok(Some(value)),
         (Err(error), Err(errno)) if error.errno == errno => Ok(None),
         (Ok(_), Err(errno)) => panic!("worked, but should have failed with {errno}"),
-        (Err(error), Err(errno)) => panic!("failed with {:?} ({error}), should have been {errno:?}", error.errno),
+        (Err(error), Err(errno)) => {
+            panic!("failed with {:?} ({error}), should have been {errno:?}", error.errno)
+        }
         (Err(error), Ok(())) => Err(error),
     }
 }
@@ -228,7 +230,8 @@ impl Pair {
                 if existing.is_some_and(|id| truncate && !matches!(self.model.get(id).kind, Kind::File(_))) {
                     return Ok(durable);
                 }
-                let (attr, fh) = match (fs.create(self.ino(dir), &name, 0o664, 0o022, flags, ALICE), existing) {
+                let (attr, fh) = match (fs.create(self.ino(dir), &name, 0o664, 0o022, flags, ALICE), existing)
+                {
                     (Err(error), Some(_)) if !truncate && error.errno == Errno::EXIST => return Ok(durable),
                     (other, _) => other?,
                 };
@@ -243,7 +246,8 @@ impl Pair {
                         id
                     }
                     None => {
-                        let id = self.model.make(dir, &name, Kind::File(Vec::new()), 0o644, ALICE.uid).unwrap();
+                        let id =
+                            self.model.make(dir, &name, Kind::File(Vec::new()), 0o644, ALICE.uid).unwrap();
                         self.inos.insert(id, attr.ino);
                         id
                     }
@@ -291,7 +295,8 @@ impl Pair {
             }
             Op::Fallocate { handle, off, len, mode } => {
                 if let Some((id, fh)) = pick(&self.handles, handle) {
-                    if mode == falloc::INSERT_RANGE && self.model.data(id).len() as u64 > self.shape.file_max {
+                    if mode == falloc::INSERT_RANGE && self.model.data(id).len() as u64 > self.shape.file_max
+                    {
                         return Ok(durable);
                     }
                     let real = fs.fallocate(self.ino(id), fh, off, len, mode);
@@ -303,7 +308,8 @@ impl Pair {
                 }
             }
             Op::Copy { from, from_off, to, to_off, len } => {
-                let (Some((from, from_fh)), Some((to, to_fh))) = (pick(&self.handles, from), pick(&self.handles, to))
+                let (Some((from, from_fh)), Some((to, to_fh))) =
+                    (pick(&self.handles, from), pick(&self.handles, to))
                 else {
                     return Ok(durable);
                 };
@@ -331,7 +337,8 @@ impl Pair {
                     let real = fs.mkdir(self.ino(dir), &name, 0o777, 0o022, ALICE).map(|attr| attr.ino);
                     // Directories with the set-group-id bit hand it on.
                     let inherited = self.model.get(dir).mode & 0o2000;
-                    let made = self.model.make(dir, &name, Kind::Dir(BTreeMap::new()), 0o755 | inherited, ALICE.uid);
+                    let made =
+                        self.model.make(dir, &name, Kind::Dir(BTreeMap::new()), 0o755 | inherited, ALICE.uid);
                     return self.add(made, real).map(|()| durable);
                 }
             }
@@ -471,7 +478,10 @@ impl Pair {
                 self.model.entries(dir).iter().map(|(name, id)| (name.clone(), self.ino(*id))).collect();
             assert_eq!(real, model, "entries of directory {dir}");
             for (name, id) in self.model.entries(dir) {
-                assert_eq!(self.fs.lookup(self.ino(dir), name).unwrap(), self.fs.getattr(self.ino(*id)).unwrap());
+                assert_eq!(
+                    self.fs.lookup(self.ino(dir), name).unwrap(),
+                    self.fs.getattr(self.ino(*id)).unwrap()
+                );
                 *names.entry(*id).or_default() += 1;
                 if self.model.is_dir(*id) {
                     todo.push(*id);

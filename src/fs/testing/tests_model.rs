@@ -40,7 +40,10 @@ fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
         end.compare();
     }));
     if let Err(panic) = result {
-        eprintln!("SEED={seed}, the last operations were:\n{}", last[last.len().saturating_sub(12)..].join("\n"));
+        eprintln!(
+            "SEED={seed}, the last operations were:\n{}",
+            last[last.len().saturating_sub(12)..].join("\n")
+        );
         resume_unwind(panic);
     }
 }

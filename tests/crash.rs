@@ -1,0 +1,287 @@
+//! Promise C1 for a whole vault: power cuts at every sync point of seeded workloads, and at many other operations.
+//!
+//! Each workload runs once on a disk that keeps a copy of itself before every sync. Of each copy, power cuts make
+//! several images: nothing un-synced is left, all of it is, or seeded parts of it. Each image is opened again.
+//!
+//! A failure prints `STRONGROOM_SEED=... STRONGROOM_CRASH=...`; with these in the environment, only that image is tried.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use strongroom::disk::{CrashMode, Disk, SimDisk};
+use strongroom::format::Cipher;
+use strongroom::fs::{Caller, OpenFlags};
+use strongroom::snapshot::chain::Chain;
+use strongroom::snapshot::open::list_packs;
+use strongroom::store::error::StoreError;
+use strongroom::store::records::ROOT_INO;
+
+use crate::whole::hook::{Point, Recorder};
+use crate::whole::model::History;
+use crate::whole::rng::Rng;
+use crate::whole::view::{damage, difference, dump_fs, fsck, fsck_difference, read_snapshot};
+use crate::whole::work::{Mix, Work};
+use crate::whole::{Host, new_vault, panic_text};
+
+/// One power cut: where, and what it leaves.
+struct Cut<'a> {
+    point: &'a Point,
+    mode: CrashMode,
+    name: String,
+}
+
+/// What was tried.
+#[derive(Debug, Default)]
+struct Tally {
+    images: AtomicUsize,
+    second_cuts: AtomicUsize,
+    continued: AtomicUsize,
+}
+
+fn modes(point: &Point, seed: u64) -> Vec<(CrashMode, String)> {
+    let torn = |n: u64| (CrashMode::Torn(seed.wrapping_mul(31) + n), format!("{}:torn{n}", point.name));
+    let keep = (CrashMode::KeepAll, format!("{}:keep", point.name));
+    let dropped = (CrashMode::DropUnsynced, format!("{}:drop", point.name));
+    if point.is_sync() { vec![dropped, keep, torn(1), torn(2)] } else { vec![keep, torn(1)] }
+}
+
+/// Runs a workload, then every power cut of it.
+fn crash_everywhere(seed: u64, steps: usize, mix: Mix, plain_percent: u64, tally: &Tally) {
+    let cipher = if seed.is_multiple_of(2) { Cipher::ChaCha20Poly1305 } else { Cipher::Aes256Gcm };
+    let (vault, state) = new_vault(seed, cipher);
+    let recorder = Recorder::new(&vault, &state, seed ^ 0xdead, plain_percent);
+    let (watched_vault, watched_state) = recorder.disks();
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let host = Host::new(watched_vault, watched_state, seed ^ 0xbeef);
+        let mut work = Work::start(host, Some(Arc::clone(&recorder)), seed, mix);
+        work.run(steps);
+        work.stop();
+        work.history
+    }));
+    let history = ran.unwrap_or_else(|p| panic!("STRONGROOM_SEED={seed}: {}", panic_text(p.as_ref())));
+    let points = recorder.finish();
+    let only = std::env::var("STRONGROOM_CRASH").ok();
+    let cuts: Vec<Cut<'_>> = points
+        .iter()
+        .flat_map(|point| modes(point, seed).into_iter().map(move |(mode, name)| Cut { point, mode, name }))
+        .filter(|cut| only.as_ref().is_none_or(|only| *only == cut.name))
+        .collect();
+    let failures =
+        in_parallel(&cuts, |n, cut| check_cut(cut, &history, seed.wrapping_mul(1_000_003) + n as u64, tally));
+    if !failures.is_empty() {
+        let shown = std::env::var("STRONGROOM_SHOW").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+        let text: Vec<String> = failures
+            .iter()
+            .take(shown)
+            .map(|(cut, what)| {
+                let point = cut.point;
+                let (begun, done) = (point.begun, point.done);
+                format!(
+                    "STRONGROOM_SEED={seed} STRONGROOM_CRASH={} (before {}, in step {begun} ({}), {done} returned)\n{what}",
+                    cut.name, point.what, history.said.get(begun).map_or("", |s| s),
+                )
+            })
+            .collect();
+        panic!(
+            "{} of {} power cuts of seed {seed} failed:\n\n{}",
+            failures.len(),
+            cuts.len(),
+            text.join("\n\n")
+        );
+    }
+}
+
+/// Runs `check` on all cuts, in two threads. Returns those that failed, with why.
+fn in_parallel<'c, 'a>(
+    cuts: &'c [Cut<'a>],
+    check: impl Fn(usize, &Cut<'a>) -> Result<(), String> + Sync,
+) -> Vec<(&'c Cut<'a>, String)> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut failures = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::SeqCst);
+            let Some(cut) = cuts.get(n) else { return failures };
+            let result = catch_unwind(AssertUnwindSafe(|| check(n, cut)))
+                .unwrap_or_else(|p| Err(format!("panic: {}", panic_text(p.as_ref()))));
+            if let Err(what) = result {
+                failures.push((n, what));
+            }
+        }
+    };
+    let mut failures: Vec<(usize, String)> = std::thread::scope(|scope| {
+        let threads = [scope.spawn(worker), scope.spawn(worker)];
+        threads.into_iter().flat_map(|t| t.join().expect("panics are caught inside")).collect()
+    });
+    failures.sort_by_key(|(n, _)| *n);
+    failures.into_iter().map(|(n, what)| (&cuts[n], what)).collect()
+}
+
+fn check_cut(cut: &Cut<'_>, history: &History, seed: u64, tally: &Tally) -> Result<(), String> {
+    let point = cut.point;
+    let mut rng = Rng(seed);
+    let (vault, state) = (point.vault.crash_image(cut.mode), point.state.crash_image(cut.mode));
+    tally.images.fetch_add(1, Ordering::Relaxed);
+    check_at_rest(&vault, history, point.begun, point.done)?;
+    // Now and then the power goes off again while the vault is opened.
+    if rng.percent(15) {
+        let recorder = Recorder::new(&vault, &state, rng.next(), 10);
+        let (watched_vault, watched_state) = recorder.disks();
+        let host = Host::new(watched_vault, watched_state, rng.next());
+        open_and_check(&host, history, point.begun, point.done)?;
+        let again = recorder.finish();
+        for _ in 0..2 {
+            let Some(second) = rng.pick(&again) else { break };
+            let mode = CrashMode::Torn(rng.next());
+            let (vault, state) = (second.vault.crash_image(mode), second.state.crash_image(mode));
+            tally.second_cuts.fetch_add(1, Ordering::Relaxed);
+            let host = Host::new(Arc::new(vault.clone()), Arc::new(state), rng.next());
+            check_at_rest(&vault, history, point.begun, point.done)
+                .and_then(|()| open_and_check(&host, history, point.begun, point.done))
+                .map_err(|e| format!("second power cut before {} ({}): {e}", second.what, second.name))?;
+        }
+        return Ok(());
+    }
+    let host = Host::new(Arc::new(vault.clone()), Arc::new(state), rng.next());
+    if rng.percent(30) {
+        tally.continued.fetch_add(1, Ordering::Relaxed);
+        return open_and_go_on(&host, &vault, history, point.begun, point.done, &mut rng);
+    }
+    open_and_check(&host, history, point.begun, point.done)
+}
+
+/// The vault before anything was recovered, as a copy of it would be: keys, snapshots, the checker.
+fn check_at_rest(vault: &SimDisk, history: &History, begun: usize, done: usize) -> Result<(), String> {
+    let disk: Arc<dyn Disk> = Arc::new(vault.clone());
+    let host = Host::new(disk.clone(), disk.clone(), 0);
+    let unlocked = unlock_any(&host, history, begun, done)?.1;
+    let report = fsck(disk.as_ref()).map_err(|e| format!("fsck: {e}"))?;
+    if let Some(damage) = damage(&report) {
+        return Err(format!("fsck of the crash image:\n{damage}"));
+    }
+    let chain = Chain::load(disk.as_ref(), &unlocked.header).map_err(|e| format!("chain: {e}"))?;
+    if !chain.problems().is_empty() {
+        return Err(format!("the chain has problems: {:?}", chain.problems()));
+    }
+    let (must, may) = history.snapshots_at(begun, done);
+    let there: BTreeSet<u64> = chain.snapshots().map(|info| info.seq).collect();
+    if !must.is_subset(&there) || !there.is_subset(&may) {
+        return Err(format!("snapshots are {there:?}; must be {must:?}, may be {may:?}"));
+    }
+    for seq in there {
+        let should = &history.snapshots[&seq].tree;
+        let is =
+            read_snapshot(&disk, &unlocked, seq).map_err(|e| format!("snapshot {seq} from packs: {e}"))?;
+        if let Some(text) = difference(&is, should) {
+            return Err(format!("snapshot {seq} from packs:\n{text}"));
+        }
+        if let Some(text) = fsck_difference(&report, seq, should) {
+            return Err(format!("snapshot {seq}:\n{text}"));
+        }
+    }
+    Ok(())
+}
+
+/// Exactly one of the keys that may be in force opens the vault.
+fn unlock_any(
+    host: &Host,
+    history: &History,
+    begun: usize,
+    done: usize,
+) -> Result<(u32, strongroom::snapshot::open::Unlocked), String> {
+    let may = history.keys_at(begun, done);
+    let mut found = None;
+    for key in 0..history.keys.len() as u32 {
+        match host.unlock(key) {
+            Ok(_) if !may.contains(&key) => return Err(format!("key {key} opens; may be {may:?}")),
+            Ok(unlocked) => found = Some((key, unlocked)),
+            Err(StoreError::WrongKey) => {}
+            Err(e) => return Err(format!("key {key}: {e}")),
+        }
+    }
+    found.ok_or_else(|| format!("none of the keys {may:?} opens the vault"))
+}
+
+fn open_and_check(host: &Host, history: &History, begun: usize, done: usize) -> Result<(), String> {
+    let (key, _) = unlock_any(host, history, begun, done)?;
+    let session = host.open(key).map_err(|e| format!("opening after the power cut: {e}"))?;
+    let tree = dump_fs(&session.fs).map_err(|e| format!("reading after the power cut: {e}"))?;
+    history.check(&tree, begun, done)?;
+    Ok(())
+}
+
+/// After recovery life goes on: writes, a snapshot, a collection, an unmount, and all of it is there again.
+fn open_and_go_on(
+    host: &Host,
+    vault: &SimDisk,
+    history: &History,
+    begun: usize,
+    done: usize,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    let (key, _) = unlock_any(host, history, begun, done)?;
+    let session = host.open(key).map_err(|e| format!("opening after the power cut: {e}"))?;
+    let tree = dump_fs(&session.fs).map_err(|e| format!("reading after the power cut: {e}"))?;
+    history.check(&tree, begun, done)?;
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let fs = &session.fs;
+    let data = rng.content(40_000);
+    let (attr, fh) = fs
+        .create(ROOT_INO, b"after the crash", 0o600, 0, flags, Caller::default())
+        .map_err(|e| format!("create: {e}"))?;
+    fs.write(attr.ino, fh, 0, &data, false).map_err(|e| format!("write: {e}"))?;
+    fs.fsync(attr.ino, false).map_err(|e| format!("fsync: {e}"))?;
+    fs.release(attr.ino, fh).map_err(|e| format!("release: {e}"))?;
+    if rng.percent(50) {
+        session.gc().map_err(|e| format!("gc after the power cut: {e}"))?;
+    }
+    if rng.percent(50) {
+        session.snapshot(true).map_err(|e| format!("snapshot after the power cut: {e}"))?;
+    }
+    fs.sync_all().map_err(|e| format!("sync_all: {e}"))?;
+    let before = dump_fs(fs).map_err(|e| format!("reading what was recovered and written: {e}"))?;
+    session.unmount().map_err(|e| format!("unmounting after the power cut: {e}"))?;
+    let session = host.open(key).map_err(|e| format!("mounting again: {e}"))?;
+    if !session.notes.is_empty() {
+        return Err(format!("after a clean unmount there are notes: {:?}", session.notes));
+    }
+    let after = dump_fs(&session.fs).map_err(|e| format!("reading after the remount: {e}"))?;
+    if let Some(text) = difference(&after, &before) {
+        return Err(format!("the remount changed the tree:\n{text}"));
+    }
+    drop(session);
+    let report = fsck(vault).map_err(|e| format!("fsck: {e}"))?;
+    if let Some(damage) = damage(&report) {
+        return Err(format!("fsck after going on:\n{damage}"));
+    }
+    let newest = report.latest.ok_or("no snapshot after an unmount")?;
+    if let Some(text) = fsck_difference(&report, newest, &before) {
+        return Err(format!("the snapshot of the unmount:\n{text}"));
+    }
+    let packs = list_packs(vault).map_err(|e| e.to_string())?;
+    if packs.is_empty() { Err("no packs".into()) } else { Ok(()) }
+}
+
+/// The seed that the environment asks for, or these.
+fn seeds(default: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    match std::env::var("STRONGROOM_SEED").ok().and_then(|text| text.parse().ok()) {
+        Some(seed) => vec![seed],
+        None => default.into_iter().collect(),
+    }
+}
+
+#[test]
+fn power_cuts_everywhere_leave_what_was_promised() {
+    let tally = Tally::default();
+    let start = std::time::Instant::now();
+    for seed in seeds(0..8) {
+        crash_everywhere(seed, 90, Mix::default(), 4, &tally);
+        eprintln!("seed {seed}: {tally:?} after {:?}", start.elapsed());
+    }
+    if std::env::var("STRONGROOM_SEED").is_err() && std::env::var("STRONGROOM_CRASH").is_err() {
+        assert!(tally.images.into_inner() >= 2_000);
+    }
+}
