@@ -29,6 +29,31 @@ fn refuse_hopeless_environments() {
     );
 }
 
+/// `/dev/fuse` as udev makes it on every distribution; machines without udev leave it to root.
+struct FuseForAll {
+    before: Option<fs::Permissions>,
+}
+
+impl FuseForAll {
+    fn new() -> Self {
+        let permissions = fs::metadata("/dev/fuse").unwrap().permissions();
+        if permissions.mode() & 0o006 == 0o006 {
+            return Self { before: None };
+        }
+        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666))
+            .unwrap_or_else(|e| panic!("/dev/fuse is closed to users, and root can't open it to them: {e}"));
+        Self { before: Some(permissions) }
+    }
+}
+
+impl Drop for FuseForAll {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            drop(fs::set_permissions("/dev/fuse", before));
+        }
+    }
+}
+
 /// Runs a script as the user; `strongroom` is the binary under test.
 fn as_user(sandbox: &Sandbox, script: &str) -> Finished {
     let script = format!("strongroom() {{ {} \"$@\"; }}\n{script}", sandbox.str("strongroom"));
@@ -41,6 +66,7 @@ fn as_user(sandbox: &Sandbox, script: &str) -> Finished {
 #[test]
 fn heavy_a_normal_user_mounts_writes_unmounts_and_restores_an_own_vault() {
     refuse_hopeless_environments();
+    let _open = FuseForAll::new();
     let sandbox = Sandbox::new();
     // A copy: the build directory may lie where only its owner may look.
     fs::copy(env!("CARGO_BIN_EXE_strongroom"), sandbox.path("strongroom")).unwrap();
