@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 use super::diff::{Change, DiffStats, What, diff};
 use super::import::{ImportError, ImportOpts, ImportReport, import};
 use super::os::{ACL_ACCESS, ACL_DEFAULT, Place};
-use super::restore::{Overwrite, RestoreOpts, RestoreReport, restore};
+use super::restore::{Overwrite, RestoreOpts, restore};
 use super::testing::{MemStore, Rig, entry, noise};
 use super::tree::TreeReader;
 use super::write::{ContentWriter, DirWriter};
@@ -186,10 +186,6 @@ fn at(rig: &Rig, report: &ImportReport, path: &Path) -> Entry {
     TreeReader::new(rig.engine.packs.as_ref()).resolve(root, path.as_os_str().as_bytes()).unwrap()
 }
 
-fn put_back(rig: &Rig, entry: &Entry, dest: &Path, opts: &RestoreOpts) -> RestoreReport {
-    restore(rig.engine.packs.as_ref(), entry, dest, opts, &|_| ()).unwrap()
-}
-
 #[test]
 fn everything_comes_back_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
@@ -199,7 +195,7 @@ fn everything_comes_back_as_it_was() {
     set_times(&source, 1_234_567_890, 7);
     let before = scan(&source);
     let rig = Rig::new(31);
-    let report = bring_in(&rig, &[source.clone()], &ImportOpts::default());
+    let report = bring_in(&rig, std::slice::from_ref(&source), &ImportOpts::default());
     assert!(report.is_complete() && report.changed.is_empty(), "{report:?}");
     super::testing::fsck(&rig.disk, "an import");
     let info = report.snapshot.as_ref().unwrap();

@@ -217,7 +217,7 @@ fn a_long_chain_with_deletions_stays_whole() {
     delete(&rig.engine, &[gone], &DeleteOpts::default()).unwrap();
     rig.disk.raw_write(&path, &bytes);
     let chain = rig.chain();
-    assert_eq!(chain.leftovers(), [path.clone()]);
+    assert_eq!(chain.leftovers(), std::slice::from_ref(&path));
     assert!(chain.get(gone).is_none() && chain.is_whole());
     assert_eq!(gc::recover(&rig.engine).unwrap().chain_files, 1);
     assert!(rig.disk.raw_read(&path).is_none());
