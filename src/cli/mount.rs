@@ -20,7 +20,7 @@ use crate::crypto::{Credential, RecoveryKey, SecretBytes, harden_process};
 use crate::fs::Fs;
 use crate::mount::daemon;
 use crate::mount::error::Failure;
-use crate::mount::holder;
+use crate::mount::holder::{self, Holder};
 use crate::mount::log::{self, LogTarget};
 use crate::mount::mountpoint::{self, CheckOptions};
 use crate::mount::options::MountOptions;
@@ -184,15 +184,33 @@ pub(crate) fn prepare(vault: &Path, target: &Path, options: &MountOptions, out: 
     } else {
         Some(holder::wait_until_free(vault, None, &mut |holder| say_waiting(out, holder))?)
     };
-    if let Some(holder::Holder::Dead { mountpoint }) = holder
+    if let Some(Holder::Dead { mountpoint }) = holder
         && holder::clean_dead(&mountpoint)?
     {
         out.note(&format!("removed the dead mount that a killed daemon left at {}", super::show_path(&mountpoint)));
     }
-    if holder::clean_dead(target)? {
-        out.note(&format!("removed a dead mount at {}", super::show_path(target)));
+    if clean_dying(vault, target, options)? {
+        out.note(&format!("removed the dead mount that a killed daemon left at {}", super::show_path(target)));
     }
     Ok(mountpoint::check(target, vault, CheckOptions { nonempty: options.vault.nonempty })?)
+}
+
+/// Removes the mount of a killed daemon. A process that was just killed lets go of the vault's lock before the kernel cuts its
+/// mount off, so a mount of this very vault, which nobody holds any more, is given a moment to die.
+fn clean_dying(vault: &Path, target: &Path, options: &MountOptions) -> CliResult<bool> {
+    let vault = session::absolute(vault);
+    let patience = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        if holder::clean_dead(target)? {
+            return Ok(true);
+        }
+        let ours = mountpoint::find(target)?.is_some_and(|line| Path::new(&line.source) == vault);
+        let held = options.vault.snapshot.is_some() || !matches!(holder::probe(&vault)?, Holder::Free);
+        if !ours || held || std::time::Instant::now() > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The credential, from flags or else from `-o`.

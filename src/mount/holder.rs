@@ -448,9 +448,7 @@ pub fn umount(name: &Path, options: UmountOptions, on_wait: &mut dyn FnMut(&Hold
     if !target.mountpoint.as_os_str().is_empty() {
         let dead = std::fs::symlink_metadata(&target.mountpoint).is_err_and(|e| mountpoint::is_dead(&e));
         let asked = match &target.vault {
-            Some(vault) if !dead => {
-                control::call(vault, &Request::Unmount { lazy: options.lazy }, &mut |_| {})?
-            }
+            Some(vault) if !dead => ask_to_unmount(vault, &target.mountpoint, options.lazy)?,
             _ => None,
         };
         match asked {
