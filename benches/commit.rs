@@ -152,7 +152,9 @@ fn metadata(c: &mut Criterion) {
     // The same, read from the database instead of from what was just changed.
     fs.sync_all().expect("everything is durable");
     vault.engine.live.checkpoint().expect("and in the database");
-    group.bench_function("lookup, checkpointed", |b| b.iter(|| fs.lookup(dir, &names[next()]).expect("a name")));
+    group.bench_function("lookup, checkpointed", |b| {
+        b.iter(|| fs.lookup(dir, &names[next()]).expect("a name"))
+    });
     group.finish();
     fs.shutdown().expect("the tree closes");
     drop(fs);

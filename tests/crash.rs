@@ -127,7 +127,10 @@ fn crash_while_opening(
     });
     if let Some((cut, text)) = failures.first() {
         let (n, name, before) = (failures.len(), &cut.name, &cut.point.what);
-        panic!("{what}: {n} of {} power cuts failed, the first at {name}, before {before}: {text}", cuts.len());
+        panic!(
+            "{what}: {n} of {} power cuts failed, the first at {name}, before {before}: {text}",
+            cuts.len()
+        );
     }
     cuts.len()
 }

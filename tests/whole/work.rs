@@ -247,8 +247,7 @@ impl Work {
         let name = self.fresh_name(dir);
         self.begin("create");
         let flags = OpenFlags { write: true, truncate: false, exclusive: true };
-        let (attr, fh) =
-            self.fs().create(dir, &name, 0o640, 0, flags, Caller::default()).expect("create");
+        let (attr, fh) = self.fs().create(dir, &name, 0o640, 0, flags, Caller::default()).expect("create");
         self.tree.0.insert(attr.ino, Arc::new(Node::of(&attr)));
         self.tree.node(dir).names.insert(name, attr.ino);
         self.content.insert(attr.ino, Vec::new());
@@ -304,7 +303,8 @@ impl Work {
     fn rename(&mut self, names: &[(u64, Vec<u8>, u64)]) {
         let Some((dir, name, ino)) = self.rng.pick(names).cloned() else { return };
         let to = self.some_dir();
-        if self.tree.0[&ino].kind == FileType::Dir && (self.tree.is_below(to, ino) || self.tree.depth(to) > 3) {
+        if self.tree.0[&ino].kind == FileType::Dir && (self.tree.is_below(to, ino) || self.tree.depth(to) > 3)
+        {
             return;
         }
         let new = self.fresh_name(to);
@@ -370,7 +370,11 @@ impl Work {
                 self.write(ino, fh, off as u64, &data);
             }
             8..10 => {
-                let to = if self.rng.percent(80) { self.rng.index(size + 1) } else { size + self.rng.index(20_000) };
+                let to = if self.rng.percent(80) {
+                    self.rng.index(size + 1)
+                } else {
+                    size + self.rng.index(20_000)
+                };
                 self.begin(format!("truncate inode {ino} from {size} to {to}"));
                 let set = SetAttr { size: Some(to as u64), ..SetAttr::default() };
                 self.fs().setattr(ino, set, Some(fh), Caller::default()).expect("truncate");
