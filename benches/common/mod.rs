@@ -19,24 +19,24 @@ use strongroom::store::header;
 use tempfile::TempDir;
 
 /// The chunk sizes of `strongroom init`.
-pub const CHUNKER: ChunkerParams = ChunkerParams { min: 512 << 10, avg: 1 << 20, max: 4 << 20 };
+pub(crate) const CHUNKER: ChunkerParams = ChunkerParams { min: 512 << 10, avg: 1 << 20, max: 4 << 20 };
 
 const CREATED: &str = "2026-11-21T02:00:00Z";
 
 /// Keys of a vault that exists nowhere.
-pub fn keys(cipher: Cipher) -> Arc<VaultKeys> {
+pub(crate) fn keys(cipher: Cipher) -> Arc<VaultKeys> {
     let root = RootSecret::generate(&SystemEnv);
     let header = new_header(&SystemEnv, &root, cipher, CHUNKER, CREATED.into());
     Arc::new(VaultKeys::derive(&root, &header).expect("a header just made fits its root secret"))
 }
 
 /// Keys of live state.
-pub fn live_keys() -> LiveKeys {
+pub(crate) fn live_keys() -> LiveKeys {
     keys(Cipher::ChaCha20Poly1305).live_keys()
 }
 
 /// A directory on the disk that target/ is on; a tmpfs would make every fsync free.
-pub fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
@@ -44,19 +44,19 @@ pub fn scratch() -> TempDir {
 }
 
 /// The disk in a directory.
-pub fn disk(dir: &Path) -> Arc<dyn Disk> {
+pub(crate) fn disk(dir: &Path) -> Arc<dyn Disk> {
     Arc::new(RealDisk::open(dir).expect("the scratch directory opens"))
 }
 
 /// A vault that is open for work. The directory goes with it.
-pub struct Vault {
-    pub engine: Arc<Engine>,
+pub(crate) struct Vault {
+    pub(crate) engine: Arc<Engine>,
     _dir: TempDir,
 }
 
 impl Vault {
     /// Makes a vault with the default settings.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = scratch();
         let disk = disk(dir.path());
         let env: Arc<dyn Env> = Arc::new(SystemEnv);
@@ -83,14 +83,14 @@ impl Vault {
 }
 
 /// Bytes that nothing can compress, different for each seed.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     bytes
 }
 
 /// Lines as in a log or a dump; LZ4 makes them about half as long.
-pub fn text(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = StdRng::seed_from_u64(seed);
     let words: Vec<String> = (0..3000)
         .map(|_| {

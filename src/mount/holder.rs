@@ -145,10 +145,7 @@ fn dead_mount(vault: &Path, status: Option<&Status>, mounts: &[MountLine]) -> Op
             && (Path::new(&m.source) == vault
                 || status.is_some_and(|s| s.device == Some(m.device) && s.mountpoint == m.mountpoint))
     });
-    candidates
-        .map(|m| &m.mountpoint)
-        .find(|path| mountpoint::is_dead_mount(path))
-        .cloned()
+    candidates.map(|m| &m.mountpoint).find(|path| mountpoint::is_dead_mount(path)).cloned()
 }
 
 /// Finds out who holds a vault.

@@ -84,10 +84,6 @@ impl Work {
         work
     }
 
-    pub fn key(&self) -> u32 {
-        self.key
-    }
-
     fn fs(&self) -> &strongroom::fs::Fs {
         &self.session.as_ref().expect("mounted").fs
     }
@@ -614,10 +610,5 @@ impl Work {
         self.host.change_key(self.key, new).unwrap_or_else(|e| panic!("change key: {e}"));
         self.key = new;
         self.end();
-    }
-
-    /// The inode of the root, for tests that go on by hand.
-    pub fn root(&self) -> u64 {
-        ROOT_INO
     }
 }
