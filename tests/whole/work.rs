@@ -8,7 +8,6 @@ use strongroom::env::Time;
 use strongroom::format::FileType;
 use strongroom::fs::{Caller, Fh, OpenFlags, RenameFlags, SetAttr, SetTime, falloc};
 use strongroom::snapshot::delete::{DeleteOpts, delete};
-use strongroom::store::records::ROOT_INO;
 
 use super::hook::Recorder;
 use super::model::{Ack, Files, History, Node, Snap, Tree, Version};
