@@ -91,6 +91,13 @@ pub fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
+/// Tells whether what is mounted at a path has no process behind it. Attributes may come from the kernel's cache long
+/// after that; statfs(2) is always asked of the process.
+pub fn is_dead_mount(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_err_and(|e| is_dead(&e.into()))
+        || std::fs::symlink_metadata(path).is_err_and(|e| is_dead(&e))
+}
+
 /// Returns the mount of ours at a path, dead or alive. The path need not be canonical; of a dead mount only its
 /// parent is resolved.
 ///
@@ -121,7 +128,7 @@ fn resolve_parent(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When /proc can't be read.
 pub fn is_mounted(path: &Path) -> Result<bool> {
-    Ok(find(path)?.is_some() && std::fs::metadata(path).is_ok())
+    Ok(find(path)?.is_some() && !is_dead_mount(path) && std::fs::metadata(path).is_ok())
 }
 
 /// How a directory was protected.

@@ -238,7 +238,8 @@ impl Sandbox {
     pub fn mount_with(&self, extra: &[&str]) {
         require_fuse();
         let mountpoint = self.str("decrypted");
-        let mut args = vec!["mount", "-S", self.vault_str(), &mountpoint];
+        let log = self.str("daemon.log");
+        let mut args = vec!["mount", "-S", self.vault_str(), &mountpoint, "--log", &log];
         args.extend_from_slice(extra);
         self.run_with_input(args, format!("{PASSPHRASE}\n").as_bytes()).ok();
     }
@@ -312,6 +313,11 @@ impl Drop for Sandbox {
             while pid.is_some_and(|pid| !process_is_gone(pid)) && start.elapsed() < Duration::from_secs(60) {
                 std::thread::sleep(Duration::from_millis(20));
             }
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.path("daemon.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("the end of the daemon's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
         }
         if std::thread::panicking() && std::env::var_os("STRONGROOM_KEEP").is_some() {
             println!("kept: {}", self.dir.path().display());
