@@ -219,7 +219,8 @@ fn clean_dying(vault: &Path, target: &Path, options: &MountOptions) -> CliResult
             return Ok(true);
         }
         let ours = mountpoint::find(target)?.is_some_and(|line| Path::new(&line.source) == vault);
-        let held = options.vault.snapshot.is_some() || !matches!(holder::probe(&vault)?, Holder::Free);
+        let held = options.vault.snapshot.is_some()
+            || !matches!(holder::probe(&vault)?, Holder::Free | Holder::Dead { .. });
         if !ours || held || std::time::Instant::now() > patience {
             return Ok(false);
         }

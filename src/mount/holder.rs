@@ -145,10 +145,7 @@ fn dead_mount(vault: &Path, status: Option<&Status>, mounts: &[MountLine]) -> Op
             && (Path::new(&m.source) == vault
                 || status.is_some_and(|s| s.device == Some(m.device) && s.mountpoint == m.mountpoint))
     });
-    candidates
-        .map(|m| &m.mountpoint)
-        .find(|path| std::fs::symlink_metadata(path).is_err_and(|e| mountpoint::is_dead(&e)))
-        .cloned()
+    candidates.map(|m| &m.mountpoint).find(|path| mountpoint::is_dead_mount(path)).cloned()
 }
 
 /// Finds out who holds a vault.
@@ -264,9 +261,8 @@ pub fn in_use(vault: &Path, holder: &Holder) -> MountError {
 /// When it can't be unmounted.
 pub fn clean_dead(mountpoint: &Path) -> Result<bool> {
     let Some(line) = mountpoint::find(mountpoint)? else { return Ok(false) };
-    match std::fs::symlink_metadata(&line.mountpoint) {
-        Err(e) if mountpoint::is_dead(&e) => {}
-        _ => return Ok(false),
+    if !mountpoint::is_dead_mount(&line.mountpoint) {
+        return Ok(false);
     }
     tracing::warn!(mountpoint = %line.mountpoint.display(), "removing a mount whose process is gone");
     detach(&line.mountpoint, true)?;
@@ -438,15 +434,19 @@ pub fn vault_of(line: &MountLine) -> Option<PathBuf> {
 /// # Errors
 /// `Busy` with the processes that use it, `Unclean` when the daemon could not write everything, `Timeout`, and others.
 pub fn umount(name: &Path, options: UmountOptions, on_wait: &mut dyn FnMut(&Holder)) -> Result<Unmounted> {
-    let target = resolve(name)?;
+    let mut target = resolve(name)?;
     let before = match &target.vault {
         Some(vault) => Status::read(&open_disk(vault)?).unwrap_or(None),
         None => None,
     };
+    if !target.mountpoint.as_os_str().is_empty() && !is_working_tree(&target.mountpoint, before.as_ref())? {
+        // A snapshot's: it holds nothing of the vault, and the daemon of the working tree is not concerned.
+        target.vault = None;
+    }
     let mut done =
         Unmounted { vault: target.vault.clone(), mountpoint: target.mountpoint.clone(), finished: false };
     if !target.mountpoint.as_os_str().is_empty() {
-        let dead = std::fs::symlink_metadata(&target.mountpoint).is_err_and(|e| mountpoint::is_dead(&e));
+        let dead = mountpoint::is_dead_mount(&target.mountpoint);
         let asked = match &target.vault {
             Some(vault) if !dead => ask_to_unmount(vault, &target.mountpoint, options.lazy)?,
             _ => None,
@@ -488,6 +488,12 @@ fn ask_to_unmount(
         }
         other => other,
     }
+}
+
+/// Tells whether the mount at a path is the one that the status of its vault speaks of, and not one of a snapshot.
+fn is_working_tree(mountpoint: &Path, status: Option<&Status>) -> Result<bool> {
+    let device = mountinfo::at(&mountinfo::mounts()?, mountpoint).map(|m| m.device);
+    Ok(status.is_none_or(|s| s.device.is_none() || s.device == device))
 }
 
 /// Waits for the daemon of `before` to end, and checks how.

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 use super::diff::{Change, DiffStats, What, diff};
 use super::import::{ImportError, ImportOpts, ImportReport, import};
 use super::os::{ACL_ACCESS, ACL_DEFAULT, Place};
-use super::restore::{Overwrite, RestoreOpts, RestoreReport, restore};
+use super::restore::{Overwrite, RestoreOpts, restore};
 use super::testing::{MemStore, Rig, entry, noise};
 use super::tree::TreeReader;
 use super::write::{ContentWriter, DirWriter};
@@ -184,10 +184,6 @@ fn bring_in(rig: &Rig, sources: &[PathBuf], opts: &ImportOpts) -> ImportReport {
 fn at(rig: &Rig, report: &ImportReport, path: &Path) -> Entry {
     let root = &report.snapshot.as_ref().unwrap().root.entry;
     TreeReader::new(rig.engine.packs.as_ref()).resolve(root, path.as_os_str().as_bytes()).unwrap()
-}
-
-fn put_back(rig: &Rig, entry: &Entry, dest: &Path, opts: &RestoreOpts) -> RestoreReport {
-    restore(rig.engine.packs.as_ref(), entry, dest, opts, &|_| ()).unwrap()
 }
 
 #[test]

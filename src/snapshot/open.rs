@@ -30,6 +30,11 @@ use crate::store::records::{InodeRow, ROOT_INO, encode_tree, encode_u64, inode_k
 
 /// The vault's lock; its note says who holds it.
 pub const LOCK_PATH: &str = "live/lock";
+
+/// There while a live state is being made. A power cut in between leaves something that is no live state, or an empty one
+/// that knows nothing of the snapshot it was to start from: what stands beside this file is never opened, but made again.
+const UNFINISHED_PATH: &str = "live/unfinished";
+
 /// An unlocked vault: the keys are out, nothing else was opened.
 pub struct Unlocked {
     /// The header that was unlocked.
@@ -215,7 +220,8 @@ pub fn open_engine(
         cfg: opts.cfg.clone(),
     });
     let live_keys = unlocked.keys.live_keys();
-    let existing = if opts.discard_live {
+    let unfinished = disk.len(UNFINISHED_PATH).map_err(|e| StoreError::io(UNFINISHED_PATH, e))?.is_some();
+    let existing = if opts.discard_live || unfinished {
         None
     } else {
         match Live::open(disk.clone(), live_keys.clone(), env.clone(), poison.clone(), opts.cfg.live.clone())
@@ -242,18 +248,13 @@ pub fn open_engine(
                     "the live state is gone, and it held changes that no snapshot has".into(),
                 ));
             }
+            disk.write_file_atomic(UNFINISHED_PATH, b"").map_err(|e| StoreError::io(UNFINISHED_PATH, e))?;
             (Live::create(disk.clone(), live_keys, env.clone(), poison, opts.cfg.live.clone())?, true)
         }
     };
     let packs = Packs::open(ctx.clone(), live.clone())?;
-    if fresh {
-        let base = chain.latest(&present, Some(Origin::WorkingTree)).complete;
-        start_from_snapshot(&ctx, unlocked, &live, &packs, &chain, base, &present, opts.owner)?;
-        if let Some(info) = base {
-            notes.push(format!("no live state here: the working tree starts from snapshot {}", info.name()));
-        }
-    }
-    if let Some(store) = &opts.highwater {
+    let raise_mark = |live_dirty| {
+        let Some(store) = &opts.highwater else { return Ok(()) };
         let newest = chain.head();
         store.store(&HighWater {
             vault_id: header.vault_id.to_hex(),
@@ -262,9 +263,23 @@ pub fn open_engine(
             seq: newest.map_or(0, |info| info.seq),
             id: newest.map_or(String::new(), |info| info.id.to_hex()),
             live_generation: live.generation(),
-            live_dirty: true,
-        })?;
+            live_dirty,
+        })
+    };
+    if fresh {
+        let base = chain.latest(&present, Some(Origin::WorkingTree)).complete;
+        start_from_snapshot(&ctx, unlocked, &live, &packs, &chain, base, &present, opts.owner)?;
+        // The mark still has the generation of the live state that was there before. It holds no changes yet: were the
+        // power to go now, it would be made once more.
+        raise_mark(false)?;
+        disk.remove(UNFINISHED_PATH)
+            .and_then(|()| disk.sync_dir("live"))
+            .map_err(|e| StoreError::io(UNFINISHED_PATH, e))?;
+        if let Some(info) = base {
+            notes.push(format!("no live state here: the working tree starts from snapshot {}", info.name()));
+        }
     }
+    raise_mark(true)?;
     let engine = Engine::new(ctx, live, packs, header, opts.highwater, lock);
     let recovered = gc::recover(&engine)?;
     if recovered != gc::Recovered::default() {

@@ -134,7 +134,6 @@ pub(crate) fn config() -> EngineConfig {
 /// A vault on a simulated disk.
 pub(crate) struct Rig {
     pub(crate) disk: SimDisk,
-    pub(crate) env: Arc<TestEnv>,
     pub(crate) unlocked: Arc<Unlocked>,
     pub(crate) engine: Arc<Engine>,
 }
@@ -155,7 +154,7 @@ impl Rig {
         let loaded = header::load(&disk).unwrap();
         let unlocked = Arc::new(unlock(loaded, &key).unwrap());
         let engine = Self::open(&disk, &env, &unlocked).unwrap().engine;
-        Rig { disk, env, unlocked, engine }
+        Rig { disk, unlocked, engine }
     }
 
     pub(crate) fn open(disk: &SimDisk, env: &Arc<TestEnv>, unlocked: &Unlocked) -> Result<Opened> {
@@ -177,7 +176,7 @@ impl Rig {
         let env = Arc::new(TestEnv::new(seed ^ 0x5eed));
         env.advance(std::time::Duration::from_secs(3600));
         let engine = Self::open(&disk, &env, &self.unlocked)?.engine;
-        Ok(Rig { disk, env, unlocked: Arc::clone(&self.unlocked), engine })
+        Ok(Rig { disk, unlocked: Arc::clone(&self.unlocked), engine })
     }
 
     pub(crate) fn chain(&self) -> Chain {

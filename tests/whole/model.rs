@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use strongroom::format::FileType;
+use strongroom::fs::Attr;
 use strongroom::store::records::ROOT_INO;
 
 use super::view::{Dump, Item};
@@ -26,7 +27,12 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(kind: FileType, mode: u32) -> Node {
+    /// A node as it was made: owner and mode depend on the directory, which is another test's business.
+    pub fn of(attr: &Attr) -> Node {
+        Node { uid: attr.uid, gid: attr.gid, ..Node::new(attr.kind, attr.mode) }
+    }
+
+    fn new(kind: FileType, mode: u32) -> Node {
         Node {
             kind,
             mode,

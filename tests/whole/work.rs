@@ -84,10 +84,6 @@ impl Work {
         work
     }
 
-    pub fn key(&self) -> u32 {
-        self.key
-    }
-
     fn fs(&self) -> &strongroom::fs::Fs {
         &self.session.as_ref().expect("mounted").fs
     }
@@ -207,7 +203,7 @@ impl Work {
                 let target = self.rng.bytes(30);
                 let target: Vec<u8> = target.into_iter().map(|b| b'a' + b % 26).collect();
                 let attr = self.fs().symlink(dir, &name, &target, Caller::default()).expect("symlink");
-                let node = Node { target, ..Node::new(FileType::Symlink, attr.mode) };
+                let node = Node { target, ..Node::of(&attr) };
                 self.tree.0.insert(attr.ino, Arc::new(node));
                 self.tree.node(dir).names.insert(name, attr.ino);
                 self.end();
@@ -248,7 +244,7 @@ impl Work {
         self.begin("create");
         let flags = OpenFlags { write: true, truncate: false, exclusive: true };
         let (attr, fh) = self.fs().create(dir, &name, 0o640, 0, flags, Caller::default()).expect("create");
-        self.tree.0.insert(attr.ino, Arc::new(Node::new(FileType::File, attr.mode)));
+        self.tree.0.insert(attr.ino, Arc::new(Node::of(&attr)));
         self.tree.node(dir).names.insert(name, attr.ino);
         self.content.insert(attr.ino, Vec::new());
         self.new_content(attr.ino);
@@ -276,7 +272,7 @@ impl Work {
         let name = self.fresh_name(dir);
         self.begin("mkdir");
         let attr = self.fs().mkdir(dir, &name, 0o755, 0, Caller::default()).expect("mkdir");
-        self.tree.0.insert(attr.ino, Arc::new(Node::new(FileType::Dir, attr.mode)));
+        self.tree.0.insert(attr.ino, Arc::new(Node::of(&attr)));
         self.tree.node(dir).names.insert(name, attr.ino);
         self.end();
     }
@@ -614,10 +610,5 @@ impl Work {
         self.host.change_key(self.key, new).unwrap_or_else(|e| panic!("change key: {e}"));
         self.key = new;
         self.end();
-    }
-
-    /// The inode of the root, for tests that go on by hand.
-    pub fn root(&self) -> u64 {
-        ROOT_INO
     }
 }

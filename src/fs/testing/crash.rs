@@ -163,7 +163,17 @@ impl Expected {
     }
 }
 
+/// When the power goes off, counted from the first random operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// At this sync, which is not done.
+    Sync(u64),
+    /// At this operation of the disk, of whatever kind.
+    Disk(u64),
+}
+
 /// One run of random operations up to a crash.
+#[derive(Debug)]
 pub(crate) struct CrashRun {
     /// Decides everything.
     pub(crate) seed: u64,
@@ -179,13 +189,15 @@ impl CrashRun {
     }
 
     /// Runs the operations until the power goes off, or to the end. Returns the disk and what may be found on it.
-    fn run(&self, crash_at: Option<u64>) -> (Vault, Expected, u64) {
+    fn run(&self, crash_at: Option<Point>) -> (Vault, Expected, (u64, u64)) {
         let vault = self.vault();
         let mut pair = Pair::new(&vault, self.shape);
         pair.fs.sync_all().unwrap();
-        let begun = vault.disk.sync_points();
-        if let Some(n) = crash_at {
-            vault.disk.crash_at(begun + n);
+        let begun = (vault.disk.sync_points(), vault.disk.operations());
+        match crash_at {
+            Some(Point::Sync(n)) => vault.disk.crash_at(begun.0 + n),
+            Some(Point::Disk(n)) => vault.disk.crash_at_operation(begun.1 + n),
+            None => {}
         }
         let mut expected = Expected::new(&pair);
         let mut rng = Rng::new(self.seed);
@@ -203,20 +215,21 @@ impl CrashRun {
                 }
             }
         }
-        let syncs = vault.disk.sync_points() - begun;
+        let points = (vault.disk.sync_points() - begun.0, vault.disk.operations() - begun.1);
         // What still runs writes nothing any more.
         vault.disk.power_off();
-        (vault, expected, syncs)
+        (vault, expected, points)
     }
 
-    /// Returns how many syncs the run makes.
-    pub(crate) fn sync_points(&self) -> u64 {
+    /// Returns how many syncs, and how many operations of the disk, the run makes.
+    pub(crate) fn points(&self) -> (u64, u64) {
         self.run(None).2
     }
 
-    /// Crashes at the `n`-th sync in several ways, recovers, and judges.
-    pub(crate) fn crash_at(&self, n: u64) {
-        let (vault, expected, _) = self.run(Some(n));
+    /// Crashes at a point in several ways, recovers, and judges.
+    pub(crate) fn crash_at(&self, point: Point) {
+        let (vault, expected, _) = self.run(Some(point));
+        let (Point::Sync(n) | Point::Disk(n)) = point;
         let modes = [CrashMode::DropUnsynced, CrashMode::KeepAll, CrashMode::Torn(n), CrashMode::Torn(!n)];
         for (i, mode) in modes.into_iter().enumerate() {
             let image: SimDisk = vault.disk.crash_image(mode);
@@ -235,7 +248,7 @@ impl CrashRun {
                 check_rows(&engine, false);
             }));
             if let Err(panic) = judged {
-                eprintln!("SEED={} sync={n} mode={mode:?}", self.seed);
+                eprintln!("SEED={} {point:?} {mode:?}, {self:?}", self.seed);
                 resume_unwind(panic);
             }
         }

@@ -161,6 +161,8 @@ fn same<T>(real: FsResult<T>, model: Result<(), Errno>) -> Result<Option<T>, FsE
     match (real, model) {
         (Ok(value), Ok(())) => Ok(Some(value)),
         (Err(error), Err(errno)) if error.errno == errno => Ok(None),
+        // A disk that has failed comes before everything else.
+        (Err(error), Err(_)) if error.errno == Errno::IO => Err(error),
         (Ok(_), Err(errno)) => panic!("worked, but should have failed with {errno}"),
         (Err(error), Err(errno)) => {
             panic!("failed with {:?} ({error}), should have been {errno:?}", error.errno)

@@ -78,6 +78,18 @@ fn tiny_files() {
     }
 }
 
+/// For nights: `SEED=1000 SEEDS=500 cargo test --release model::soak -- --ignored`.
+#[test]
+#[ignore = "runs as long as it is told to"]
+fn soak() {
+    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or);
+    let first = number("SEED", 1000);
+    for seed in first..first + number("SEEDS", 100) {
+        let shape = if seed % 3 == 0 { Shape { file_max: 6_000, write_max: 1_500 } } else { SMALL };
+        run(seed, 2_000, 50, shape, seed % 4 == 0);
+    }
+}
+
 #[test]
 fn the_seed_decides_everything() {
     let digest = |seed| {
