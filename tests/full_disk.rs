@@ -143,6 +143,7 @@ fn heavy_a_full_disk_refuses_writers_and_loses_nothing() {
     assert!(before < (DISK_MIB * MIB) as u64, "df shows no more than the disk has");
     let filled = disk.fill("fill");
     assert!(filled >= 15, "a disk of {DISK_MIB} MiB took only {filled} files of 4 MiB");
+    println!("{filled} files: {}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
     disk.verify();
 
     // A small file fails with ENOSPC or fits into what is left; nothing else.
@@ -178,9 +179,12 @@ fn heavy_a_full_disk_refuses_writers_and_loses_nothing() {
     disk.sandbox().umount();
     let kept = available(&disk.at);
     let vault = disk.sandbox().vault_str();
-    let first = disk.sandbox().snapshots()[0]["seq"].to_string();
-    disk.sandbox().keyed(&["snapshot", "delete", vault, &first]).ok();
-    disk.sandbox().keyed(&["gc", vault]).ok();
+    assert_eq!(disk.sandbox().snapshots().len(), 2);
+    disk.sandbox().keyed(&["snapshot", "delete", vault, "1"]).ok();
+    println!("{}", disk.sandbox().keyed(&["gc", vault, "--json"]).ok());
+    println!("{}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
+    println!("{}", disk.sandbox().keyed(&["gc", vault, "--json"]).ok());
+    println!("{}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
     let freed = available(&disk.at);
     assert!(freed > kept + 50 * MIB as u64, "gc freed only {} bytes", freed.saturating_sub(kept));
     disk.sandbox().mount();

@@ -79,8 +79,13 @@ pub struct SnapshotInfo {
 /// Makes a snapshot of the working tree. `None` when nothing changed since the newest one and it is not
 /// forced.
 ///
-/// Errors leave everything as it was: the same changes are in the next snapshot.
+/// Errors leave everything as it was: the same changes are in the next snapshot. A full disk has it tried again with
+/// the reserve.
 pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
+    engine.with_reserve(|| create_once(engine, tree, opts))
+}
+
+fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
     let _gate = GATE.store()?;
     engine.check_poison()?;
     tree.flush()?;
