@@ -143,7 +143,10 @@ fn heavy_a_full_disk_refuses_writers_and_loses_nothing() {
     assert!(before < (DISK_MIB * MIB) as u64, "df shows no more than the disk has");
     let filled = disk.fill("fill");
     assert!(filled >= 15, "a disk of {DISK_MIB} MiB took only {filled} files of 4 MiB");
-    println!("{filled} files: {}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
+    println!(
+        "{filled} files: {}",
+        disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok()
+    );
     disk.verify();
 
     // A small file fails with ENOSPC or fits into what is left; nothing else.

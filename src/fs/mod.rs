@@ -2,23 +2,23 @@
 //! call at once.
 //!
 //! # Parts
-//! [`Fs`] is the door: it sends each call to the working tree ([`Core`]) or, for what is below `.snapshots` and for a
+//! [`Fs`] is the door: it sends each call to the working tree (`Core`) or, for what is below `.snapshots` and for a
 //! mounted snapshot, to the read-only [`browse::Browse`]. The rest is split by family of system calls. Names and
 //! attributes live in the live database and nowhere else; only data that was written and is not published yet lives in
-//! memory ([`node`], [`dirty`]).
+//! memory (`node`, `dirty`).
 //!
 //! # The path of a written byte
-//! [`write`] puts it into its file's dirty map. [`flush`] cuts runs of dirty data into chunks, while they stream or when
+//! [`write`] puts it into its file's dirty map. `flush` cuts runs of dirty data into chunks, while they stream or when
 //! someone asks, and hands them to the pack workers; meanwhile they are *in flight* and still read from memory. When a
 //! chunk is stored its extent is *published*, strictly in the order of submission: one batch changes the file's extents,
-//! size, times and the marks of its directories ([`extents`], [`publish`]). So a row never names bytes that are not in
+//! size, times and the marks of its directories (`extents`, `publish`). So a row never names bytes that are not in
 //! a pack, and the next commit makes packs durable before rows. Data whose storing fails goes back to the dirty map:
 //! nothing that was accepted is dropped.
 //!
 //! # Locks, in the order in which they are taken
-//! 1. a file's exclusive flag ([`node::Exclusive`]); of two files, the one with the lower number first
-//! 2. a node ([`node::Node::lock`]); of two, the lower number first
-//! 3. the namespace ([`Core::read_meta`], [`Core::txn`])
+//! 1. a file's exclusive flag (`node::Exclusive`); of two files, the one with the lower number first
+//! 2. a node (`node::Node::lock`); of two, the lower number first
+//! 3. the namespace (`Core::read_meta`, `Core::txn`)
 //! 4. leaves, held for a few instructions: node table, handles, budget, lists
 //!
 //! Nothing waits for a chunk, a commit or memory while it holds a node or the namespace: pieces of work are listed under

@@ -1,9 +1,9 @@
 //! Kernel to [`crate::fs`]: the only module that names fuser.
 //!
 //! [`Adapter`] turns each request into one call of [`crate::fs::Fs`] and its result into one reply. It has no state of its own but
-//! counters, and decides only what the kernel protocol leaves to a filesystem: how long the kernel may cache ([`reply`]),
-//! what is negotiated ([`init`]), which errors are worth a line in the log ([`errno`]), and on which threads calls that may
-//! wait are made ([`lane`]).
+//! counters, and decides only what the kernel protocol leaves to a filesystem: how long the kernel may cache (`reply`),
+//! what is negotiated (`init`), which errors are worth a line in the log (`errno`), and on which threads calls that may
+//! wait are made (`lane`).
 
 pub mod activity;
 mod adapter;

@@ -2,19 +2,19 @@
 //! space back.
 //!
 //! - [`chain`] reads and proves the chain files in `snapshots/`, with public keys alone.
-//! - [`tree`] reads what is below a root, [`write`] writes it.
-//! - [`create`] makes a snapshot of the working tree, [`import`] one of directories elsewhere.
+//! - [`tree`] reads what is below a root, `write` writes it.
+//! - [`create`] makes a snapshot of the working tree, `import` one of directories elsewhere.
 //! - [`delete`] removes snapshots, [`gc`] gives back the space of what nothing needs any more.
-//! - [`select`], [`diff`] and [`restore`] serve people.
+//! - [`select`], `diff` and [`restore`] serve people.
 //!
 //! Nothing here knows the POSIX layer or the kernel. The working tree is seen through its rows in the live
 //! database (`store::records`) and the two promises of [`WorkingTree`].
 //!
 //! # Who may run beside whom
 //!
-//! Chain files are written by one thread at a time ([`publish`]), so sequences never collide. A run that
+//! Chain files are written by one thread at a time (`publish`), so sequences never collide. A run that
 //! stores chunks which no row names yet (create, import) excludes garbage collection, and the other way
-//! around: see [`Gate`].
+//! around: see `Gate`.
 
 pub mod chain;
 #[cfg(test)]
