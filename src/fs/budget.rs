@@ -98,8 +98,12 @@ impl Core {
             {
                 return Err(error);
             }
+            let used = state.used;
             drop(state);
-            if let Some(node) = self.largest_node() {
+            // While chunks are in flight the workers make room. Pushing out cuts a file where its data happens to end, which is
+            // no place that its content chose: done for each blocked write, it would cost deduplication.
+            let in_flight = used > self.dirty_total();
+            if !in_flight && let Some(node) = self.largest_node() {
                 self.push_out(&node);
             }
             let state = budget.lock();

@@ -71,6 +71,10 @@ impl Core {
             data.stream_end = start + pos as u64;
             data.dirty.put_back(data.stream_end, run[pos..].to_vec());
         }
+        if !jobs.is_empty() {
+            // What is left is the head of what streams in: not old, and not to be cut where it happens to end.
+            data.dirty_since = self.monotonic();
+        }
         node.note_dirty(data);
         jobs
     }

@@ -336,6 +336,11 @@ impl Core {
         dirty
     }
 
+    /// Returns how many bytes wait in dirty maps, not counting those in flight.
+    pub(super) fn dirty_total(&self) -> u64 {
+        self.nodes.lock().values().map(|node| node.dirty_hint.load(Ordering::Relaxed)).sum()
+    }
+
     /// Returns the node with the most data that could be pushed out.
     pub(super) fn largest_node(&self) -> Option<NodeRef> {
         let table = self.nodes.lock();
