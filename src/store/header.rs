@@ -48,9 +48,10 @@ fn read_copy(disk: &dyn Disk, path: &str) -> Result<Copy> {
 pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
     let first = read_copy(disk, HEADER_PATH)?;
     let second = read_copy(disk, HEADER_BACKUP_PATH)?;
-    // FORMAT HDR-1: a newer format is said before anything else is judged.
+    // FORMAT HDR-1, HDR-2a: a newer format is said before anything else is judged, unless a copy of ours is sound.
+    let sound = matches!(first, Copy::Good(_)) || matches!(second, Copy::Good(_));
     for copy in [&first, &second] {
-        if let Copy::Bad(FormatError::Newer { version }) = copy {
+        if let (Copy::Bad(FormatError::Newer { version }), false) = (copy, sound) {
             return Err(StoreError::Newer { version: *version });
         }
     }
