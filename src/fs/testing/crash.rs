@@ -85,6 +85,7 @@ pub(crate) fn names_of_fs(fs: &Fs) -> Names {
         }
         if kind == 2 {
             for (name, child) in list(fs, ino).unwrap() {
+                assert_eq!(fs.lookup(ino, &name).unwrap().ino, child);
                 todo.push(([path.as_slice(), b"/", &name].concat(), child));
             }
         }
@@ -125,7 +126,10 @@ impl Expected {
 
     /// Notes the state as an operation that failed may have left it.
     fn note_attempt(&mut self, pair: &Pair) {
-        self.note(pair, &Durable::No);
+        // An inode that could not be made has no number, and no batch with it was applied.
+        if pair.model.inodes.keys().all(|id| pair.inos.contains_key(id)) {
+            self.note(pair, &Durable::No);
+        }
     }
 
     /// Judges what recovery found.

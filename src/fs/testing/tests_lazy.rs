@@ -1,1 +1,205 @@
-//! To come.
+//! Working trees that continue a snapshot, and snapshots under `.snapshots`.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::super::browse::{SNAPSHOTS_INO, VIRTUAL};
+use super::super::{Fs, FsOptions, SetAttr, Whence};
+use super::check::check_rows;
+use super::crash::names_of_fs;
+use super::ops::{Op, Pair, Shape};
+use super::{ALICE, RW, Rng, Vault, close, get, list, put, small_config};
+use crate::snapshot::create::{SnapshotOpts, create};
+use crate::store::engine::Engine;
+use crate::store::live::Table;
+use crate::store::records::ROOT_INO;
+
+fn snapshot(engine: &Engine, fs: &Fs) {
+    fs.flush_all().unwrap();
+    create(engine, fs, &SnapshotOpts::default()).unwrap();
+}
+
+/// Everything that a tree shows: names with attributes, and the content of files.
+fn everything(fs: &Fs) -> Vec<(Vec<u8>, String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for (path, seen) in names_of_fs(fs) {
+        let ino = path.split(|b| *b == b'/').skip(1).try_fold(ROOT_INO, |dir, name| {
+            Ok::<u64, super::super::FsError>(fs.lookup(dir, name)?.ino)
+        });
+        let ino = ino.unwrap();
+        let attr = fs.getattr(ino).unwrap();
+        let content = if attr.kind as u8 == 1 { get(fs, ino).unwrap() } else { Vec::new() };
+        let attr = format!("{seen:?} {:?} {:?} {:?} {}", attr.atime, attr.mtime, attr.ctime, attr.size);
+        all.push((path, attr, content));
+    }
+    all
+}
+
+#[test]
+fn a_clone_shows_the_same_tree_and_takes_changes() {
+    const SHAPE: Shape = Shape { file_max: 100_000, write_max: 20_000 };
+    for seed in 0..12 {
+        let vault = Vault::new(seed, small_config());
+        let (mut rng, mut pair) = (Rng::new(seed), Pair::new(&vault, SHAPE));
+        for _ in 0..400 {
+            let op = Op::random(&mut rng, SHAPE);
+            pair.apply(&op).unwrap();
+        }
+        let mut pair = pair.reopen(&vault);
+        snapshot(&pair.engine, &pair.fs);
+        let before = everything(&pair.fs);
+        pair.fs.shutdown().unwrap();
+        pair.engine.close().unwrap();
+        // The clone has no live state; numbers of inodes stay.
+        let again = vault.on(vault.disk.fork(), 1);
+        pair.engine = again.engine_with(true).unwrap();
+        pair.fs = Fs::open(pair.engine.clone(), FsOptions::default()).unwrap();
+        if seed % 2 == 0 {
+            assert_eq!(everything(&pair.fs), before);
+            assert!(pair.engine.live.range(Table::DirtyDirs, &[], None, 1).unwrap().is_empty(), "looking marks");
+        } else {
+            pair.compare();
+        }
+        for _ in 0..300 {
+            let op = Op::random(&mut rng, SHAPE);
+            pair.apply(&op).unwrap_or_else(|error| panic!("SEED={seed} {op:?}: {error}"));
+        }
+        pair.compare();
+        // After all of it was looked at, nothing is lazy any more, and all rules hold.
+        let pair = pair.reopen(&again);
+        pair.compare();
+        check_rows(&pair.engine, false);
+        // What changed in the clone is in its next snapshot.
+        snapshot(&pair.engine, &pair.fs);
+        let before = everything(&pair.fs);
+        pair.fs.shutdown().unwrap();
+        pair.engine.close().unwrap();
+        let third = again.on(again.disk.fork(), 2);
+        let engine = third.engine_with(true).unwrap();
+        let fs = Fs::open(engine, FsOptions::default()).unwrap();
+        assert_eq!(everything(&fs), before, "SEED={seed}");
+    }
+}
+
+#[test]
+fn hard_links_in_directories_not_loaded_yet_follow() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    let dirs: Vec<u64> =
+        (0..4).map(|n| fs.mkdir(ROOT_INO, format!("d{n}").as_bytes(), 0o755, 0, ALICE).unwrap().ino).collect();
+    let (ino, fh) = put(&fs, dirs[0], b"f", &[1; 5000]);
+    fs.release(ino, fh).unwrap();
+    for dir in &dirs[1..] {
+        assert!(fs.link(ino, *dir, b"f").unwrap().nlink > 1);
+    }
+    snapshot(&engine, &fs);
+    close(&engine, fs);
+    let again = vault.on(vault.disk.fork(), 1);
+    let engine = again.engine_with(true).unwrap();
+    let fs = Fs::open(engine.clone(), FsOptions::default()).unwrap();
+    let d2 = fs.lookup(ROOT_INO, b"d2").unwrap().ino;
+    assert_eq!(fs.lookup(d2, b"f").unwrap().nlink, 4);
+    // One name goes, the owner changes: both show in all directories.
+    fs.unlink(d2, b"f").unwrap();
+    let d0 = fs.lookup(ROOT_INO, b"d0").unwrap().ino;
+    let set = SetAttr { uid: Some(77), ..SetAttr::default() };
+    assert_eq!(fs.setattr(fs.lookup(d0, b"f").unwrap().ino, set, None, ALICE).unwrap().nlink, 3);
+    snapshot(&engine, &fs);
+    close(&engine, fs);
+    let third = again.on(again.disk.fork(), 2);
+    let engine = third.engine_with(true).unwrap();
+    let fs = Fs::open(engine.clone(), FsOptions::default()).unwrap();
+    for n in [0, 1, 3] {
+        let dir = fs.lookup(ROOT_INO, format!("d{n}").as_bytes()).unwrap().ino;
+        let attr = fs.lookup(dir, b"f").unwrap();
+        assert_eq!((attr.nlink, attr.uid, attr.ino), (3, 77, ino));
+    }
+    close(&engine, fs);
+}
+
+#[test]
+fn snapshots_are_browsed_and_never_change() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    assert!(list(&fs, SNAPSHOTS_INO).unwrap().is_empty());
+    let dir = fs.mkdir(ROOT_INO, b"d", 0o750, 0, ALICE).unwrap().ino;
+    let data = Rng::bytes(3, 200_000);
+    let (ino, fh) = put(&fs, dir, b"f", &data);
+    fs.setxattr(ino, b"user.x", b"value", 0).unwrap();
+    fs.symlink(dir, b"l", b"f", ALICE).unwrap();
+    let many = fs.mkdir(ROOT_INO, b"many", 0o755, 0, ALICE).unwrap().ino;
+    for n in 0..1000 {
+        let (attr, fh) = fs.create(many, format!("{n}").as_bytes(), 0o644, 0, RW, ALICE).unwrap();
+        fs.release(attr.ino, fh).unwrap();
+    }
+    snapshot(&engine, &fs);
+    fs.write(ino, fh, 0, b"changed", false).unwrap();
+    fs.unlink(dir, b"l").unwrap();
+    vault.env.advance(std::time::Duration::from_secs(5));
+    snapshot(&engine, &fs);
+
+    assert!(!list(&fs, ROOT_INO).unwrap().iter().any(|(name, _)| name == b".snapshots"), "it is hidden");
+    let top = fs.lookup(ROOT_INO, b".snapshots").unwrap();
+    assert_eq!((top.ino, top.mode, top.nlink), (SNAPSHOTS_INO, 0o555, 4));
+    let shown = list(&fs, top.ino).unwrap();
+    assert_eq!(shown.len(), 2);
+    assert!(shown[0].0.starts_with(b"2026-11-21_02-0"), "{:?}", String::from_utf8_lossy(&shown[0].0));
+    let old = fs.lookup(top.ino, &shown[0].0).unwrap();
+    assert_eq!((old.ino, old.ino & VIRTUAL), (shown[0].1, VIRTUAL));
+    let old_dir = fs.lookup(old.ino, b"d").unwrap();
+    assert_eq!((old_dir.mode, old_dir.uid), (0o750, ALICE.uid));
+    let file = fs.lookup(old_dir.ino, b"f").unwrap();
+    assert!(get(&fs, file.ino).unwrap() == data);
+    assert_eq!(fs.getxattr(file.ino, b"user.x").unwrap(), b"value");
+    assert_eq!(fs.listxattr(file.ino).unwrap(), b"user.x\0");
+    assert_eq!(fs.lseek(file.ino, 0, Whence::Hole).unwrap(), 200_000);
+    assert_eq!(fs.readlink(fs.lookup(old_dir.ino, b"l").unwrap().ino).unwrap(), b"f");
+    assert_eq!(fs.lookup(old_dir.ino, b"..").unwrap().ino, old.ino);
+    assert_eq!(fs.lookup(top.ino, b"..").unwrap().ino, ROOT_INO);
+    let old_many = fs.lookup(old.ino, b"many").unwrap().ino;
+    assert_eq!(list(&fs, old_many).unwrap().len(), 1000);
+    // A forgotten inode is found again by its name only.
+    fs.forget(file.ino);
+    assert_eq!(fs.getattr(file.ino).unwrap_err().errno, Errno::NOENT);
+    assert_eq!(fs.lookup(old_dir.ino, b"f").unwrap(), file);
+
+    let new = fs.lookup(top.ino, &shown[1].0).unwrap().ino;
+    let new_dir = fs.lookup(new, b"d").unwrap().ino;
+    assert!(get(&fs, fs.lookup(new_dir, b"f").unwrap().ino).unwrap().starts_with(b"changed"));
+    assert_eq!(fs.lookup(new_dir, b"l").unwrap_err().errno, Errno::NOENT);
+
+    let rofs = |errno: Errno| assert_eq!(errno, Errno::ROFS);
+    rofs(fs.mkdir(old.ino, b"x", 0o755, 0, ALICE).unwrap_err().errno);
+    rofs(fs.open_file(file.ino, RW, ALICE).unwrap_err().errno);
+    rofs(fs.unlink(old_dir.ino, b"f").unwrap_err().errno);
+    rofs(fs.setattr(file.ino, SetAttr::default(), None, ALICE).unwrap_err().errno);
+    assert_eq!(fs.link(file.ino, dir, b"x").unwrap_err().errno, Errno::XDEV);
+    assert_eq!(fs.mkdir(ROOT_INO, b".snapshots", 0o755, 0, ALICE).unwrap_err().errno, Errno::EXIST);
+    assert_eq!(fs.rmdir(ROOT_INO, b".snapshots").unwrap_err().errno, Errno::PERM);
+    assert!(fs.lookup(dir, b".snapshots").is_err(), "only the root has it");
+    fs.release(ino, fh).unwrap();
+    close(&engine, fs);
+}
+
+#[test]
+fn one_snapshot_is_mounted_by_itself() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    let dir = fs.mkdir(ROOT_INO, b"d", 0o750, 0, ALICE).unwrap().ino;
+    let (ino, fh) = put(&fs, dir, b"f", b"content");
+    fs.release(ino, fh).unwrap();
+    snapshot(&engine, &fs);
+    let chain = crate::snapshot::chain::Chain::load(&vault.disk, &engine.header).unwrap();
+    let info = chain.snapshots().next().unwrap();
+    let root = crate::snapshot::chain::open_sealed(&vault.disk, &engine.ctx.keys, info).unwrap().root.unwrap();
+    let alone: Arc<Fs> = Fs::open_snapshot(engine.packs.clone(), root.entry);
+    let (real, shown) = (everything(&fs), everything(&alone));
+    assert_eq!(shown.len(), 3);
+    assert_eq!(real, shown);
+    assert_eq!(alone.lookup(ROOT_INO, b".snapshots").unwrap_err().errno, Errno::NOENT);
+    assert_eq!(alone.mkdir(ROOT_INO, b"x", 0o755, 0, ALICE).unwrap_err().errno, Errno::ROFS);
+    assert_eq!(alone.getattr(ROOT_INO).unwrap().ino, ROOT_INO);
+    alone.shutdown().unwrap();
+    close(&engine, fs);
+}

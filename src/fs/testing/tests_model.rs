@@ -25,6 +25,10 @@ fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
             }
             if step % every == 0 {
                 this.compare();
+                if background {
+                    // Rows must not change while they are looked at.
+                    this.fs.flush_all().unwrap();
+                }
                 check_rows(&this.engine, true);
             }
             if rng.one_in(every as u64 * 8) {

@@ -1,1 +1,261 @@
-//! To come.
+//! Many threads at once, and the bound on memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::super::{FsOptions, SetAttr, falloc};
+use super::check::check_rows;
+use super::{ALICE, Caller, Fs, RW, Rng, Vault, close, get, put, small_config};
+use crate::store::records::ROOT_INO;
+
+fn threaded(dirty_bytes_max: u64) -> Vault {
+    let mut cfg = small_config();
+    cfg.background = true;
+    cfg.live.background = true;
+    cfg.dirty_bytes_max = dirty_bytes_max;
+    Vault::new(9, cfg)
+}
+
+/// Each page of 4 KiB says where it is and how often it was written.
+fn page(at: u64, round: u64) -> Vec<u8> {
+    let mut page = Rng::bytes(at ^ round << 32, 4096);
+    page[..8].copy_from_slice(&at.to_le_bytes());
+    page[8..16].copy_from_slice(&round.to_le_bytes());
+    page
+}
+
+fn check_page(found: &[u8], at: u64) {
+    if found.iter().all(|b| *b == 0) {
+        return;
+    }
+    let number = |range: std::ops::Range<usize>| u64::from_le_bytes(found[range].try_into().unwrap());
+    assert_eq!(number(0..8), at);
+    assert!(found == page(at, number(8..16)), "page {at} is torn");
+}
+
+#[test]
+fn writers_readers_and_flushers_of_one_file() {
+    let vault = threaded(1 << 20);
+    let (engine, fs) = vault.open();
+    let (ino, fh) = put(&fs, ROOT_INO, b"f", &[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for writer in 0..4u64 {
+            let fs = fs.clone();
+            writers.push(scope.spawn(move || {
+                let mut rng = Rng::new(writer);
+                for round in 0..400 {
+                    // Each writer has pages of its own.
+                    let at = rng.below(200) * 4 + writer;
+                    fs.write(ino, fh, at * 4096, &page(at, round), false).unwrap();
+                    if rng.one_in(50) {
+                        fs.fsync(ino, false).unwrap();
+                    }
+                }
+            }));
+        }
+        for reader in 0..2u64 {
+            let (fs, stop) = (fs.clone(), stop.clone());
+            scope.spawn(move || {
+                let mut rng = Rng::new(100 + reader);
+                while !stop.load(Ordering::Relaxed) {
+                    let at = rng.below(800);
+                    let found = fs.read(ino, fh, at * 4096, 4096).unwrap();
+                    if !found.is_empty() {
+                        check_page(&found, at);
+                    }
+                }
+            });
+        }
+        let flusher = scope.spawn({
+            let (fs, stop) = (fs.clone(), stop.clone());
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    fs.tick().unwrap();
+                    fs.flush_all().unwrap();
+                    fs.getattr(ino).unwrap();
+                }
+            }
+        });
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        flusher.join().unwrap();
+    });
+    let before = get(&fs, ino).unwrap();
+    for (at, found) in before.chunks(4096).enumerate() {
+        check_page(found, at as u64);
+    }
+    fs.release(ino, fh).unwrap();
+    close(&engine, fs);
+    let (engine, fs) = vault.open();
+    assert!(get(&fs, ino).unwrap() == before);
+    check_rows(&engine, false);
+}
+
+#[test]
+fn writers_and_truncaters_of_one_file() {
+    let vault = threaded(1 << 20);
+    let (engine, fs) = vault.open();
+    let (ino, fh) = put(&fs, ROOT_INO, b"f", &[]);
+    thread::scope(|scope| {
+        for writer in 0..3u64 {
+            let fs = fs.clone();
+            scope.spawn(move || {
+                let mut rng = Rng::new(writer);
+                for round in 0..300 {
+                    let at = rng.below(100);
+                    fs.write(ino, fh, at * 4096, &page(at, round), false).unwrap();
+                }
+            });
+        }
+        scope.spawn({
+            let fs = fs.clone();
+            move || {
+                let mut rng = Rng::new(77);
+                for _ in 0..100 {
+                    let size = rng.below(100) * 4096;
+                    match rng.below(3) {
+                        0 => {
+                            let set = SetAttr { size: Some(size), ..SetAttr::default() };
+                            assert_eq!(fs.setattr(ino, set, Some(fh), Caller::default()).unwrap().ino, ino);
+                        }
+                        1 => {
+                            let mode = falloc::PUNCH_HOLE | falloc::KEEP_SIZE;
+                            fs.fallocate(ino, fh, size, 8192, mode).unwrap();
+                        }
+                        _ => fs.fsync(ino, false).unwrap(),
+                    }
+                }
+            }
+        });
+    });
+    let before = get(&fs, ino).unwrap();
+    for (at, found) in before.chunks(4096).enumerate() {
+        check_page(found, at as u64);
+    }
+    fs.release(ino, fh).unwrap();
+    close(&engine, fs);
+    let (engine, fs) = vault.open();
+    assert!(get(&fs, ino).unwrap() == before);
+    check_rows(&engine, false);
+}
+
+#[test]
+fn many_files_in_many_threads() {
+    let vault = threaded(2 << 20);
+    let (engine, fs) = vault.open();
+    thread::scope(|scope| {
+        for worker in 0..4u64 {
+            let fs = fs.clone();
+            scope.spawn(move || {
+                let dir = fs.mkdir(ROOT_INO, format!("d{worker}").as_bytes(), 0o755, 0, ALICE).unwrap().ino;
+                let mut rng = Rng::new(worker);
+                for n in 0..100u64 {
+                    let len = rng.below(60_000) as usize;
+                    let name = format!("f{n}");
+                    let (ino, fh) = put(&fs, dir, name.as_bytes(), &Rng::bytes(worker * 1000 + n, len));
+                    fs.flush(ino, fh).unwrap();
+                    fs.release(ino, fh).unwrap();
+                    if rng.one_in(10) {
+                        fs.fsync(ino, false).unwrap();
+                    }
+                    if n % 3 == 0 {
+                        fs.unlink(dir, name.as_bytes()).unwrap();
+                    } else {
+                        // All workers meet in the root.
+                        let shared = format!("w{worker}-{n}");
+                        fs.rename(dir, name.as_bytes(), ROOT_INO, shared.as_bytes(), Default::default()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    close(&engine, fs);
+    let (engine, fs) = vault.open();
+    check_rows(&engine, false);
+    for worker in 0..4u64 {
+        let mut rng = Rng::new(worker);
+        for n in 0..100u64 {
+            let len = rng.below(60_000) as usize;
+            rng.one_in(10);
+            let found = fs.lookup(ROOT_INO, format!("w{worker}-{n}").as_bytes());
+            if n % 3 == 0 {
+                assert!(found.is_err());
+            } else {
+                assert!(get(&fs, found.unwrap().ino).unwrap() == Rng::bytes(worker * 1000 + n, len));
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_stays_bounded() {
+    const MAX: u64 = 512 << 10;
+    let vault = threaded(MAX);
+    let (engine, fs) = vault.open();
+    thread::scope(|scope| {
+        for writer in 0..4u64 {
+            let fs = fs.clone();
+            scope.spawn(move || {
+                let (ino, fh) = put(&fs, ROOT_INO, &[b'a' + writer as u8], &[]);
+                let mut rng = Rng::new(writer);
+                for n in 0..60 {
+                    // Out of order, so that nothing can be cut while it streams.
+                    let off = rng.below(64) * 65_536;
+                    fs.write(ino, fh, off, &Rng::bytes(n, 65_536), false).unwrap();
+                }
+                fs.flush(ino, fh).unwrap();
+                fs.release(ino, fh).unwrap();
+            });
+        }
+    });
+    fs.sync_all().unwrap();
+    let counters = fs.counters();
+    assert!(counters.dirty_bytes_peak <= MAX, "{} bytes were dirty", counters.dirty_bytes_peak);
+    assert!(counters.dirty_bytes_peak > MAX / 2);
+    assert_eq!((counters.dirty_bytes, counters.nodes, counters.handles), (0, 0, 0));
+    assert_eq!(engine.pending_bytes(), 0, "all space that was taken was given back");
+    close(&engine, fs);
+}
+
+#[test]
+fn one_request_larger_than_the_bound_gets_through() {
+    let vault = threaded(100_000);
+    let (engine, fs) = vault.open();
+    let data = Rng::bytes(5, 1 << 20);
+    let (attr, fh) = fs.create(ROOT_INO, b"f", 0o644, 0, RW, ALICE).unwrap();
+    assert_eq!(fs.write(attr.ino, fh, 0, &data, false).unwrap(), data.len());
+    assert_eq!(fs.write(attr.ino, fh, 1 << 20, &data, false).unwrap(), data.len());
+    assert!(get(&fs, attr.ino).unwrap() == [data.clone(), data].concat());
+    fs.release(attr.ino, fh).unwrap();
+    close(&engine, fs);
+}
+
+#[test]
+fn a_stream_in_pieces_out_of_order_makes_the_chunks_of_a_stream() {
+    let chunks = |order: fn(usize) -> usize| {
+        let vault = Vault::new(4, small_config());
+        let fs: Arc<Fs>;
+        let engine = vault.engine().unwrap();
+        fs = Fs::open(engine.clone(), FsOptions::default()).unwrap();
+        let data = Rng::bytes(11, 40 * 8192);
+        let (attr, fh) = fs.create(ROOT_INO, b"f", 0o644, 0, RW, ALICE).unwrap();
+        for i in (0..40).map(order) {
+            fs.write(attr.ino, fh, i as u64 * 8192, &data[i * 8192..][..8192], false).unwrap();
+        }
+        fs.sync_all().unwrap();
+        assert!(get(&fs, attr.ino).unwrap() == data);
+        fs.release(attr.ino, fh).unwrap();
+        let (from, to) = crate::store::records::rows_of(attr.ino);
+        let rows = engine.live.range(crate::store::live::Table::Extents, &from, Some(&to), 1000).unwrap();
+        rows.into_iter().map(|(key, value)| (key, value.to_vec())).collect::<Vec<_>>()
+    };
+    let in_order = chunks(|i| i);
+    assert!(in_order.len() > 10);
+    // As the kernel's writeback sends it: neighbours change places.
+    assert_eq!(chunks(|i| i ^ 1), in_order);
+}
