@@ -309,8 +309,8 @@ fn check_live(live: &Live, mark: Option<&HighWater>, chain: &Chain, accept: bool
         return Ok(());
     };
     let known = live.get(Table::Snapshots, &newest.seq.to_be_bytes())?;
-    // After a crash the newest snapshot may be durable while the live state's note of it is not.
-    if known.as_deref() != Some(newest.id.as_bytes().as_slice()) && !live.recovered() {
+    // A snapshot's row is durable before its file is written, so a power cut is no excuse.
+    if known.as_deref() != Some(newest.id.as_bytes().as_slice()) {
         return Err(StoreError::Rollback(format!(
             "the live state does not know snapshot {}: live/ is from an older copy of the vault",
             newest.name()
