@@ -230,7 +230,7 @@ impl Core {
                     core.complete(&node, seq, result);
                 }
             });
-            self.engine.packs.submit(job.data.to_vec(), effort, done);
+            self.engine.packs.submit(job.data.into_plaintext(), effort, done);
         }
     }
 

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::store::packs::Plaintext;
+
 use super::Core;
 use super::dirty::DirtyMap;
 use super::error::{FsError, FsResult};
@@ -121,6 +123,11 @@ impl Piece {
     pub(super) fn new(buf: &Arc<Vec<u8>>, start: usize, end: usize) -> Self {
         debug_assert!(start <= end && end <= buf.len());
         Self { buf: Arc::clone(buf), start, end }
+    }
+
+    /// Returns it as a chunk for the workers, who share the buffer with the readers of data in flight.
+    pub(super) fn into_plaintext(self) -> Plaintext {
+        Plaintext::Shared(self.buf, self.start..self.end)
     }
 }
 

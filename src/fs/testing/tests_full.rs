@@ -123,7 +123,10 @@ fn after_a_failed_write_reads_go_on_and_writes_do_not() {
     eio(fs.mkdir(ROOT_INO, b"d", 0o755, 0, ALICE).unwrap_err().errno);
     eio(fs.unlink(ROOT_INO, b"f").unwrap_err().errno);
     eio(fs.fsync(ino, false).unwrap_err().errno);
-    eio(fs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, None, Caller::default()).unwrap_err().errno);
+    eio(fs
+        .setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, None, Caller::default())
+        .unwrap_err()
+        .errno);
     assert!(get(&fs, ino).unwrap() == data);
     assert_eq!(fs.getattr(ino).unwrap().size, 200_000);
     assert!(fs.tick().is_ok(), "the clock does not complain each second");

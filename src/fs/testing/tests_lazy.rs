@@ -24,9 +24,10 @@ fn snapshot(engine: &Engine, fs: &Fs) {
 fn everything(fs: &Fs) -> Vec<(Vec<u8>, String, Vec<u8>)> {
     let mut all = Vec::new();
     for (path, seen) in names_of_fs(fs) {
-        let ino = path.split(|b| *b == b'/').skip(1).try_fold(ROOT_INO, |dir, name| {
-            Ok::<u64, super::super::FsError>(fs.lookup(dir, name)?.ino)
-        });
+        let ino = path
+            .split(|b| *b == b'/')
+            .skip(1)
+            .try_fold(ROOT_INO, |dir, name| Ok::<u64, super::super::FsError>(fs.lookup(dir, name)?.ino));
         let ino = ino.unwrap();
         let attr = fs.getattr(ino).unwrap();
         let content = if attr.kind as u8 == 1 { get(fs, ino).unwrap() } else { Vec::new() };
@@ -57,7 +58,10 @@ fn a_clone_shows_the_same_tree_and_takes_changes() {
         pair.fs = Fs::open(pair.engine.clone(), FsOptions::default()).unwrap();
         if seed % 2 == 0 {
             assert_eq!(everything(&pair.fs), before);
-            assert!(pair.engine.live.range(Table::DirtyDirs, &[], None, 1).unwrap().is_empty(), "looking marks");
+            assert!(
+                pair.engine.live.range(Table::DirtyDirs, &[], None, 1).unwrap().is_empty(),
+                "looking marks"
+            );
         } else {
             pair.compare();
         }
@@ -86,8 +90,9 @@ fn a_clone_shows_the_same_tree_and_takes_changes() {
 fn hard_links_in_directories_not_loaded_yet_follow() {
     let vault = Vault::new(1, small_config());
     let (engine, fs) = vault.open();
-    let dirs: Vec<u64> =
-        (0..4).map(|n| fs.mkdir(ROOT_INO, format!("d{n}").as_bytes(), 0o755, 0, ALICE).unwrap().ino).collect();
+    let dirs: Vec<u64> = (0..4)
+        .map(|n| fs.mkdir(ROOT_INO, format!("d{n}").as_bytes(), 0o755, 0, ALICE).unwrap().ino)
+        .collect();
     let (ino, fh) = put(&fs, dirs[0], b"f", &[1; 5000]);
     fs.release(ino, fh).unwrap();
     for dir in &dirs[1..] {
@@ -192,7 +197,8 @@ fn one_snapshot_is_mounted_by_itself() {
     snapshot(&engine, &fs);
     let chain = crate::snapshot::chain::Chain::load(&vault.disk, &engine.header).unwrap();
     let info = chain.snapshots().next().unwrap();
-    let root = crate::snapshot::chain::open_sealed(&vault.disk, &engine.ctx.keys, info).unwrap().root.unwrap();
+    let root =
+        crate::snapshot::chain::open_sealed(&vault.disk, &engine.ctx.keys, info).unwrap().root.unwrap();
     let alone: Arc<Fs> = Fs::open_snapshot(engine.packs.clone(), root.entry);
     let (real, shown) = (everything(&fs), everything(&alone));
     assert_eq!(shown.len(), 3);

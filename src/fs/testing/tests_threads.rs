@@ -168,7 +168,8 @@ fn many_files_in_many_threads() {
                     } else {
                         // All workers meet in the root.
                         let shared = format!("w{worker}-{n}");
-                        fs.rename(dir, name.as_bytes(), ROOT_INO, shared.as_bytes(), Default::default()).unwrap();
+                        fs.rename(dir, name.as_bytes(), ROOT_INO, shared.as_bytes(), Default::default())
+                            .unwrap();
                     }
                 }
             });

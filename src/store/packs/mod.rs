@@ -64,14 +64,14 @@ pub enum Plaintext {
     /// Nobody else needs it.
     Owned(Vec<u8>),
     /// The caller goes on reading it, for example while it is not stored yet.
-    Shared(Arc<Vec<u8>>),
+    Shared(Arc<Vec<u8>>, std::ops::Range<usize>),
 }
 
 impl AsRef<[u8]> for Plaintext {
     fn as_ref(&self) -> &[u8] {
         match self {
             Plaintext::Owned(bytes) => bytes,
-            Plaintext::Shared(bytes) => bytes,
+            Plaintext::Shared(bytes, range) => &bytes[range.clone()],
         }
     }
 }
@@ -84,7 +84,8 @@ impl From<Vec<u8>> for Plaintext {
 
 impl From<Arc<Vec<u8>>> for Plaintext {
     fn from(bytes: Arc<Vec<u8>>) -> Self {
-        Plaintext::Shared(bytes)
+        let all = 0..bytes.len();
+        Plaintext::Shared(bytes, all)
     }
 }
 
