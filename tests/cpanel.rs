@@ -19,7 +19,9 @@ fn make_accounts(sandbox: &Sandbox) {
             head -c 6000000 /dev/urandom > accounts/alice/homedir/photo.jpg
             head -c 1500000 /dev/urandom > accounts/bob/homedir/mail.mbox
             ln -s ../homedir accounts/bob/link
-            mkfifo accounts/bob/pipe")
+            mkfifo accounts/bob/pipe
+            # rsync compares times by the second: what was made in the second of the copy would keep a time of its own.
+            find accounts -depth -exec touch -h -d '2026-10-01 03:04:05.123456789' {} +")
         .ok();
 }
 
@@ -125,7 +127,7 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
 
     // The second day adds hard links to the first.
     sandbox.sh("./precpbackup").ok();
-    sandbox.sh("echo changed >> accounts/alice/mysql.sql").ok();
+    sandbox.sh("echo changed >> accounts/alice/mysql.sql; touch -d '2026-10-02 01:02:03.5' accounts/alice/mysql.sql").ok();
     job(&sandbox, 2);
     sandbox.run(["snapshot", "create", &sandbox.str("encrypted"), "--passfile", &sandbox.passfile()]).ok();
     // The offsite copy is taken while mounted, as design section 3 promises.

@@ -47,7 +47,8 @@ impl LiveVault {
             ));
         }
         let opts = SnapshotOpts { host: self.host.clone(), tags, force };
-        let made = create::create(&self.engine, &*self.fs, &opts)?;
+        // Its trees need room even when the disk is full: that is what the reserve is for. A failed attempt changed nothing.
+        let made = self.engine.with_reserve(|| create::create(&self.engine, &*self.fs, &opts))?;
         if let Some(info) = &made {
             self.note_highwater(Some((info.seq, info.id.to_hex())), true)?;
         }
