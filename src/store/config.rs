@@ -37,7 +37,7 @@ impl Default for EngineConfig {
             pack_bytes: 64 << 20,
             workers: cores.clamp(1, WORKERS_MAX),
             cache_bytes: 64 << 20,
-            dirty_bytes_max: 256 << 20,
+            dirty_bytes_max: 64 << 20,
             zstd_level: 3,
             background: true,
             reserve_bytes: 64 << 20,
