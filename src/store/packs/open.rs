@@ -238,7 +238,10 @@ impl OpenPack {
         if needed <= state.allocated {
             return Ok(());
         }
-        let step = (state.allocated + ALLOCATE_STEP).min(padded_len(ctx.cfg.pack_bytes));
+        // Not on a nearly full disk: what is held ahead is missing for deletes, commits and the next snapshot.
+        let roomy = ctx.disk.space().is_ok_and(|space| space.available > 8 * ALLOCATE_STEP);
+        let ahead = if roomy { state.allocated + ALLOCATE_STEP } else { needed };
+        let step = ahead.min(padded_len(ctx.cfg.pack_bytes));
         for wanted in [step.max(needed), needed] {
             match self.pack.file.allocate(state.allocated, wanted - state.allocated) {
                 Ok(()) => {
