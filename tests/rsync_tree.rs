@@ -22,6 +22,8 @@ line"
 printf bad > source/$'invalid-\xff\xfe-utf8'
 printf sp > "source/ leading and trailing "
 printf st > 'source/*?[]$`"\'
+for i in $(seq 300); do echo $i > source/dir/deep/er/f$i; done
+find source -depth -exec touch -h -d '2026-10-01 03:04:05.123456789' {} +
 touch -d '1999-12-31 23:59:59.123456789Z' source/file
 touch -d '2038-01-19 03:14:08.000000001Z' source/dir/deep
 touch -h -d '2001-02-03 04:05:06.7Z' source/dangling
@@ -35,7 +37,6 @@ setfattr -n trusted.note -v secret source/zero
 setfattr -n security.capability -v 0x0100000200000000000000000000000000000000 source/sparse
 setfacl -m u:1234:rw,g:99:r,m::rw source/zero
 setfacl -d -m u:77:rwx source/dir
-for i in $(seq 300); do echo $i > source/dir/deep/er/f$i; done
 "#;
 
 #[test]
