@@ -76,7 +76,8 @@ impl Core {
         if set.uid.is_some() || set.gid.is_some() {
             row.uid = set.uid.unwrap_or(row.uid);
             row.gid = set.gid.unwrap_or(row.gid);
-            if row.kind == FileType::File && set.mode.is_none() {
+            // Of anything but a directory, as chown(2) does it elsewhere, also of a device.
+            if row.kind != FileType::Dir && set.mode.is_none() {
                 row.mode = without_suid(row.mode);
             }
         }
