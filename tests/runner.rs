@@ -9,6 +9,7 @@ mod copies;
 mod cpanel;
 mod crash;
 mod full_disk;
+mod kernel_model;
 mod keys;
 mod kill;
 mod memory;
