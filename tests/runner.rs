@@ -15,6 +15,7 @@ mod kill;
 mod memory;
 mod mount_basic;
 mod privileges;
+mod remount;
 mod rsync_tree;
 mod umount_wait;
 mod vectors_test;

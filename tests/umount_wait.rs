@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::common::{
-    PASSPHRASE, Rng, Sandbox, assert_same_tree, kill_9, process_is_gone, require_fuse, require_root, seed,
-    signal, wait_until,
+    Helper, PASSPHRASE, Rng, Sandbox, assert_same_tree, kill_9, process_is_gone, require_fuse, require_root,
+    seed, signal, wait_until,
 };
 
 #[track_caller]
@@ -331,34 +331,6 @@ fn heavy_a_dead_mount_is_explained_and_cleaned_up() {
     assert_eq!(read(&sandbox, "synced"), b"safe");
     sandbox.umount();
     sandbox.assert_clean();
-}
-
-/// The link through which mount(8) finds us, for as long as a test runs.
-struct Helper {
-    link: PathBuf,
-    /// What an installation had put there.
-    before: Option<PathBuf>,
-}
-
-impl Helper {
-    fn install() -> Self {
-        let link = PathBuf::from("/sbin/mount.fuse.strongroom");
-        let before = fs::read_link(&link).ok();
-        if before.is_some() {
-            fs::remove_file(&link).unwrap();
-        }
-        symlink(env!("CARGO_BIN_EXE_strongroom"), &link).unwrap();
-        Self { link, before }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.link));
-        if let Some(before) = &self.before {
-            drop(symlink(before, &self.link));
-        }
-    }
 }
 
 #[track_caller]

@@ -24,6 +24,7 @@ use crate::mount::holder::{self, Holder};
 use crate::mount::log::{self, LogTarget};
 use crate::mount::mountpoint::{self, CheckOptions};
 use crate::mount::options::MountOptions;
+use crate::mount::remount;
 use crate::mount::runtime::Running;
 use crate::mount::serve::{ServeOptions, host_name, serve_live, serve_snapshot};
 
@@ -34,10 +35,12 @@ Examples:
   strongroom mount -S /encrypted /decrypted < /root/enc.txt
   strongroom mount /encrypted /decrypted --keyfile /root/vault.key --snapshot-every 1h --log journal
   strongroom mount /encrypted /mnt --snapshot latest --passfile /root/enc.txt
+  strongroom mount /encrypted /decrypted -o remount,ro
   /etc/fstab:  /encrypted /decrypted fuse.strongroom passfile=/root/enc.txt,nofail 0 0
 
 Returns when the mount answers, with its true status. As root all users may enter, with the usual permission
-checks; add -o noallow_other to keep them out. Unmount with `strongroom umount`, which waits until
+checks; add -o noallow_other to keep them out. With -o remount the flags of a mount change while it is
+in use, as with mount(8); ro first makes everything durable. Unmount with `strongroom umount`, which waits until
 everything is durable.")]
 pub(crate) struct MountArgs {
     /// The vault
@@ -56,7 +59,7 @@ pub(crate) struct MountArgs {
 /// How to mount; shared with `with`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct MountHow {
-    /// Mount options, separated by commas: ro, noatime, noallow_other, suid, dev, fsname=NAME
+    /// Mount options, separated by commas: ro, noatime, noallow_other, suid, dev, fsname=NAME, remount
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Refuse all writes
@@ -243,6 +246,12 @@ pub(crate) fn credential(vault: &Path, unlock: &UnlockArgs, options: &MountOptio
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, out: &Output) -> CliResult {
     let options = args.how.resolve()?;
+    if options.remount {
+        let flag = args.how.read_only.then(|| "ro".to_string());
+        let lists: Vec<String> = args.how.options.iter().cloned().chain(flag).collect();
+        remount::remount(&args.mountpoint, &args.vault, &lists).map_err(CliError::from)?;
+        return Ok(ExitCode::Ok);
+    }
     let mountpoint = prepare(&args.vault, &args.mountpoint, &options, out)?;
     let credential = credential(&args.vault, &args.unlock, &options)?;
     if args.foreground {

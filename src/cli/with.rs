@@ -40,6 +40,9 @@ pub(crate) struct WithArgs {
 /// Runs `with`; returns the command's own status.
 pub(crate) fn run(args: &WithArgs, out: &Output) -> Result<u8, CliError> {
     let options = args.how.resolve()?;
+    if options.remount {
+        return Err(CliError::usage("`remount` changes a mount that is there; `with` makes its own"));
+    }
     let mountpoint = prepare(&args.vault, &args.mountpoint, &options, out)?;
     let credential = credential(&args.vault, &args.unlock, &options)?;
     super::mount::spawn_daemon(&args.vault, &mountpoint, options, &args.how, credential, out)?;

@@ -6,7 +6,7 @@
 //! - [`session`] attaches the connection; [`serve`] puts a vault behind it; [`daemon`] does so in a process of its own;
 //!   [`runtime`] is its life.
 //! - [`status`] and [`control`] are how others learn of it and ask it; [`holder`] is the asking side: who holds a vault,
-//!   waiting for it, unmounting.
+//!   waiting for it, unmounting; [`remount`] changes the flags of a mount.
 //! - [`log`] is where a process without a terminal logs.
 
 pub mod control;
@@ -17,6 +17,7 @@ pub mod log;
 pub mod mountinfo;
 pub mod mountpoint;
 pub mod options;
+pub mod remount;
 pub mod runtime;
 pub mod serve;
 pub mod session;

@@ -26,6 +26,8 @@ pub struct MountLine {
     pub fstype: String,
     /// Its source: for our mounts the vault, unless `fsname=` said otherwise.
     pub source: OsString,
+    /// Options of its file system, separated by commas: those that all its mounts share.
+    pub super_options: String,
 }
 
 impl MountLine {
@@ -76,7 +78,8 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
     fields.find(|field| *field == b"-")?;
     let fstype = text(fields.next()?);
     let source = unescape(fields.next()?);
-    Some(MountLine { id, parent, device, mountpoint, options, fstype, source })
+    let super_options = text(fields.next()?);
+    Some(MountLine { id, parent, device, mountpoint, options, fstype, source, super_options })
 }
 
 /// Reads the text of a mountinfo file. Lines that don't parse are left out.
@@ -124,6 +127,7 @@ nonsense\n\
         assert_eq!(all[1].source, OsString::from("/srv/a\\b\nc"));
         assert_eq!(all[1].device, (0, 51));
         assert_eq!(all[1].options, "rw,nosuid,nodev");
+        assert_eq!(all[1].super_options, "rw,user_id=0");
         assert!(all[1].is_ours());
         assert!(!all[0].is_ours());
     }

@@ -31,6 +31,8 @@ pub struct MountOptions {
     pub sync: bool,
     /// Symbolic links are not followed.
     pub nosymfollow: bool,
+    /// Change the flags of a mount that is there already ([`super::remount`]).
+    pub remount: bool,
     /// Users other than the one that mounts may enter. `None`: the default, which is yes for root.
     pub allow_other: Option<bool>,
     /// What findmnt shows as the source, instead of the vault's path.
@@ -80,7 +82,7 @@ pub struct VaultOptions {
 
 /// Everything that is known, for the message that refuses something else.
 const KNOWN: &str = "ro, rw, allow_other, noallow_other, dev, nodev, suid, nosuid, exec, noexec, atime, noatime, \
-relatime, norelatime, strictatime, sync, async, dirsync, nosymfollow, defaults, fsname=NAME; for the vault: passfile=FILE, \
+relatime, norelatime, strictatime, sync, async, dirsync, nosymfollow, defaults, remount, fsname=NAME; for the vault: passfile=FILE, \
 keyfile=FILE, credential=NAME, snapshot=WHICH, idle=DURATION, snapshot_every=DURATION, dirty_mib=N, cache_mib=N, \
 log=FILE|syslog|journal, nonempty, accept_rollback; without effect here: auto, noauto, nofail, user, nouser, users, owner, \
 group, _netdev, comment=, x-*, X-*, default_permissions, subtype=strongroom";
@@ -91,9 +93,9 @@ impl MountOptions {
     /// # Errors
     /// `Usage`, naming the option, what is wrong with it and what is known.
     pub fn parse<S: AsRef<str>>(lists: &[S]) -> Result<Self> {
-        let mut options = Self::default();
-        for option in lists.iter().flat_map(|list| list.as_ref().split(',')) {
-            let option = option.trim();
+        let words = || lists.iter().flat_map(|list| list.as_ref().split(',')).map(str::trim);
+        let mut options = Self { remount: words().any(|word| word == "remount"), ..Self::default() };
+        for option in words() {
             if !option.is_empty() {
                 options.set(option)?;
             }
@@ -139,6 +141,8 @@ impl MountOptions {
             "user" | "users" | "owner" | "group" => {
                 (self.noexec, self.suid, self.dev) = (true, false, false);
             }
+            // Seen already: other options mean more or less with it, wherever it stands.
+            "remount" => {}
             "defaults" | "auto" | "noauto" | "nofail" | "nouser" | "_netdev" | "default_permissions" => {}
             _ => return Err(unknown(option)),
         }
@@ -163,6 +167,8 @@ impl MountOptions {
             "log" => vault.log = Some(value.to_string()),
             "subtype" if value == "strongroom" => {}
             "comment" => {}
+            // mount(8) repeats what the mount tables show.
+            "user_id" | "group_id" | "max_read" | "blksize" | "rootmode" if self.remount => {}
             _ => return Err(unknown(option)),
         }
         Ok(())

@@ -326,6 +326,34 @@ impl Drop for Sandbox {
     }
 }
 
+/// The link through which mount(8) finds us, for as long as a test runs.
+pub struct Helper {
+    link: PathBuf,
+    /// What an installation had put there.
+    before: Option<PathBuf>,
+}
+
+impl Helper {
+    pub fn install() -> Self {
+        let link = PathBuf::from("/sbin/mount.fuse.strongroom");
+        let before = fs::read_link(&link).ok();
+        if before.is_some() {
+            fs::remove_file(&link).expect("/sbin is writable");
+        }
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_strongroom"), &link).expect("/sbin is writable");
+        Self { link, before }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.link));
+        if let Some(before) = &self.before {
+            drop(std::os::unix::fs::symlink(before, &self.link));
+        }
+    }
+}
+
 /// The seed of a test with randomness: `STRONGROOM_SEED`, else always the same. Printed, so that a failure names it.
 pub fn seed(default: u64) -> u64 {
     let seed = std::env::var("STRONGROOM_SEED")
