@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::crypto::{Credential, RootSecret, VaultKeys, unlock as unlock_header};
 use crate::disk::{Disk, DiskLock};
 use crate::env::Env;
+use crate::format::chain::parse_name;
 use crate::format::{Content, FileType, Header, Origin, PackName};
 use crate::snapshot::chain::{Chain, ChainInfo, open_sealed};
 use crate::snapshot::gc;
@@ -248,6 +249,7 @@ pub fn open_engine(
                     "the live state is gone, and it held changes that no snapshot has".into(),
                 ));
             }
+            refuse_empty_start(&chain, &present, opts.accept_rollback)?;
             disk.write_file_atomic(UNFINISHED_PATH, b"").map_err(|e| StoreError::io(UNFINISHED_PATH, e))?;
             (Live::create(disk.clone(), live_keys, env.clone(), poison, opts.cfg.live.clone())?, true)
         }
@@ -289,6 +291,28 @@ pub fn open_engine(
         ));
     }
     Ok(Opened { engine, chain, notes })
+}
+
+/// A working tree must not begin empty where there are snapshots to begin with, only because none of them is complete or
+/// can be believed: the next backup would take everything for deleted.
+fn refuse_empty_start(chain: &Chain, present: &BTreeSet<PackName>, accept: bool) -> Result<()> {
+    let latest = chain.latest(present, Some(Origin::WorkingTree));
+    if accept || latest.complete.is_some() {
+        return Ok(());
+    }
+    let why = if let Some((newest, _)) = latest.incomplete.first() {
+        format!("not all packs of {} are here, nor those of an older one", newest.name())
+    } else {
+        // FORMAT LAY-2: what has not the name of a chain file is no chain file.
+        let named = |file: &str| file.rsplit('/').next().is_some_and(|name| parse_name(name).is_some());
+        match chain.problems().iter().find(|problem| named(&problem.file)) {
+            Some(problem) => format!("{}: {}", problem.file, problem.what),
+            None => return Ok(()),
+        }
+    };
+    Err(StoreError::Corrupt(format!(
+        "no snapshot here can be started from ({why}); --accept-rollback begins with an empty tree"
+    )))
 }
 
 /// A live state must not be older than what this host saw, nor than the chain it stands beside.

@@ -10,7 +10,7 @@ use super::gc::{self, Action, GcOpts};
 use super::testing::{MiniTree, Model, Rig, fsck, noise, read_cold};
 use super::{Idle, WorkingTree};
 use crate::disk::Disk;
-use crate::format::{Content, Origin};
+use crate::format::{Content, Origin, chain};
 use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, Table};
@@ -178,6 +178,37 @@ fn a_vault_without_live_state_goes_on_from_its_newest_snapshot() {
     assert!(plan.packs.iter().all(|p| p.kind == "tree" || p.action == Action::Keep), "{plan:?}");
     gc::execute(&clone.engine, &Idle, plan).unwrap();
     assert_eq!(clone.read_cold(2).unwrap(), rig.read_cold(1).unwrap());
+}
+
+/// An empty tree in place of one whose packs are not there would make the next backup's snapshot an empty one.
+#[test]
+fn a_vault_without_live_state_does_not_begin_empty_when_no_snapshot_can_be_started_from() {
+    let rig = Rig::new(17);
+    rig.tree().write("file", &noise(1, 50_000), 9_000).unwrap();
+    let made = snap(&rig).unwrap();
+    rig.engine.close().unwrap();
+    let without = |begin: &str| {
+        let copy = rig.disk.fork();
+        for path in copy.raw_list().iter().filter(|p| p.starts_with("live/") || p.starts_with(begin)) {
+            assert!(copy.raw_remove(path));
+        }
+        copy
+    };
+    let refused = |copy: &crate::disk::SimDisk| match rig.on(copy.fork(), 9).map(drop) {
+        Err(StoreError::Corrupt(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let text = refused(&without("packs/"));
+    assert!(text.contains(&chain::name(made.seq, &made.id)), "{text}");
+    // A chain file that can't be believed is no reason either.
+    let copy = without("live/");
+    let path = format!("snapshots/{}", chain::name(made.seq, &made.id));
+    copy.raw_write(&path, b"damaged");
+    assert!(refused(&copy).contains(&path));
+    // With no chain file at all it is a vault that never had a snapshot; a name that is none does not count.
+    let copy = without("snapshots/");
+    copy.raw_write("snapshots/README", b"not ours");
+    rig.on(copy, 9).unwrap();
 }
 
 #[test]
