@@ -11,7 +11,7 @@ use strongroom::format::FileType;
 use strongroom::fs::Attr;
 use strongroom::store::records::ROOT_INO;
 
-use super::view::{Dump, Item};
+use super::view::{Dump, Item, Survey};
 
 /// One inode without content and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,6 +255,34 @@ impl History {
             }
         }
         Ok(step)
+    }
+
+    /// Checks what could be read of a tree, where not everything could: there is a step of those that a power cut may
+    /// leave, of which everything that was read is, and nothing is missing without an error. Returns that step.
+    pub fn check_survey(&self, found: &Survey, begun: usize, done: usize) -> Result<usize, String> {
+        let lines: BTreeMap<&Vec<u8>, String> =
+            found.items.iter().map(|(path, item)| (path, item_line(item))).collect();
+        let low = self.names_durable(done);
+        let high = begun.min(self.trees.len() - 1);
+        let fits = |step: &usize| {
+            let should = self.trees[*step].lines();
+            lines.iter().all(|(path, line)| should.get(*path) == Some(line))
+                && should.keys().all(|path| found.items.contains_key(path) || found.excuses(path))
+        };
+        let step = (low..=high).rev().find(fits);
+        let step = step.ok_or_else(|| format!("what was read is of no step from {low} to {high}"))?;
+        for (path, item) in found.items.iter().filter(|(_, item)| item.kind == FileType::File) {
+            self.check_content(item, step, begun, done)
+                .map_err(|e| format!("{} (inode {}): {e}", String::from_utf8_lossy(path), item.ino))?;
+        }
+        Ok(step)
+    }
+
+    /// The last step that raised this host's high-water mark, which no older live state passes.
+    pub fn marked(&self) -> usize {
+        let raises = ["mount", "snapshot", "delete snapshot", "gc", "unmount"];
+        let raised = |said: &String| raises.iter().any(|word| said.starts_with(word));
+        self.said.iter().rposition(raised).unwrap_or(0)
     }
 
     fn check_content(&self, item: &Item, names_step: usize, begun: usize, done: usize) -> Result<(), String> {

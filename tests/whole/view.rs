@@ -93,34 +93,97 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
+/// A tree of which parts could not be read.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// What was read.
+    pub items: Dump,
+    /// What was not, with the error. An entry for a directory stands for everything below it.
+    pub errors: BTreeMap<Vec<u8>, String>,
+}
+
+impl Survey {
+    fn whole(self) -> Result<Dump, String> {
+        match self.errors.into_iter().next() {
+            None => Ok(self.items),
+            Some((path, error)) => Err(format!("{}: {error}", String::from_utf8_lossy(&path))),
+        }
+    }
+
+    fn note(&mut self, path: &[u8], error: &dyn fmt::Display) {
+        let text = error.to_string();
+        let text = if text.is_empty() { "an error without text".into() } else { text };
+        self.errors.insert(path.to_vec(), text);
+    }
+
+    /// Whether an error excuses that something is not among the items.
+    pub fn excuses(&self, path: &[u8]) -> bool {
+        self.errors.keys().any(|bad| {
+            bad.is_empty() || path == bad || (path.starts_with(bad) && path.get(bad.len()) == Some(&b'/'))
+        })
+    }
+
+    /// Says what is wrong if anything was read that is not exactly `should`, or is missing without an error.
+    pub fn lies(&self, should: &Dump) -> Option<String> {
+        let mut expected = should.clone();
+        expected.retain(|path, _| self.items.contains_key(path) || !self.excuses(path));
+        difference(&self.items, &expected)
+    }
+}
+
 /// Reads a whole mounted tree: all names, attributes, extended attributes and bytes.
 pub fn dump_fs(fs: &Fs) -> Result<Dump, String> {
-    let mut out = Dump::new();
+    survey_fs(fs).whole()
+}
+
+/// Reads what can be read of a mounted tree.
+pub fn survey_fs(fs: &Fs) -> Survey {
+    let mut out = Survey::default();
     let mut contents = BTreeMap::new();
-    let root = fs.getattr(ROOT_INO).map_err(|e| format!("getattr of the root: {e}"))?;
-    out.insert(Vec::new(), item_fs(fs, b"", &root, &mut contents)?);
+    let root = fs.getattr(ROOT_INO).map_err(|e| format!("getattr: {e}"));
+    let root = root.and_then(|attr| item_fs(fs, &attr, &mut contents));
+    match root {
+        Ok(item) => drop(out.items.insert(Vec::new(), item)),
+        Err(e) => {
+            out.note(b"", &e);
+            return out;
+        }
+    }
     let mut todo = vec![(Vec::new(), ROOT_INO)];
-    while let Some((path, ino)) = todo.pop() {
-        for (name, listed) in list_fs(fs, &path, ino)? {
-            let path = join(&path, &name);
-            let at = String::from_utf8_lossy(&path).into_owned();
-            let attr = fs.lookup(ino, &name).map_err(|e| format!("{at}: lookup: {e}"))?;
+    while let Some((dir, ino)) = todo.pop() {
+        let names = match list_fs(fs, ino) {
+            Ok(names) => names,
+            Err(e) => {
+                out.note(&dir, &e);
+                continue;
+            }
+        };
+        for (name, listed) in names {
+            let path = join(&dir, &name);
+            let attr = match fs.lookup(ino, &name) {
+                Ok(attr) => attr,
+                Err(e) => {
+                    out.note(&path, &format!("lookup: {e}"));
+                    continue;
+                }
+            };
             if attr.ino != listed {
-                return Err(format!("{at}: listed as inode {listed}, found as {}", attr.ino));
+                out.note(&path, &format!("listed as inode {listed}, found as {}", attr.ino));
             }
             if attr.kind == FileType::Dir {
                 todo.push((path.clone(), attr.ino));
             }
-            let item = item_fs(fs, &path, &attr, &mut contents)?;
-            out.insert(path, item);
+            match item_fs(fs, &attr, &mut contents) {
+                Ok(item) => drop(out.items.insert(path, item)),
+                Err(e) => out.note(&path, &e),
+            }
         }
     }
-    Ok(out)
+    out
 }
 
-fn list_fs(fs: &Fs, path: &[u8], ino: u64) -> Result<Vec<(Vec<u8>, u64)>, String> {
-    let at = String::from_utf8_lossy(path).into_owned();
-    let fh = fs.opendir(ino).map_err(|e| format!("{at}: opendir: {e}"))?;
+fn list_fs(fs: &Fs, ino: u64) -> Result<Vec<(Vec<u8>, u64)>, String> {
+    let fh = fs.opendir(ino).map_err(|e| format!("opendir: {e}"))?;
     let mut names = Vec::new();
     let mut cookie = 0;
     loop {
@@ -134,22 +197,16 @@ fn list_fs(fs: &Fs, path: &[u8], ino: u64) -> Result<Vec<(Vec<u8>, u64)>, String
             }
             true
         };
-        fs.readdir(fh, after, &mut each, true).map_err(|e| format!("{at}: readdir: {e}"))?;
+        fs.readdir(fh, after, &mut each, true).map_err(|e| format!("readdir: {e}"))?;
         if !more {
             break;
         }
     }
-    fs.releasedir(fh).map_err(|e| format!("{at}: releasedir: {e}"))?;
+    fs.releasedir(fh).map_err(|e| format!("releasedir: {e}"))?;
     Ok(names)
 }
 
-fn item_fs(
-    fs: &Fs,
-    path: &[u8],
-    attr: &Attr,
-    contents: &mut BTreeMap<u64, Arc<Vec<u8>>>,
-) -> Result<Item, String> {
-    let at = String::from_utf8_lossy(path).into_owned();
+fn item_fs(fs: &Fs, attr: &Attr, contents: &mut BTreeMap<u64, Arc<Vec<u8>>>) -> Result<Item, String> {
     let mut content = Arc::default();
     let mut target = Vec::new();
     match attr.kind {
@@ -157,19 +214,19 @@ fn item_fs(
             content = match contents.get(&attr.ino) {
                 Some(known) => Arc::clone(known),
                 None => {
-                    let bytes = Arc::new(read_fs(fs, attr).map_err(|e| format!("{at}: {e}"))?);
+                    let bytes = Arc::new(read_fs(fs, attr)?);
                     contents.insert(attr.ino, Arc::clone(&bytes));
                     bytes
                 }
             }
         }
-        FileType::Symlink => target = fs.readlink(attr.ino).map_err(|e| format!("{at}: readlink: {e}"))?,
+        FileType::Symlink => target = fs.readlink(attr.ino).map_err(|e| format!("readlink: {e}"))?,
         FileType::Dir | FileType::CharDev | FileType::BlockDev | FileType::Fifo | FileType::Socket => {}
     }
-    let names = fs.listxattr(attr.ino).map_err(|e| format!("{at}: listxattr: {e}"))?;
+    let names = fs.listxattr(attr.ino).map_err(|e| format!("listxattr: {e}"))?;
     let mut xattrs = Vec::new();
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        let value = fs.getxattr(attr.ino, name).map_err(|e| format!("{at}: getxattr: {e}"))?;
+        let value = fs.getxattr(attr.ino, name).map_err(|e| format!("getxattr: {e}"))?;
         xattrs.push((name.to_vec(), value));
     }
     xattrs.sort();
@@ -214,17 +271,24 @@ fn read_fs(fs: &Fs, attr: &Attr) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Reads a whole snapshot from packs alone.
-pub fn dump_cold(source: &dyn ChunkSource, root: &Entry) -> Result<Dump, StoreError> {
+/// Reads what can be read of a snapshot, from packs alone.
+pub fn survey_cold(source: &dyn ChunkSource, root: &Entry) -> Survey {
     let reader = TreeReader::new(source);
-    let mut out = Dump::new();
+    let mut out = Survey::default();
     let mut contents: BTreeMap<u64, Arc<Vec<u8>>> = BTreeMap::new();
-    out.insert(Vec::new(), item_cold(&reader, root, &mut contents)?);
+    let mut keep =
+        |out: &mut Survey, path: Vec<u8>, entry: &Entry| match item_cold(&reader, entry, &mut contents) {
+            Ok(item) => drop(out.items.insert(path, item)),
+            Err(e) => out.note(&path, &e),
+        };
+    keep(&mut out, Vec::new(), root);
     for item in reader.walk(root) {
-        let item = item.map_err(|e| e.source)?;
-        out.insert(item.path.clone(), item_cold(&reader, &item.entry, &mut contents)?);
+        match item {
+            Ok(item) => keep(&mut out, item.path.clone(), &item.entry),
+            Err(e) => out.note(&e.path, &e.source),
+        }
     }
-    Ok(out)
+    out
 }
 
 fn item_cold(
@@ -266,13 +330,18 @@ fn item_cold(
 }
 
 /// Reads one snapshot through the chain, without live state.
-pub fn read_snapshot(disk: &Arc<dyn Disk>, unlocked: &Unlocked, seq: u64) -> Result<Dump, StoreError> {
+pub fn read_snapshot(disk: &Arc<dyn Disk>, unlocked: &Unlocked, seq: u64) -> Result<Dump, String> {
+    survey_snapshot(disk, unlocked, seq).map_err(|e| e.to_string())?.whole()
+}
+
+/// Reads what can be read of one snapshot through the chain, without live state.
+pub fn survey_snapshot(disk: &Arc<dyn Disk>, unlocked: &Unlocked, seq: u64) -> Result<Survey, StoreError> {
     let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
     let info = chain.get(seq).ok_or_else(|| StoreError::NotFound(format!("snapshot {seq}")))?;
     let sealed = open_sealed(disk.as_ref(), &unlocked.keys, info)?;
     let root = sealed.root.ok_or_else(|| StoreError::NotFound(format!("a root in file {seq}")))?;
     let cold = open_cold(disk.clone(), unlocked, &chain, &[seq], 64 << 10)?;
-    dump_cold(&cold, &root.entry)
+    Ok(survey_cold(&cold, &root.entry))
 }
 
 /// Any disk, as the checker sees it.

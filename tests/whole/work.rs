@@ -8,6 +8,7 @@ use strongroom::env::Time;
 use strongroom::format::FileType;
 use strongroom::fs::{Caller, Fh, OpenFlags, RenameFlags, SetAttr, SetTime, falloc};
 use strongroom::snapshot::delete::{DeleteOpts, delete};
+use strongroom::store::records::ROOT_INO;
 
 use super::hook::Recorder;
 use super::model::{Ack, Files, History, Node, Snap, Tree, Version};
@@ -64,6 +65,13 @@ pub struct Work {
 impl Work {
     /// Opens a vault that has just been made.
     pub fn start(host: Host, recorder: Option<Arc<Recorder>>, seed: u64, mix: Mix) -> Work {
+        let mut work = Work::new(host, recorder, seed, mix);
+        work.begin_work();
+        work
+    }
+
+    /// What [`Work::begin_work`] will open.
+    pub fn new(host: Host, recorder: Option<Arc<Recorder>>, seed: u64, mix: Mix) -> Work {
         let mut work = Work {
             host,
             session: None,
@@ -79,8 +87,21 @@ impl Work {
         };
         work.history.trees.push(Arc::new(work.tree.clone()));
         work.history.said.push("start".into());
-        work.mount();
         work
+    }
+
+    pub fn begin_work(&mut self) {
+        self.mount();
+    }
+
+    /// The number of the keyfile that opens the vault.
+    pub fn key(&self) -> u32 {
+        self.key
+    }
+
+    /// The steps that have begun, and those that have returned.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.step, self.history.trees.len() - 1)
     }
 
     fn fs(&self) -> &strongroom::fs::Fs {
@@ -136,6 +157,68 @@ impl Work {
         self.unmount();
     }
 
+    /// Writes one more file, of bytes that were never there before.
+    pub fn write_new_file(&mut self, len: usize) {
+        let (ino, fh) = self.create_in(ROOT_INO);
+        let data = self.rng.bytes(len);
+        self.write(ino, fh, 0, &data);
+    }
+
+    /// A directory that takes several tree objects: many long names, of files that are stored inline.
+    pub fn make_large_directory(&mut self, entries: usize) {
+        let dir = self.mkdir_named(ROOT_INO, b"large directory".to_vec());
+        for n in 0..entries {
+            let name = format!("{n:04}-{}", "long-name-".repeat(18)).into_bytes();
+            self.begin("create in the large directory");
+            let flags = OpenFlags { write: true, truncate: false, exclusive: true };
+            let made = self.fs().create(dir, &name, 0o600, 0, flags, Caller::default());
+            let (attr, fh) = made.expect("create in the large directory");
+            self.tree.0.insert(attr.ino, Arc::new(Node::of(&attr)));
+            self.tree.node(dir).names.insert(name, attr.ino);
+            self.content.insert(attr.ino, Vec::new());
+            self.new_content(attr.ino);
+            self.end();
+            if n % 8 == 0 {
+                let data = format!("inline {n}").into_bytes();
+                self.write(attr.ino, fh, 0, &data);
+            }
+            self.begin("release in the large directory");
+            self.fs().release(attr.ino, fh).expect("release");
+            self.end();
+        }
+    }
+
+    /// A file with so many extents that their list is an object of its own; most of its chunks are the same.
+    pub fn make_long_file(&mut self, repeats: usize) {
+        let (ino, fh) = self.create_in(ROOT_INO);
+        let block = self.rng.bytes(24 << 10);
+        for n in 0..repeats {
+            self.write(ino, fh, (n * block.len()) as u64, &block);
+        }
+    }
+
+    /// Makes everything durable, without a snapshot.
+    pub fn sync_everything(&mut self) {
+        self.begin("sync_all");
+        self.fs().sync_all().expect("sync_all");
+        self.ack(Files::All);
+        self.end();
+    }
+
+    /// Unmounts for good and returns the tree as it was then; or leaves everything as it is.
+    pub fn stop_if(&mut self, unmount: bool) -> Option<super::view::Dump> {
+        if !unmount {
+            return None;
+        }
+        while !self.open.is_empty() {
+            self.close_one();
+        }
+        self.sync_everything();
+        let tree = self.dump();
+        self.unmount();
+        Some(tree)
+    }
+
     fn one(&mut self) {
         let m = self.mix.clone();
         let weights = [m.names, m.data, m.attrs, m.syncs, m.snapshots, m.collections, m.remounts, m.keys];
@@ -154,7 +237,7 @@ impl Work {
             5 => self.collect(),
             6 => {
                 self.unmount();
-                if self.rng.percent(40) {
+                if self.mix.keys > 0 && self.rng.percent(40) {
                     self.change_key();
                 }
                 self.mount();
@@ -237,8 +320,7 @@ impl Work {
         }
     }
 
-    fn create(&mut self) {
-        let dir = self.some_dir();
+    fn create_in(&mut self, dir: u64) -> (u64, Fh) {
         let name = self.fresh_name(dir);
         self.begin("create");
         let flags = OpenFlags { write: true, truncate: false, exclusive: true };
@@ -249,6 +331,12 @@ impl Work {
         self.new_content(attr.ino);
         self.end();
         self.open.push((attr.ino, fh));
+        (attr.ino, fh)
+    }
+
+    fn create(&mut self) {
+        let dir = self.some_dir();
+        let (ino, fh) = self.create_in(dir);
         let max = self.mix.file_max;
         let size = match self.rng.below(5) {
             0 => 0,
@@ -260,7 +348,7 @@ impl Work {
         let data = self.rng.content(size);
         let piece = 1 + self.rng.index(40_000);
         for (n, part) in data.chunks(piece).enumerate() {
-            self.write(attr.ino, fh, (n * piece) as u64, part);
+            self.write(ino, fh, (n * piece) as u64, part);
         }
         if self.rng.percent(70) {
             self.close_one();
@@ -269,11 +357,16 @@ impl Work {
 
     fn mkdir(&mut self, dir: u64) {
         let name = self.fresh_name(dir);
+        self.mkdir_named(dir, name);
+    }
+
+    fn mkdir_named(&mut self, dir: u64, name: Vec<u8>) -> u64 {
         self.begin("mkdir");
         let attr = self.fs().mkdir(dir, &name, 0o755, 0, Caller::default()).expect("mkdir");
         self.tree.0.insert(attr.ino, Arc::new(Node::of(&attr)));
         self.tree.node(dir).names.insert(name, attr.ino);
         self.end();
+        attr.ino
     }
 
     /// As programs do that write a new file beside the old one.
@@ -520,16 +613,20 @@ impl Work {
             self.history.snapshots.iter().filter(|(_, s)| s.deleted.is_none()).map(|(seq, _)| *seq).collect();
         if there.len() > 1 && (there.len() > 3 || self.rng.percent(30)) {
             let seq = there[self.rng.index(there.len() - 1)];
-            self.begin(format!("delete snapshot {seq}"));
-            let step = self.step;
-            self.history.snapshots.get_mut(&seq).expect("known").deleted = Some(step);
-            let opts = DeleteOpts { host: "test".into(), force: false };
-            delete(&self.session().engine, &[seq], &opts).unwrap_or_else(|e| panic!("delete snapshot: {e}"));
-            self.session().note_newest(true).expect("high-water mark");
-            self.end();
+            self.delete_snapshot(seq);
             return;
         }
         self.snapshot(true);
+    }
+
+    pub fn delete_snapshot(&mut self, seq: u64) {
+        self.begin(format!("delete snapshot {seq}"));
+        let step = self.step;
+        self.history.snapshots.get_mut(&seq).expect("known").deleted = Some(step);
+        let opts = DeleteOpts { host: "test".into(), force: false };
+        delete(&self.session().engine, &[seq], &opts).unwrap_or_else(|e| panic!("delete snapshot: {e}"));
+        self.session().note_newest(true).expect("high-water mark");
+        self.end();
     }
 
     /// What the tree is now, proved to be what the model says.
@@ -537,7 +634,7 @@ impl Work {
         dump_fs(self.fs()).unwrap_or_else(|e| panic!("reading the working tree: {e}"))
     }
 
-    fn snapshot(&mut self, force: bool) {
+    pub fn snapshot(&mut self, force: bool) {
         self.begin("snapshot");
         let tree = Arc::new(self.dump());
         self.prove(&tree);
@@ -567,7 +664,7 @@ impl Work {
         }
     }
 
-    fn collect(&mut self) {
+    pub fn collect(&mut self) {
         self.begin("gc");
         self.session().gc().unwrap_or_else(|e| panic!("gc: {e}"));
         self.end();
@@ -602,7 +699,7 @@ impl Work {
         dump_fs(&session.fs).unwrap_or_else(|e| panic!("after a remount: {e}"))
     }
 
-    fn change_key(&mut self) {
+    pub fn change_key(&mut self) {
         let new = self.key + 1;
         self.begin(format!("change key {} to {new}", self.key));
         self.history.keys.push(self.step);
