@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy allows it in tests, but not in their helper functions")]
 
 mod arch;
+mod attacks;
 mod cli;
 mod common;
 mod copies;
