@@ -14,7 +14,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::batch::{Table, Value};
 use super::overlay::Level;
-use super::shield::{Handle, Shield};
+use super::shield::{Handle, Pass, Shield};
 use crate::store::error::{Result, StoreError};
 
 type Bytes = &'static [u8];
@@ -46,13 +46,16 @@ fn definition(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
 pub(super) struct Db {
     redb: Arc<Database>,
     shield: Arc<Shield>,
+    /// Of the handle that `redb` works on.
+    pass: Arc<Pass>,
+    cache_bytes: usize,
 }
 
 /// One committed state of the database, with its tables opened.
 pub(super) struct Base {
     // Dropped in this order: tables hold the read transaction, which needs the database.
     tables: Vec<ReadOnlyTable<Bytes, Bytes>>,
-    _redb: Arc<Database>,
+    redb: Arc<Database>,
 }
 
 /// Gives an error of redb its meaning here.
@@ -66,7 +69,7 @@ fn redb_error(what: &str, error: impl Into<redb::Error>) -> StoreError {
         },
         redb::Error::PreviousIo => StoreError::Io {
             what: format!("cannot {what} the live database"),
-            source: std::io::Error::other("an earlier read failed; mount again"),
+            source: std::io::Error::other("an earlier read failed"),
         },
         other => StoreError::Corrupt(format!("cannot {what} the live database: {other}")),
     }
@@ -103,11 +106,43 @@ impl Db {
     }
 
     fn attach(shield: Arc<Shield>, cache_bytes: usize) -> Result<Db> {
+        let handle = Handle::new(shield.clone());
+        let pass = handle.pass();
         let redb = Database::builder()
             .set_cache_size(cache_bytes)
-            .create_with_backend(Handle(shield.clone()))
+            .create_with_backend(handle)
             .map_err(|e| redb_error("open", e))?;
-        Ok(Db { redb: Arc::new(redb), shield })
+        // Not before: an attempt that fails must not close the file under the next one.
+        pass.make_owner();
+        Ok(Db { redb: Arc::new(redb), shield, pass, cache_bytes })
+    }
+
+    /// Whether a read failed since the database was opened. redb refuses to work then.
+    pub(super) fn is_failed(&self) -> bool {
+        self.pass.is_failed()
+    }
+
+    /// Opens the database again after a failed read, as after a crash: the last committed state is there, what was
+    /// being written is not. Readers of the state before get errors from now on.
+    ///
+    /// # Errors
+    /// `Io` when reading still fails, `NoSpace` while a full disk keeps what was committed in memory. May be tried
+    /// again.
+    pub(super) fn reopen(&mut self) -> Result<()> {
+        // Opening writes; on top of what waits for room that would mix up the order of headers and pages. On a dead
+        // shield nothing reaches the disk in any order.
+        if !self.shield.settle() && !self.shield.is_dead() {
+            return Err(StoreError::NoSpace);
+        }
+        self.pass.retire();
+        *self = contained("reopen", || Db::attach(self.shield.clone(), self.cache_bytes))?;
+        tracing::warn!("a read of the live database failed: it was opened again");
+        Ok(())
+    }
+
+    /// Whether a state is one of the database as it is open now.
+    pub(super) fn is_current(&self, base: &Base) -> bool {
+        Arc::ptr_eq(&self.redb, &base.redb)
     }
 
     fn read_meta(&self) -> Result<Meta> {
@@ -130,11 +165,11 @@ impl Db {
     }
 
     /// Returns the last committed state.
-    fn snapshot(&self) -> Result<Arc<Base>> {
+    pub(super) fn snapshot(&self) -> Result<Arc<Base>> {
         let txn = self.redb.begin_read().map_err(|e| redb_error("read", e))?;
         let open = |table| txn.open_table(definition(table)).map_err(|e| redb_error("read", e));
         let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-        Ok(Arc::new(Base { tables, _redb: self.redb.clone() }))
+        Ok(Arc::new(Base { tables, redb: self.redb.clone() }))
     }
 
     /// Puts a level of changes and the row about itself into the database, durably, and returns the new state.

@@ -195,16 +195,25 @@ impl Live {
 
     /// Clears the mark of a clean close.
     pub(super) fn write_unclean(&self) -> Result<()> {
-        let db = self.db_lock();
+        let mut db = self.db_lock();
         let meta = Meta { floor: self.mem().floor, clean: false, epoch: self.epoch };
-        let base = self.write(&db, None, meta)?;
+        let base = self.write(&mut db, None, meta)?;
         self.mem_mut().base = Some(base);
         Ok(())
     }
 
-    fn write(&self, db: &Option<Db>, level: Option<&Level>, meta: Meta) -> Result<Arc<Base>> {
-        let db = db.as_ref().ok_or_else(closed)?;
-        db.write(level, meta).inspect_err(|e| {
+    fn write(&self, db: &mut Option<Db>, level: Option<&Level>, meta: Meta) -> Result<Arc<Base>> {
+        let db = db.as_mut().ok_or_else(closed)?;
+        if db.is_failed() {
+            // Nothing has been written yet: an error here is no reason to distrust the disk.
+            db.reopen()?;
+        }
+        let mut written = db.write(level, meta);
+        if written.is_err() && db.is_failed() && !self.poison.is_set() {
+            // A page could not be read. Whether the commit took place or not, the same rows once more do no harm.
+            written = db.reopen().and_then(|()| db.write(level, meta));
+        }
+        written.inspect_err(|e| {
             if !matches!(e, StoreError::NoSpace) {
                 self.poison.set(&format!("the live database could not be written: {e}"));
             }
@@ -243,7 +252,7 @@ impl Live {
             }
         };
         let retired = self.journal_written.load(Ordering::Acquire);
-        let result = self.write(db, Some(&frozen), Meta { floor: lsn, clean, epoch: self.epoch });
+        let result = self.write(&mut *db, Some(&frozen), Meta { floor: lsn, clean, epoch: self.epoch });
         drop(frozen);
         match result {
             Ok(base) => {

@@ -30,6 +30,7 @@ use crate::crypto::LiveKeys;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::env::Env;
 use crate::store::error::{Result, StoreError};
+use crate::store::records::INLINE_ROW_MAX;
 
 const DIR: &str = "live/journal";
 const PATHS: [&str; 2] = ["live/journal/a", "live/journal/b"];
@@ -45,8 +46,8 @@ const TAG: usize = 16;
 /// What one frame takes besides its operations, before alignment.
 const FRAME_HEAD: usize = 4 + SEAL + RECORD_HEAD;
 
-/// The smallest segment that makes sense.
-pub(super) const SEGMENT_MIN: u64 = 64 << 10;
+/// The smallest segment that makes sense: some changes of the largest kind, small files' data, fit into it.
+pub(super) const SEGMENT_MIN: u64 = 4 * INLINE_ROW_MAX as u64;
 
 type Tag = [u8; TAG];
 

@@ -95,7 +95,7 @@ pub trait Barrier: Send + Sync {
 /// Sizes of the live database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
-    /// Bytes of each of the two journal segments, at least 64 KiB.
+    /// Bytes of each of the two journal segments, at least 256 KiB.
     pub segment_bytes: u64,
     /// Bytes of the database's page cache.
     pub cache_bytes: usize,
@@ -397,14 +397,16 @@ impl Live {
 
     /// Returns a row's value.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
-        let below = {
-            let mem = self.mem();
-            if let Some(row) = mem.active.get(table, key) {
-                return Ok(row.clone());
-            }
-            mem.below()?
-        };
-        below.get(table, key)
+        self.reading(|| {
+            let below = {
+                let mem = self.mem();
+                if let Some(row) = mem.active.get(table, key) {
+                    return Ok(row.clone());
+                }
+                mem.below()?
+            };
+            below.get(table, key)
+        })
     }
 
     /// Returns up to `limit` rows with `from <= key < to` (`None`: to the end of the table), ascending.
@@ -415,18 +417,55 @@ impl Live {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Value)>> {
-        read::range(table, from, to, limit, |bounds, limit| {
-            let mem = self.mem();
-            Ok((mem.active.part(table, bounds, limit), mem.below()?))
+        self.reading(|| {
+            read::range(table, from, to, limit, |bounds, limit| {
+                let mem = self.mem();
+                Ok((mem.active.part(table, bounds, limit), mem.below()?))
+            })
         })
     }
 
     /// Returns the row with the greatest key in `[from, below)`.
     pub fn last_before(&self, table: Table, from: &[u8], below: &[u8]) -> Result<Option<(Vec<u8>, Value)>> {
-        read::last_before(table, from, below, |bounds| {
-            let mem = self.mem();
-            Ok((mem.active.part_back(table, bounds), mem.below()?))
+        self.reading(|| {
+            read::last_before(table, from, below, |bounds| {
+                let mem = self.mem();
+                Ok((mem.active.part_back(table, bounds), mem.below()?))
+            })
         })
+    }
+
+    /// Reads; after an I/O error once more on the database opened anew, because redb lets nobody read on after one.
+    /// So an error that comes back is that of the rows asked for, and says nothing of others.
+    fn reading<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
+        match read() {
+            Err(StoreError::Io { .. }) if self.revive() => read(),
+            other => other,
+        }
+    }
+
+    /// Sees to it that the database can be read again. False: it can't, or the store is closed.
+    fn revive(&self) -> bool {
+        let mut db = self.db_lock();
+        let Some(db) = db.as_mut() else { return false };
+        let readable = if db.is_failed() { db.reopen() } else { Ok(()) };
+        let current = readable.and_then(|()| {
+            // No checkpoint runs, so what is frozen and what is in the database can't change meanwhile.
+            let is_current = self.mem().base.as_ref().is_some_and(|base| db.is_current(base));
+            if is_current { Ok(None) } else { db.snapshot().map(Some) }
+        });
+        match current {
+            Ok(None) => true,
+            Ok(Some(base)) => {
+                let old = self.mem_mut().base.replace(base);
+                drop(old);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the live database can't be opened again after a failed read");
+                false
+            }
+        }
     }
 
     /// Makes a batch visible at once, atomically; a later commit makes it durable. Memory only, except that it

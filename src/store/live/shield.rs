@@ -16,7 +16,10 @@
 //!
 //! What is held is bounded by one write transaction, because none is begun before `settle` succeeded.
 //!
-//! Errors of reads are passed on: nothing can be invented for those.
+//! Errors of reads are passed on: nothing can be invented for those. redb then refuses all that it has not cached, so
+//! the database is opened again on the same shield ([`super::base::Db::reopen`]), through a [`Handle`] of its own. The
+//! handle before is retired first: whatever still reads through it gets an error, never a page that the newer
+//! database has written since.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -65,7 +68,62 @@ struct Held {
 
 /// redb takes its backend by value; this is the handle it gets.
 #[derive(Debug)]
-pub(super) struct Handle(pub(super) Arc<Shield>);
+pub(super) struct Handle {
+    shield: Arc<Shield>,
+    pass: Arc<Pass>,
+}
+
+/// What a handle may still do. Kept by whoever opened the database.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    /// A read failed: redb refuses to work on.
+    failed: AtomicBool,
+    /// Another handle has taken over. Held shared while this one works.
+    retired: RwLock<bool>,
+    /// Closing this handle closes the file.
+    owner: AtomicBool,
+}
+
+impl Pass {
+    /// Whether redb was told of an error, after which it refuses to work.
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Ends the handle's work: on return nothing of it is under way, and nothing begins any more.
+    pub(super) fn retire(&self) {
+        *self.retired.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Lets the handle close the file when it is closed.
+    pub(super) fn make_owner(&self) {
+        self.owner.store(true, Ordering::Release);
+    }
+
+    /// Runs `work` unless the handle is retired.
+    fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Err(io::Error::other("the database was opened again after a failed read"));
+        }
+        let result = work();
+        if result.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Handle {
+    pub(super) fn new(shield: Arc<Shield>) -> Self {
+        Handle { shield, pass: Arc::default() }
+    }
+
+    /// What this handle may do, to be asked and changed after redb has taken the handle.
+    pub(super) fn pass(&self) -> Arc<Pass> {
+        self.pass.clone()
+    }
+}
 
 impl Shield {
     pub(super) fn new(inner: Box<dyn StorageBackend>, poison: Poison) -> io::Result<Arc<Self>> {
@@ -221,11 +279,35 @@ fn end_of(offset: u64, len: usize) -> io::Result<u64> {
 
 impl StorageBackend for Handle {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len())
+        self.pass.run(|| Ok(self.shield.len()))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let shield = &*self.0;
+        self.pass.run(|| self.shield.read(offset, out))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.pass.run(|| self.shield.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.pass.run(|| self.shield.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.pass.run(|| self.shield.write(offset, data))
+    }
+
+    fn close(&self) -> io::Result<()> {
+        // Of a retired handle the file is somebody else's by now.
+        let retired = self.pass.retired.read().unwrap_or_else(PoisonError::into_inner);
+        if *retired || !self.pass.owner.load(Ordering::Acquire) { Ok(()) } else { self.shield.inner.close() }
+    }
+}
+
+impl Shield {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let shield = self;
         if !shield.is_starved() {
             return shield.inner.read(offset, out);
         }
@@ -237,7 +319,7 @@ impl StorageBackend for Handle {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let shield = &*self.0;
+        let shield = self;
         let _writer = shield.lock_writer();
         let mut held = shield.write_held();
         held.len = len;
@@ -254,7 +336,7 @@ impl StorageBackend for Handle {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let shield = &*self.0;
+        let shield = self;
         let _writer = shield.lock_writer();
         let mut held = shield.write_held();
         if shield.is_dead() || held.deferred {
@@ -278,7 +360,7 @@ impl StorageBackend for Handle {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let shield = &*self.0;
+        let shield = self;
         let _writer = shield.lock_writer();
         let is_header = offset < PAGE;
         if is_header && shield.is_starved() && !shield.is_dead() && !shield.read_held().deferred {
@@ -312,10 +394,6 @@ impl StorageBackend for Handle {
             }
         }
         shield.hold(&mut shield.write_held(), offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.0.inner.close()
     }
 }
 
@@ -382,7 +460,7 @@ mod tests {
         let (poison, steps) = (Poison::new(), Steps::default());
         let inner = Box::new(Moody(InMemoryBackend::new(), mood.clone(), steps.clone()));
         let shield = Shield::new(inner, poison.clone()).unwrap();
-        let handle = Handle(shield.clone());
+        let handle = Handle::new(shield.clone());
         handle.set_len(3 * PAGE).unwrap();
         (shield, handle, mood, poison, steps)
     }

@@ -182,7 +182,7 @@ fn an_older_database_below_a_newer_journal_is_refused() {
     let database = ["live/live.redb", "live/blocks.log"].map(|path| (path, disk.raw_read(path).unwrap()));
     let live = rig.open().unwrap();
     // Enough for several segments.
-    for n in 0..40u64 {
+    for n in 0..160u64 {
         let mut batch = Batch::new();
         batch.put(Table::Inodes, n.to_le_bytes(), vec![1; 6000]);
         live.apply(batch).unwrap();

@@ -15,6 +15,104 @@ fn count(live: &Live) -> u64 {
     live.range(Table::Extents, b"", None, usize::MAX).unwrap().len() as u64
 }
 
+/// A live state of 400 rows, as it is after the next open: nothing of it is cached.
+fn rows_on_a_faulty_disk() -> (Rig, Faults) {
+    let faults = Faults::new();
+    let rig = Rig::new(FaultyDisk::new(SimDisk::new(1), faults.clone()), 1);
+    let live = rig.create().unwrap();
+    for n in 0..400 {
+        live.apply(numbered(n, 3000)).unwrap();
+    }
+    live.close().unwrap();
+    (rig, faults)
+}
+
+#[test]
+fn one_failed_read_makes_nothing_else_unreadable() {
+    let (mut rig, faults) = rows_on_a_faulty_disk();
+    let live = rig.open().unwrap();
+    let row = |n: u64| live.get(Table::Extents, &n.to_be_bytes());
+    // Each of these meets one error at another depth of the tree.
+    for n in 1..=3 {
+        faults.fail_nth(FaultOp::Read, n, FaultErrno::Eio);
+        assert_eq!(row(100 * n).unwrap().unwrap()[..], vec![(100 * n) as u8; 3000]);
+        assert_eq!(count(&live), 400);
+    }
+    assert!(faults.struck() >= 1, "no read failed: nothing was tested");
+    // As long as the disk gives nothing at all there is an error, of the disk; afterwards all is well.
+    let view = live.view().unwrap();
+    faults.fail_all(FaultOp::Read, "live/", FaultErrno::Eio);
+    let errors: Vec<StoreError> = (0..400).filter_map(|n| row(n).err()).collect();
+    assert!(errors.iter().all(|e| matches!(e, StoreError::Io { .. })), "{errors:?}");
+    assert!(!errors.is_empty());
+    faults.clear();
+    for n in 0..400 {
+        assert_eq!(row(n).unwrap().unwrap()[..], vec![n as u8; 3000]);
+    }
+    // A view of the state before gives what it has or an error, and no other state's rows.
+    live.apply(numbered(7, 10)).unwrap();
+    live.checkpoint().unwrap();
+    for n in 0..400_u64 {
+        if let Ok(value) = view.get(Table::Extents, &n.to_be_bytes()) {
+            assert_eq!(value.unwrap()[..], vec![n as u8; 3000]);
+        }
+    }
+    drop(view);
+    assert!(!rig.poison.is_set());
+    assert_eq!(row(7).unwrap().unwrap().len(), 10);
+    live.close().unwrap();
+    drop(live);
+    let live = rig.open().unwrap();
+    assert!(!live.recovered());
+    assert_eq!(count(&live), 400);
+}
+
+#[test]
+fn one_failed_read_in_a_checkpoint_stops_nothing() {
+    let mut survived = 0;
+    for nth in 1.. {
+        let (mut rig, faults) = rows_on_a_faulty_disk();
+        let live = rig.open().unwrap();
+        for n in (0..400).step_by(40) {
+            live.apply(numbered(n, 20)).unwrap();
+        }
+        faults.fail_nth(FaultOp::Read, nth, FaultErrno::Eio);
+        let done = live.checkpoint();
+        let hit = faults.struck() > 0;
+        faults.clear();
+        // What the block file must read in order to write is part of the write, and a failed one ends all writing.
+        assert_eq!(done.is_err(), rig.poison.is_set(), "read {nth}: {done:?}");
+        if done.is_err() {
+            assert_eq!(count(&live), 400, "reading goes on");
+            continue;
+        }
+        assert_eq!(count(&live), 400);
+        let row = live.get(Table::Extents, &80_u64.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(row[..], [80; 20]);
+        live.close().unwrap();
+        drop(live);
+        assert_eq!(count(&rig.open().unwrap()), 400);
+        if !hit {
+            break;
+        }
+        survived += 1;
+    }
+    assert!(survived >= 5, "only {survived} checkpoints went on after a failed read");
+}
+
+#[test]
+fn the_smallest_journal_takes_the_largest_row() {
+    use crate::store::records::INLINE_ROW_MAX;
+    let mut rig = Rig::new(SimDisk::new(1), 1);
+    rig.cfg.segment_bytes = 1;
+    let live = rig.create().unwrap();
+    for n in 0..8 {
+        live.apply(numbered(n, INLINE_ROW_MAX)).unwrap();
+        live.commit().unwrap();
+    }
+    assert_eq!(count(&live), 8);
+}
+
 #[test]
 fn a_full_disk_loses_nothing() {
     let disk = SimDisk::new(1);
