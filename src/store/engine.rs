@@ -21,6 +21,11 @@ use crate::store::packs::Packs;
 /// Path of the preallocated reserve inside the vault.
 pub const RESERVE_PATH: &str = "live/reserve";
 
+/// The reserve takes at most one part in so many of what is free.
+const RESERVE_PART: u64 = 16;
+/// A smaller reserve would be of no use.
+const RESERVE_MIN: u64 = 1 << 20;
+
 /// How much the live database may grow for each byte of journaled change: rows are copied into B-tree pages that are
 /// at worst half full, and both the old and the new page exist until the commit.
 const LIVE_GROWTH_FACTOR: u64 = 3;
@@ -111,7 +116,7 @@ impl Engine {
             .saturating_add(pending / 32)
             .saturating_add(self.live_growth())
             .saturating_add(self.floor(space.total));
-        if space.available < need {
+        if space.available.saturating_add(self.packs.promised_data_bytes()) < need {
             self.settle(bytes);
             return Err(StoreError::NoSpace);
         }
@@ -143,14 +148,16 @@ impl Engine {
     pub fn space(&self) -> Result<EngineSpace> {
         let space = self.disk_space()?;
         let pending = self.pending.load(Ordering::SeqCst);
+        // The disk counts as used what it has promised to the open pack, but the next data goes there.
+        let writable = space.available.saturating_add(self.packs.promised_data_bytes());
         let held = pending
             .saturating_add(pending / 32)
             .saturating_add(self.live_growth())
             .saturating_add(self.floor(space.total));
         Ok(EngineSpace {
             total: space.total,
-            available: space.available.saturating_sub(held),
-            free: space.available.saturating_sub(pending),
+            available: writable.saturating_sub(held),
+            free: writable.saturating_sub(pending),
             files_total: space.files_total,
             files_free: space.files_free,
         })
@@ -187,30 +194,33 @@ impl Engine {
     }
 
     /// Preallocates the reserve if there is room for it; called at open and each time the disk may have room again.
+    ///
+    /// It takes a sixteenth of what is free, at most `reserve_bytes`, so that a small disk has one too. One that is
+    /// there from before is kept, however full the disk is by now: that is when it is needed.
     pub fn take_reserve(&self) {
         if self.reserve_held.load(Ordering::SeqCst) || self.ctx.cfg.reserve_bytes == 0 {
             return;
         }
-        let bytes = self.ctx.cfg.reserve_bytes;
-        let room =
-            |space: &Space| space.available > bytes.saturating_mul(4).saturating_add(self.floor(space.total));
-        match self.disk_space() {
-            Ok(space) if room(&space) => {}
-            _ => return,
-        }
         let disk = &self.ctx.disk;
         let made = (|| {
+            let space = disk.space()?;
+            let bytes = (space.available / RESERVE_PART).min(self.ctx.cfg.reserve_bytes);
+            let room =
+                bytes >= RESERVE_MIN && space.available >= bytes.saturating_add(self.floor(space.total));
             let file = match disk.open(RESERVE_PATH, OpenMode::ReadWrite) {
                 Ok(file) => file,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && room => {
                     disk.open(RESERVE_PATH, OpenMode::CreateNew)?
                 }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
                 Err(e) => return Err(e),
             };
-            file.allocate(0, bytes)
+            // What the file has already costs nothing.
+            file.allocate(0, if room { bytes } else { RESERVE_MIN.min(self.ctx.cfg.reserve_bytes) })?;
+            Ok(true)
         })();
         match made {
-            Ok(()) => self.reserve_held.store(true, Ordering::SeqCst),
+            Ok(held) => self.reserve_held.store(held, Ordering::SeqCst),
             // Not having the reserve loses a safety margin, no data: the floor still holds.
             Err(error) => tracing::warn!(%error, "could not preallocate {RESERVE_PATH}"),
         }

@@ -29,7 +29,8 @@ mod write;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+    Weak,
 };
 
 use super::blockcache::BlockCache;
@@ -213,6 +214,17 @@ impl Packs {
     /// `NoSpace` leaves the packs open and readable; try again when there is room.
     pub fn close_open(&self) -> Result<()> {
         self.core.close_open()
+    }
+
+    /// Bytes that the disk has promised to the open pack of data beyond what is written: room for more data that the
+    /// filesystem doesn't count as free. 0 while that pack is being changed for another. Waits for nobody.
+    pub fn promised_data_bytes(&self) -> u64 {
+        let slot = match self.core.slots[slot_of(PackKind::Data)].try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+            Err(TryLockError::WouldBlock) => return 0,
+        };
+        slot.as_ref().map_or(0, |pack| pack.promised())
     }
 
     /// Returns counts since the chunk store was opened.

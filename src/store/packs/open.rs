@@ -8,6 +8,7 @@
 //! that, in the order of the file. So what any commit captures is a prefix of the pack's chunks, which is
 //! what recovery needs to give a cut pack a footer without gaps (PACK-2).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::super::ctx::Ctx;
@@ -43,6 +44,8 @@ pub(super) struct OpenPack {
     idle: Condvar,
     /// Held while the pack is being closed, by whoever does it.
     pub(super) closing: Mutex<()>,
+    /// What the disk has promised beyond what closing needs, in bytes: a note of the state for those who don't wait.
+    promised: AtomicU64,
 }
 
 /// What changes as a pack grows.
@@ -133,6 +136,7 @@ impl OpenPack {
             }),
             idle: Condvar::new(),
             closing: Mutex::new(()),
+            promised: AtomicU64::new(0),
         }))
     }
 
@@ -170,6 +174,11 @@ impl OpenPack {
     pub(super) fn space(&self, ctx: &Ctx) -> (u64, u64) {
         let state = self.lock(ctx);
         (state.end, state.allocated.saturating_sub(state.end))
+    }
+
+    /// Returns how many more bytes the disk has promised than closing would need now. Takes no lock.
+    pub(super) fn promised(&self) -> u64 {
+        self.promised.load(Ordering::Relaxed)
     }
 
     /// Lets nobody new in.
@@ -220,6 +229,8 @@ impl OpenPack {
             state.end = end;
             state.footer_len = footer_len;
             state.chunks.push(desc);
+            let promised = state.allocated.saturating_sub(closed_len(end, footer_len));
+            self.promised.store(promised, Ordering::Relaxed);
             let from = state.written_back;
             (end - from >= WRITEBACK_STEP).then(|| {
                 state.written_back = end;

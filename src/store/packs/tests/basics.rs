@@ -259,6 +259,27 @@ fn readers_of_one_block_share_the_work() {
 }
 
 #[test]
+fn room_promised_to_the_open_pack_is_room_for_data() {
+    let vault = Vault::new(1);
+    let (sim, disk) = sim();
+    sim.set_capacity(1 << 30);
+    let store = vault.create(Arc::clone(&disk), quiet(64 << 20));
+    let room = || disk.space().unwrap().available + store.packs.promised_data_bytes();
+    let before = room();
+    assert_eq!(store.packs.promised_data_bytes(), 0);
+    store.packs.put(PackKind::Data, &noise("one", 100_000), Effort::Fast).unwrap();
+    assert!(store.packs.promised_data_bytes() > 8 << 20, "nothing is held ahead: nothing was tested");
+    assert!(before - room() < 600 << 10, "100 KB took {} bytes of room", before - room());
+    // What is promised to a pack of trees is no room for data.
+    let promised = store.packs.promised_data_bytes();
+    store.packs.put(PackKind::Tree, &noise("two", 1_000), Effort::Fast).unwrap();
+    assert_eq!(store.packs.promised_data_bytes(), promised);
+    store.packs.close_open().unwrap();
+    assert_eq!(store.packs.promised_data_bytes(), 0);
+    store.close();
+}
+
+#[test]
 fn a_full_disk_refuses_chunks_and_loses_none() {
     let vault = Vault::new(1);
     let (sim, disk) = sim();
