@@ -193,6 +193,7 @@ fn errors_say_what_failed_and_what_to_do() {
         (vec!["cat", vault, "latest:/x", "--passfile", &pass], "", 22),
         (vec!["snapshot", "delete", vault, "3", "--passfile", &pass], "", 22),
         (vec!["key", "remove", vault, "9", "--passfile", &pass], "", 22),
+        (vec!["key", "change", vault, "--passfile", &pass], "", 2),
         (vec!["protect", &full], "", 21),
         (vec!["mount", vault, &mountpoint, "-S", "--json"], "wrong", 11),
         (vec!["umount", &mountpoint, "--json"], "", 21),
@@ -283,6 +284,10 @@ fn completions_name_every_verb() {
             assert!(script.contains(verb), "{shell}: {verb}");
         }
         assert!(script.contains("--passfile") || script.contains("-l passfile"), "{shell}: options");
+        for hidden in ["internal", "unmount"] {
+            assert!(!script.contains(&format!("strongroom,{hidden}")), "{shell}: {hidden}");
+            assert!(!script.split(['\'', '"', ' ']).any(|word| word == hidden), "{shell}: {hidden}");
+        }
     }
     sandbox.run(["completions", "tcsh"]).fails(2);
     fs::write(sandbox.path("completions.bash"), sandbox.run(["completions", "bash"]).ok()).unwrap();
@@ -364,6 +369,12 @@ fn heavy_json_of_every_verb() {
         .ok();
     session.run(&["status", vault]);
     session.run(&["snapshot", "create", vault, "-S"]);
+    // For people: no JSON, and the same words as without a daemon.
+    let status = sandbox.run(["status", vault]).ok();
+    assert!(status.contains("  room for ") && !status.contains(['{', '"']), "{status}");
+    let gc = sandbox.run(["gc", vault, "--dead-percent", "50"]).ok();
+    assert!(gc.starts_with("deleted 0 packs, rewrote 0: "), "{gc}");
+    assert!(sandbox.run(["gc", vault, "-n"]).ok().starts_with("would free "));
     sandbox.sh("echo more > decrypted/new; rm decrypted/pipe").ok();
     session.run(&["umount", &mountpoint]);
     session.run(&["wait", vault]);
@@ -381,6 +392,12 @@ fn heavy_json_of_every_verb() {
     session.run(&["snapshot", "delete", vault, "1", "-S"]);
     session.run(&["gc", vault, "--dry-run", "-S"]);
     session.run(&["gc", vault, "-S"]);
+    session.run(&["snapshot", "create", vault, "--force", "--tag", "by-hand", "-S"]);
+    let key = sandbox.private_file("vault.key", &[7; 64]);
+    let key = key.to_str().unwrap();
+    session.run(&["key", "add", vault, "-S", "--new-keyfile", key, "--label", "cron"]);
+    session.run(&["key", "change", vault, "-S", "--new-passfile", &pass, "--kdf-time", "0"]);
+    session.run(&["key", "remove", vault, "3", "-S"]);
     session.run(&["protect", &mountpoint]);
     session.run(&["protect", "--undo", &mountpoint]);
     assert!(!session.text.contains(&pass), "nothing of this machine is left in the text");

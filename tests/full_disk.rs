@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -136,6 +137,10 @@ fn available(path: &Path) -> u64 {
 fn heavy_a_full_disk_refuses_writers_and_loses_nothing() {
     let mut disk = SmallDisk::new(seed(0x5eed_0002));
     disk.sandbox().mount();
+    let reserve = disk.sandbox().vault().join("live/reserve");
+    let held = move || fs::metadata(&reserve).map_or(0, |meta| meta.blocks() * 512);
+    assert!(held() >= 8 << 20, "a small disk has a reserve too, not of {} bytes", held());
+    assert!(held() <= (DISK_MIB * MIB) as u64 / 12, "the reserve takes {} bytes of a small disk", held());
     for number in 0..20 {
         disk.write(&format!("keep{number}"), 300_000 + 1_000 * number).unwrap();
     }
@@ -184,8 +189,6 @@ fn heavy_a_full_disk_refuses_writers_and_loses_nothing() {
     let vault = disk.sandbox().vault_str();
     assert_eq!(disk.sandbox().snapshots().len(), 2);
     disk.sandbox().keyed(&["snapshot", "delete", vault, "1"]).ok();
-    println!("{}", disk.sandbox().keyed(&["gc", vault, "--json"]).ok());
-    println!("{}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
     println!("{}", disk.sandbox().keyed(&["gc", vault, "--json"]).ok());
     println!("{}", disk.sandbox().sh("df -k disk; ls -laR disk/encrypted | grep -v '^d'").ok());
     let freed = available(&disk.at);
@@ -258,7 +261,7 @@ fn heavy_unmounting_a_vault_on_a_filled_disk_keeps_what_was_synced() {
     disk.junk();
     let done = disk.sandbox().run(["umount", &disk.sandbox().str("decrypted")]);
     // What was never synced may not have fitted: then the status says so, and names the reason.
-    assert!(matches!(done.code, 0 | 19 | 20), "{done:?}");
+    assert!(matches!(done.code, 0 | 19), "{done:?}");
     if done.code == 0 {
         disk.ledger.insert("dirty".into(), dirty);
     } else {
@@ -267,6 +270,7 @@ fn heavy_unmounting_a_vault_on_a_filled_disk_keeps_what_was_synced() {
             "{}",
             done.stderr
         );
+        assert!(done.stderr.contains("hint: ") && done.stderr.contains("strongroom gc"), "{}", done.stderr);
     }
     disk.sandbox().run(["is-mounted", &disk.sandbox().str("decrypted")]).fails(1);
 

@@ -109,6 +109,22 @@ fn heavy_a_normal_user_mounts_writes_unmounts_and_restores_an_own_vault() {
     as_user(&sandbox, "strongroom mount -S encrypted decrypted < enc.txt && diff -r expected decrypted && fusermount3 -u decrypted && strongroom wait encrypted")
         .ok();
 
+    // A protected mountpoint takes nothing while unmounted, also not from its owner, but can be mounted by him.
+    as_user(&sandbox, "strongroom protect decrypted").ok();
+    assert_eq!(fs::metadata(sandbox.mountpoint()).unwrap().mode() & 0o7777, 0);
+    as_user(&sandbox, "echo plaintext > decrypted/leak").fails(1);
+    as_user(&sandbox, "strongroom mount -S encrypted decrypted < enc.txt && diff -r expected decrypted && strongroom umount decrypted")
+        .ok();
+    assert_eq!(fs::metadata(sandbox.mountpoint()).unwrap().mode() & 0o7777, 0, "it is protected again");
+    as_user(&sandbox, "strongroom protect --undo decrypted").ok();
+    // Root's immutable flag keeps fusermount3 out; the message says whose it is and how it goes away.
+    if sandbox.run(["protect", &sandbox.str("decrypted"), "--json"]).ok().contains("\"immutable\"") {
+        let refused = as_user(&sandbox, "strongroom mount -S encrypted decrypted < enc.txt");
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains("strongroom protect --undo"), "{}", refused.stderr);
+        sandbox.run(["protect", "--undo", &sandbox.str("decrypted")]).ok();
+    }
+
     // What only root may do is refused, and says so; what the user does not own stays closed to him.
     let refused = as_user(&sandbox, "strongroom mount -S encrypted decrypted -o dev < enc.txt");
     assert_ne!(refused.code, 0);

@@ -13,6 +13,7 @@ use super::unlock::UnlockArgs;
 use crate::env::{Env, SystemEnv};
 use crate::format::{Content, Entry, FileType};
 use crate::snapshot::chain::open_sealed;
+use crate::snapshot::describe::rfc3339;
 use crate::snapshot::open;
 use crate::snapshot::select::select_in;
 use crate::snapshot::tree::TreeReader;
@@ -93,8 +94,8 @@ impl EntryLine {
             mode: format!("{:04o}", entry.mode),
             uid: entry.uid,
             gid: entry.gid,
-            size: entry.size,
-            mtime: show_time(entry.mtime.secs, entry.mtime.nanos),
+            size: size_of(entry),
+            mtime: rfc3339(entry.mtime.secs, entry.mtime.nanos),
             inode: entry.ino,
             links: entry.nlink,
             target: match &entry.content {
@@ -117,10 +118,40 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-/// A time as people read it: local, or the raw seconds when out of the calendar's range.
-pub(crate) fn show_time(secs: i64, nanos: u32) -> String {
-    let nanos = i32::try_from(nanos).unwrap_or(0);
-    jiff::Timestamp::new(secs, nanos).map_or_else(|_| format!("@{secs}"), |t| t.to_string())
+/// The length of an entry as stat(2) tells it: of a symbolic link, that of its target.
+fn size_of(entry: &Entry) -> u64 {
+    match &entry.content {
+        Content::Symlink(target) => target.len() as u64,
+        _ => entry.size,
+    }
+}
+
+/// Type and permissions as ls(1) writes them: `-rwsr-x--x`.
+fn mode_text(kind: FileType, mode: u32) -> String {
+    let mut text = String::from(match kind {
+        FileType::File => '-',
+        FileType::Dir => 'd',
+        FileType::Symlink => 'l',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+        FileType::CharDev => 'c',
+        FileType::BlockDev => 'b',
+    });
+    // Each class: its bits, and the letters of its special bit with and without execution.
+    for (shift, special, with, without) in
+        [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
+    {
+        let bits = mode >> shift;
+        text.push(if bits & 4 == 0 { '-' } else { 'r' });
+        text.push(if bits & 2 == 0 { '-' } else { 'w' });
+        text.push(match (mode & special == 0, bits & 1 == 0) {
+            (true, true) => '-',
+            (true, false) => 'x',
+            (false, true) => without,
+            (false, false) => with,
+        });
+    }
+    text
 }
 
 /// A snapshot opened for reading, and the entry that was named.
@@ -216,7 +247,7 @@ pub(crate) fn run_ls(args: &LsArgs, out: &Output) -> CliResult {
 }
 
 /// `/a/b/` -> `/a/b`; the root is empty, so that children join with one slash.
-fn trim_slashes(path: &[u8]) -> Vec<u8> {
+pub(crate) fn trim_slashes(path: &[u8]) -> Vec<u8> {
     let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
     parts.iter().flat_map(|part| [b"/", *part].concat()).collect()
 }
@@ -234,22 +265,13 @@ fn print_entry(long: bool, out: &Output, path: &[u8], entry: &Entry) -> CliResul
         _ => String::new(),
     };
     out.line(&format!(
-        "{}{:04o} {:>3} {:>6} {:>6} {:>14} {} {shown}{arrow}",
-        match entry.kind {
-            FileType::File => '-',
-            FileType::Dir => 'd',
-            FileType::Symlink => 'l',
-            FileType::Fifo => 'p',
-            FileType::Socket => 's',
-            FileType::CharDev => 'c',
-            FileType::BlockDev => 'b',
-        },
-        entry.mode,
+        "{} {:>3} {:>6} {:>6} {:>14} {} {shown}{arrow}",
+        mode_text(entry.kind, u32::from(entry.mode)),
         entry.nlink,
         entry.uid,
         entry.gid,
-        entry.size,
-        show_time(entry.mtime.secs, 0),
+        size_of(entry),
+        rfc3339(entry.mtime.secs, 0),
     ))
 }
 
@@ -258,7 +280,9 @@ pub(crate) fn run_cat(args: &CatArgs, out: &Output) -> CliResult {
     let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
     let target = open_target(&vault, &args.target)?;
     if target.entry.kind != FileType::File {
-        return Err(CliError::usage(format!("{} is no file", super::show_bytes(&target.path))));
+        let shown = super::show_bytes(&target.path);
+        return Err(CliError::usage(format!("{shown} is no regular file"))
+            .hint("`strongroom ls` lists a directory, `strongroom restore` brings it back"));
     }
     let tree = TreeReader::new(&target.source);
     let mut stdout = std::io::stdout().lock();
@@ -294,6 +318,20 @@ mod tests {
             (":/a", ("", "/a")),
         ] {
             assert_eq!(split_target(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_read_as_in_ls() {
+        for (kind, mode, expected) in [
+            (FileType::File, 0o644, "-rw-r--r--"),
+            (FileType::Dir, 0o1777, "drwxrwxrwt"),
+            (FileType::File, 0o4755, "-rwsr-xr-x"),
+            (FileType::File, 0o2640, "-rw-r-S---"),
+            (FileType::Symlink, 0o777, "lrwxrwxrwx"),
+            (FileType::CharDev, 0o7000, "c--S--S--T"),
+        ] {
+            assert_eq!(mode_text(kind, mode), expected);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::browse::{EntryLine, open_target};
+use super::browse::{EntryLine, open_target, trim_slashes};
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
@@ -21,6 +21,8 @@ Examples:
   strongroom diff /encrypted 11 12 --passfile /root/enc.txt
   strongroom diff /encrypted \"1 week ago:/home\" latest:/home --json --keyfile /root/vault.key
 
+Paths are those in the snapshot; if A and B are different directories, those below them. A directory that is
+gone or new is listed with all that is in it.
 Each line: + added, - removed, M modified (c content, m mode, o owner, t time, x attributes, T type).")]
 pub(crate) struct DiffArgs {
     /// The vault, or any copy of it
@@ -69,9 +71,11 @@ pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
     let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
     let (a, b) = (open_target(&vault, &args.old)?, open_target(&vault, &args.new)?);
     let (old, new) = (TreeReader::new(&a.source), TreeReader::new(&b.source));
+    let base = trim_slashes(&a.path);
+    let base = if base == trim_slashes(&b.path) { base } else { Vec::new() };
     let mut failed: Option<CliError> = None;
     let stats = diff(&old, &a.entry, &new, &b.entry, &mut |item| {
-        print(&item, out).map_err(|error| {
+        print(&base, &item, out).map_err(|error| {
             // Carried around the library's error type, which knows no output.
             failed = Some(error);
             StoreError::NotFound("output closed".into())
@@ -85,7 +89,13 @@ pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
     Ok(ExitCode::Ok)
 }
 
-fn print(item: &DiffItem, out: &Output) -> CliResult<()> {
+/// Prints one difference; `base` is the directory that was compared, without a slash at its end.
+fn print(base: &[u8], item: &DiffItem, out: &Output) -> CliResult<()> {
+    let mut path = base.to_vec();
+    if !item.path.is_empty() || base.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(&item.path);
     let (name, sign, what) = match &item.change {
         Change::Added => ("added", '+', String::new()),
         Change::Removed => ("removed", '-', String::new()),
@@ -94,12 +104,12 @@ fn print(item: &DiffItem, out: &Output) -> CliResult<()> {
     if out.is_json() {
         return out.json_line(&DiffLine {
             change: name,
-            path: String::from_utf8_lossy(&item.path).into_owned(),
+            path: String::from_utf8_lossy(&path).into_owned(),
             what,
-            old: item.old.as_ref().map(|entry| EntryLine::new(&item.path, entry)),
-            new: item.new.as_ref().map(|entry| EntryLine::new(&item.path, entry)),
+            old: item.old.as_ref().map(|entry| EntryLine::new(&path, entry)),
+            new: item.new.as_ref().map(|entry| EntryLine::new(&path, entry)),
         });
     }
-    let path = super::show_bytes(&item.path);
+    let path = super::show_bytes(&path);
     out.line(&if what.is_empty() { format!("{sign} {path}") } else { format!("{sign} {path} ({what})") })
 }

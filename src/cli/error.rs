@@ -1,7 +1,7 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
 use crate::crypto::CryptoError;
-use crate::mount::error::{Failure, MountError};
+use crate::mount::error::{Failure, MountError, NO_SPACE_HINT};
 use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
 
@@ -136,7 +136,7 @@ impl From<StoreError> for CliError {
             StoreError::Corrupt(_) | StoreError::Format(_) | StoreError::Crypto(_) => Self::new(ExitCode::Corrupt, message)
                 .hint("`fsck.strongroom VAULT` names everything that is damaged"),
             StoreError::NoSpace => Self::new(ExitCode::NoSpace, message)
-                .hint("free space on the disk under the vault: delete snapshots, then `strongroom gc VAULT`"),
+                .hint(NO_SPACE_HINT),
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
         }

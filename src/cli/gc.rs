@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::Value;
 
-use super::error::{CliResult, ExitCode};
+use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
 use super::session::{self, WorkOptions};
 use super::snapshot::ask_daemon;
 use super::unlock::UnlockArgs;
 use crate::mount::control::Request;
 use crate::snapshot::Idle;
-use crate::snapshot::gc::{Action, GcOpts, execute, plan};
+use crate::snapshot::gc::{self, GcOpts, plan};
 
 /// Arguments of `gc`.
 #[derive(Args, Debug)]
@@ -37,15 +38,9 @@ pub(crate) struct GcArgs {
 
 /// Runs `gc`.
 pub(crate) fn run(args: &GcArgs, out: &Output) -> CliResult {
-    if let Some(answer) = ask_daemon(&args.vault, &Request::Gc { dry_run: args.dry_run }, out)? {
-        if out.is_json() {
-            out.json(&answer)?;
-        } else if let serde_json::Value::Object(fields) = &answer {
-            for (name, value) in fields.iter().filter(|(_, value)| !value.is_array()) {
-                out.line(&format!("{name}: {value}"))?;
-            }
-        }
-        return Ok(ExitCode::Ok);
+    let request = Request::Gc { dry_run: args.dry_run, dead_percent: Some(args.dead_percent) };
+    if let Some(answer) = ask_daemon(&args.vault, &request, out)? {
+        return report(args.dry_run, &answer, out);
     }
     let work = WorkOptions { accept_rollback: false, discard_live: false, purpose: "gc" };
     let opened = session::open_work(&args.vault, &args.unlock, &work, out)?;
@@ -56,40 +51,58 @@ pub(crate) fn run(args: &GcArgs, out: &Output) -> CliResult {
 
 fn collect(engine: &crate::store::engine::Engine, args: &GcArgs, out: &Output) -> CliResult {
     let opts = GcOpts { dead_percent_min: args.dead_percent, host: session::host(), ..GcOpts::default() };
-    let plan = plan(engine, &Idle, &opts)?;
-    if args.dry_run {
-        if out.is_json() {
-            out.json(&plan)?;
-            return Ok(ExitCode::Ok);
-        }
-        for pack in plan.packs.iter().filter(|pack| pack.action != Action::Keep) {
-            let verb = if pack.action == Action::Delete { "delete" } else { "rewrite" };
+    let answer = if args.dry_run {
+        serde_json::to_value(plan(engine, &Idle, &opts)?)
+    } else {
+        serde_json::to_value(gc::run(engine, &Idle, &opts)?)
+    };
+    let answer = answer.map_err(|e| CliError::new(ExitCode::Failure, format!("encoding JSON: {e}")))?;
+    report(args.dry_run, &answer, out)
+}
+
+/// Prints a plan or what was done, whoever did it: the daemon of a mounted vault answers in JSON.
+fn report(dry_run: bool, answer: &Value, out: &Output) -> CliResult {
+    if out.is_json() {
+        out.json(answer)?;
+        return Ok(ExitCode::Ok);
+    }
+    let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let bytes = |of: &Value, name: &str| human_bytes(number(of, name));
+    if dry_run {
+        let packs = answer.get("packs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for pack in packs {
+            let text = |name: &str| pack.get(name).and_then(Value::as_str).unwrap_or_default();
+            if text("action") == "keep" {
+                continue;
+            }
             out.line(&format!(
-                "{verb:<8} {} {:<4} {:>10}, {} of it needed",
-                &pack.pack[..16],
-                pack.kind,
-                human_bytes(pack.file_bytes),
-                human_bytes(pack.live_bytes)
+                "{:<8} {:.16} {:<4} {:>10}, {} of it needed",
+                text("action"),
+                text("pack"),
+                text("kind"),
+                bytes(pack, "file_bytes"),
+                bytes(pack, "live_bytes")
             ))?;
         }
         out.line(&format!(
             "would free {} and write {} again",
-            human_bytes(plan.freed_bytes),
-            human_bytes(plan.rewritten_bytes)
+            bytes(answer, "freed_bytes"),
+            bytes(answer, "rewritten_bytes")
         ))?;
         return Ok(ExitCode::Ok);
     }
-    let report = execute(engine, &Idle, plan)?;
-    if out.is_json() {
-        out.json(&report)?;
-    } else {
-        out.line(&format!(
-            "deleted {} packs, rewrote {}: {} freed, {} written again",
-            report.deleted_packs,
-            report.rewritten_packs,
-            human_bytes(report.freed_bytes),
-            human_bytes(report.copied_bytes)
-        ))?;
+    out.line(&format!(
+        "deleted {} packs, rewrote {}: {} freed, {} written again",
+        number(answer, "deleted_packs"),
+        number(answer, "rewritten_packs"),
+        bytes(answer, "freed_bytes"),
+        bytes(answer, "copied_bytes")
+    ))?;
+    let kept = number(answer, "kept_for_space");
+    if kept > 0 {
+        out.warning(&format!(
+            "{kept} packs could not be rewritten on this full disk: delete more snapshots or other files, then run gc again"
+        ));
     }
     Ok(ExitCode::Ok)
 }

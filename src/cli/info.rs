@@ -56,7 +56,7 @@ pub(crate) fn run(args: &InfoArgs, out: &Output) -> CliResult {
     let present = packs.keys().copied().collect();
     let latest = chain.latest(&present, None);
     let report = InfoReport {
-        vault: super::show_path(&args.vault),
+        vault: super::json_path(&args.vault),
         vault_id: header.vault_id.to_hex(),
         format: 1,
         created: header.created.clone(),
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &InfoArgs, out: &Output) -> CliResult {
 }
 
 fn print(report: &InfoReport, out: &Output) -> CliResult<()> {
-    out.line(&format!("vault       {}", report.vault))?;
+    out.line(&format!("vault       {}", super::show_bytes(report.vault.as_bytes())))?;
     out.line(&format!("id          {}", report.vault_id))?;
     out.line(&format!("format      {} ({}), made {}", report.format, report.cipher, report.created))?;
     for slot in &report.slots {

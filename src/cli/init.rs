@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
+use super::key::{SlotLine, slot_lines};
 use super::output::Output;
 use super::session;
 use super::unlock::UnlockArgs;
@@ -53,7 +54,7 @@ struct InitReport {
     vault: String,
     vault_id: String,
     cipher: String,
-    slots: Vec<&'static str>,
+    slots: Vec<SlotLine>,
 }
 
 /// Makes the vault.
@@ -76,11 +77,9 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
     let root = RootSecret::generate(&env);
     let created = session::rfc3339_now();
     let mut header = new_header(&env, &root, cipher, CHUNKER, created.clone());
-    let (kind, cost) = match &credential {
-        Credential::Passphrase(_) => {
-            ("passphrase", Argon2Cost::calibrate(Duration::from_secs_f64(args.kdf_time)))
-        }
-        Credential::Keyfile(_) => ("keyfile", Argon2Cost::FLOOR),
+    let cost = match &credential {
+        Credential::Passphrase(_) => Argon2Cost::calibrate(Duration::from_secs_f64(args.kdf_time)),
+        Credential::Keyfile(_) => Argon2Cost::FLOOR,
         Credential::Recovery(_) => {
             return Err(CliError::usage(
                 "a vault begins with a passphrase or a keyfile; its recovery key is made for you",
@@ -88,24 +87,22 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
         }
     };
     add_slot(&env, &mut header, &root, &credential, cost, "first".into(), created.clone())?;
-    let mut slots = vec![kind];
     let mut recovery = None;
     if !args.no_recovery_key {
         let key = RecoveryKey::generate(&env);
         let text = key.to_text();
         add_slot(&env, &mut header, &root, &Credential::Recovery(key), cost, "recovery".into(), created)?;
-        slots.push("recovery");
         if let Some(path) = &args.recovery_key_out {
             session::write_private_new(path, format!("{}\n", text.as_str()).as_bytes())?;
         }
         recovery = Some(text);
     }
-    let vault_id = header.vault_id;
+    let (vault_id, slots) = (header.vault_id, slot_lines(&header));
     let disk = session::create_vault_disk(&args.vault)?;
     create_vault(disk.as_ref(), header, &root)?;
     if out.is_json() {
         out.json(&InitReport {
-            vault: super::show_path(&args.vault),
+            vault: super::json_path(&args.vault),
             vault_id: vault_id.to_hex(),
             cipher: args.cipher.clone(),
             slots,
@@ -114,9 +111,10 @@ pub(crate) fn run(args: &InitArgs, out: &Output) -> CliResult {
     }
     out.line(&format!("made the vault {} (id {})", super::show_path(&args.vault), vault_id))?;
     match (&args.recovery_key_out, recovery) {
-        (Some(path), _) => {
-            out.line(&format!("the recovery key is in {}: print it, then remove the file", path.display()))?
-        }
+        (Some(path), _) => out.line(&format!(
+            "the recovery key is in {}: print it, then remove the file",
+            super::show_path(path)
+        ))?,
         (None, Some(text)) => {
             out.line("\nRecovery key, shown this once. Print it and keep it away from this machine:\n")?;
             out.line(&format!("    {}\n", text.as_str()))?;

@@ -1,5 +1,6 @@
 //! `key`: the slots that unlock a vault. The data is never re-encrypted: a slot wraps the same root secret.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::session;
 use super::unlock::{UnlockArgs, read_keyfile};
 use crate::crypto::{Argon2Cost, Credential, RecoveryKey, add_slot};
 use crate::env::SystemEnv;
-use crate::format::{Header, SlotKind};
+use crate::format::{Header, Slot, SlotKind};
 use crate::store::header;
 
 /// FORMAT section 3: slots in a header.
@@ -33,6 +34,7 @@ pub(crate) enum KeyCommand {
 
 /// Arguments of `key list`.
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  strongroom key list /encrypted --json")]
 pub(crate) struct ListArgs {
     /// The vault
     vault: PathBuf,
@@ -93,6 +95,12 @@ pub(crate) struct RemoveArgs {
 
 /// Arguments of `key change`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom key change /encrypted                              asks for the old and the new passphrase
+  strongroom key change /encrypted --passfile /root/enc.txt --new-passfile /root/new.txt
+
+Data is not encrypted again. Copies of the old header (offsite, in backups of the disk) still open with the old key.")]
 pub(crate) struct ChangeArgs {
     /// The vault
     vault: PathBuf,
@@ -106,11 +114,32 @@ pub(crate) struct ChangeArgs {
 }
 
 #[derive(Serialize)]
-struct SlotLine<'a> {
+pub(crate) struct SlotLine {
     id: u32,
     kind: &'static str,
-    label: &'a str,
-    created: &'a str,
+    label: String,
+    created: String,
+}
+
+/// The slots of a header, as JSON shows them.
+pub(crate) fn slot_lines(header: &Header) -> Vec<SlotLine> {
+    let line = |s: &Slot| SlotLine {
+        id: s.id,
+        kind: s.kind.as_str(),
+        label: s.label.clone(),
+        created: s.created.clone(),
+    };
+    header.slots.iter().map(line).collect()
+}
+
+#[derive(Serialize)]
+struct KeyReport {
+    /// The slot that is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<u32>,
+    /// The slot that is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<u32>,
 }
 
 /// Runs a `key` command.
@@ -125,14 +154,7 @@ pub(crate) fn run(command: &KeyCommand, out: &Output) -> CliResult {
 
 fn list(args: &ListArgs, out: &Output) -> CliResult {
     let vault = session::open_header(&args.vault)?;
-    let slots: Vec<SlotLine<'_>> = vault
-        .loaded
-        .parsed
-        .header
-        .slots
-        .iter()
-        .map(|s| SlotLine { id: s.id, kind: s.kind.as_str(), label: &s.label, created: &s.created })
-        .collect();
+    let slots = slot_lines(&vault.loaded.parsed.header);
     if out.is_json() {
         out.json(&slots)?;
     } else {
@@ -169,6 +191,12 @@ impl NewKey {
             ));
         }
         let source = UnlockArgs { passfile: self.new_passfile.clone(), ..UnlockArgs::default() };
+        if source.is_prompt() && !std::io::stdin().is_terminal() {
+            return Err(CliError::usage(
+                "no new key: standard input is no terminal, so nobody can be asked for it",
+            )
+            .hint("give --new-passfile FILE, --new-keyfile FILE or --new-recovery-key-out FILE"));
+        }
         Ok((source.credential("New passphrase", true)?, None))
     }
 }
@@ -209,7 +237,16 @@ fn add(args: &AddArgs, out: &Output) -> CliResult {
     }
     header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
     session::note_header_generation(&args.vault, &vault)?;
-    out.note(&format!("added key slot {id}"));
+    report(None, Some(id), &format!("added key slot {id}"), out)
+}
+
+/// Says which slots went and came.
+fn report(removed: Option<u32>, added: Option<u32>, text: &str, out: &Output) -> CliResult {
+    if out.is_json() {
+        out.json(&KeyReport { removed, added })?;
+    } else {
+        out.note(text);
+    }
     Ok(ExitCode::Ok)
 }
 
@@ -226,14 +263,13 @@ fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
         )
         .hint("add another one first: `strongroom key add`"));
     }
-    if vault.slot == args.slot && out.is_json() {
+    if vault.slot == args.slot {
         out.warning("the removed slot is the one that unlocked the vault just now");
     }
     vault.header.slots.remove(at);
     header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
     session::note_header_generation(&args.vault, &vault)?;
-    out.note(&format!("removed key slot {}", args.slot));
-    Ok(ExitCode::Ok)
+    report(Some(args.slot), None, &format!("removed key slot {}", args.slot), out)
 }
 
 fn change(args: &ChangeArgs, out: &Output) -> CliResult {
@@ -260,6 +296,14 @@ fn change(args: &ChangeArgs, out: &Output) -> CliResult {
     }
     header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
     session::note_header_generation(&args.vault, &vault)?;
-    out.note(&format!("key slot {slot} is replaced by slot {id}"));
-    Ok(ExitCode::Ok)
+    let text = if slot == id {
+        format!(
+            "key slot {slot} opens with the new key only; copies of the old header still open with the old one"
+        )
+    } else {
+        format!(
+            "key slot {slot} is replaced by slot {id}; copies of the old header still open with the old key"
+        )
+    };
+    report(Some(slot), Some(id), &text, out)
 }

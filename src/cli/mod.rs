@@ -180,6 +180,11 @@ pub(crate) fn show_path(path: &Path) -> String {
     show_bytes(path.as_os_str().as_bytes())
 }
 
+/// A path in JSON: as it is, since JSON escapes what must be; bytes that are no UTF-8 are replaced.
+pub(crate) fn json_path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

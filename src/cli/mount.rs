@@ -265,8 +265,8 @@ pub(crate) fn run(args: &MountArgs, out: &Output) -> CliResult {
     let pid = spawn_daemon(&args.vault, &mountpoint, options, &args.how, credential, out)?;
     if out.is_json() {
         out.json(&serde_json::json!({
-            "vault": super::show_path(&args.vault),
-            "mountpoint": super::show_path(&mountpoint),
+            "vault": super::json_path(&args.vault),
+            "mountpoint": super::json_path(&mountpoint),
             "pid": pid,
         }))?;
     }

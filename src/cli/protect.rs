@@ -69,7 +69,7 @@ pub(crate) fn run(args: &ProtectArgs, out: &Output) -> CliResult {
         }
     };
     if out.is_json() {
-        out.json(&ProtectReport { mountpoint: shown, protection: name })?;
+        out.json(&ProtectReport { mountpoint: super::json_path(&args.mountpoint), protection: name })?;
     } else {
         out.note(&text);
     }
@@ -81,7 +81,7 @@ pub(crate) fn run_is_mounted(args: &IsMountedArgs, out: &Output) -> CliResult {
     let there = mountpoint::find(&args.mountpoint)?.is_some();
     let answers = mountpoint::is_mounted(&args.mountpoint)?;
     if out.is_json() {
-        out.json(&IsMountedReport { mountpoint: super::show_path(&args.mountpoint), mounted: answers })?;
+        out.json(&IsMountedReport { mountpoint: super::json_path(&args.mountpoint), mounted: answers })?;
     }
     Ok(match (there, answers) {
         (_, true) => ExitCode::Ok,

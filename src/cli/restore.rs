@@ -9,7 +9,7 @@ use super::error::{CliResult, ExitCode};
 use super::output::{Output, human_bytes};
 use super::session;
 use super::unlock::UnlockArgs;
-use crate::snapshot::restore::{Overwrite, Progress, RestoreOpts, restore};
+use crate::snapshot::restore::{EXISTS, Overwrite, Progress, RestoreOpts, restore};
 
 /// Arguments of `restore`.
 #[derive(Args, Debug)]
@@ -74,6 +74,9 @@ pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
     }
     if report.errors_omitted > 0 {
         out.warning(&format!("and {} more", report.errors_omitted));
+    }
+    if report.errors.iter().any(|failure| failure.what == EXISTS) {
+        out.note("--overwrite replaces what is there; nothing that is not in the snapshot is ever removed");
     }
     if out.is_json() {
         out.json(&report)?;

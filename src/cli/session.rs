@@ -304,11 +304,12 @@ pub(crate) fn require_new_vault_dir(path: &Path) -> CliResult<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(CliError::new(ExitCode::Io, format!("{shown}: {e}"))),
     };
+    if ["vault.json", "vault.json.bak"].iter().any(|name| path.join(name).exists()) {
+        return Err(CliError::usage(format!("{shown} is a vault already"))
+            .hint(format!("`strongroom info {shown}` describes it; nothing was changed")));
+    }
     for item in items {
         let name = item?.file_name();
-        if name == "vault.json" {
-            return Err(CliError::usage(format!("{shown} is a vault already")));
-        }
         if name != "lost+found" {
             return Err(CliError::usage(format!(
                 "{shown} is not empty: a vault needs a directory of its own"

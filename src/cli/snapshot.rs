@@ -3,21 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::Value;
 
-use super::browse::{resolve, show_time};
+use super::browse::resolve;
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
 use super::session::{self, ReadVault, WorkOptions};
 use super::unlock::UnlockArgs;
-use crate::format::Origin;
 use crate::mount::control::{self, Request};
 use crate::mount::holder::{self, Holder};
 use crate::snapshot::Idle;
 use crate::snapshot::chain::{ChainInfo, open_sealed};
 use crate::snapshot::create::{SnapshotOpts, create};
 use crate::snapshot::delete::{DeleteError, DeleteOpts, delete};
+use crate::snapshot::describe::Description;
 use crate::snapshot::open;
 
 /// The verbs of `snapshot`.
@@ -55,6 +54,12 @@ pub(crate) struct CreateArgs {
 
 /// Arguments of `snapshot list`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  strongroom snapshot list /encrypted --passfile /root/enc.txt
+
+Columns: number, beginning of the id, time (UTC), files, bytes, what it is of, host, [tags]. INCOMPLETE: packs that it
+needs are not here (a copy that is still under way), and `latest` means the newest one before it.")]
 pub(crate) struct ListArgs {
     /// The vault, or any copy of it
     vault: PathBuf,
@@ -67,6 +72,9 @@ pub(crate) struct ListArgs {
 
 /// Arguments of `snapshot show`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  strongroom snapshot show /encrypted latest --passfile /root/enc.txt --json"
+)]
 pub(crate) struct ShowArgs {
     /// The vault, or any copy of it
     vault: PathBuf,
@@ -97,22 +105,6 @@ pub(crate) struct DeleteArgs {
     force: bool,
     #[command(flatten)]
     unlock: UnlockArgs,
-}
-
-#[derive(Serialize)]
-struct SnapshotLine {
-    seq: u64,
-    id: String,
-    time: String,
-    origin: &'static str,
-    complete: bool,
-    host: String,
-    tags: Vec<String>,
-    files: u64,
-    dirs: u64,
-    others: u64,
-    bytes: u64,
-    program: String,
 }
 
 /// Runs a `snapshot` command.
@@ -148,9 +140,8 @@ fn run_create(args: &CreateArgs, out: &Output) -> CliResult {
     let made = create(&opened.engine, &Idle, &opts);
     session::close_work(&args.vault, &opened)?;
     let made = made?;
-    let json = made
-        .as_ref()
-        .map_or(Value::Null, |info| serde_json::json!({ "seq": info.seq, "id": info.id.to_hex() }));
+    let json = serde_json::to_value(made.as_ref().map(Description::of_new))
+        .map_err(|e| CliError::new(ExitCode::Failure, format!("encoding JSON: {e}")))?;
     report_created(made.map(|info| info.seq), &json, out)
 }
 
@@ -166,27 +157,9 @@ fn report_created(seq: Option<u64>, json: &Value, out: &Output) -> CliResult {
     Ok(ExitCode::Ok)
 }
 
-fn line(vault: &ReadVault, info: &ChainInfo, complete: bool) -> CliResult<SnapshotLine> {
+fn line(vault: &ReadVault, info: &ChainInfo, complete: bool) -> CliResult<Description> {
     let sealed = open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, info)?;
-    let root = sealed.root.as_ref();
-    Ok(SnapshotLine {
-        seq: info.seq,
-        id: info.id.to_hex(),
-        time: show_time(info.time.secs, 0),
-        origin: match info.origin {
-            Origin::WorkingTree => "working-tree",
-            Origin::Import => "import",
-            Origin::Removal => "removal",
-        },
-        complete,
-        host: sealed.host.clone(),
-        tags: sealed.tags.clone(),
-        files: root.map_or(0, |r| r.files),
-        dirs: root.map_or(0, |r| r.dirs),
-        others: root.map_or(0, |r| r.others),
-        bytes: root.map_or(0, |r| r.bytes),
-        program: sealed.program.clone(),
-    })
+    Ok(Description::of_chain(info, &sealed, complete))
 }
 
 fn run_list(args: &ListArgs, out: &Output) -> CliResult {
@@ -262,16 +235,18 @@ fn run_show(args: &ShowArgs, out: &Output) -> CliResult {
 fn run_delete(args: &DeleteArgs, out: &Output) -> CliResult {
     let request = Request::SnapshotDelete { snapshots: args.snapshots.clone(), force: args.force };
     if let Some(answer) = ask_daemon(&args.vault, &request, out)? {
-        if out.is_json() {
-            out.json(&answer)?;
-        }
-        return Ok(ExitCode::Ok);
+        let deleted = answer.get("deleted").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let seqs: Vec<u64> = deleted.iter().filter_map(Value::as_u64).collect();
+        return report_deleted(&seqs, out);
     }
     let work = WorkOptions { accept_rollback: false, discard_live: false, purpose: "snapshot delete" };
     let opened = session::open_work(&args.vault, &args.unlock, &work, out)?;
     let result = delete_named(&opened.engine, &args.snapshots, args.force);
     session::close_work(&args.vault, &opened)?;
-    let seqs = result?;
+    report_deleted(&result?, out)
+}
+
+fn report_deleted(seqs: &[u64], out: &Output) -> CliResult {
     if out.is_json() {
         out.json(&serde_json::json!({ "deleted": seqs }))?;
     } else {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::{CliError, CliResult, ExitCode};
-use super::output::Output;
+use super::output::{Output, human_bytes};
 use crate::disk::RealDisk;
 use crate::mount::control::{self, Request};
 use crate::mount::holder::{self, Holder};
@@ -133,10 +133,10 @@ fn report(vault: &Path) -> CliResult<(StatusReport, ExitCode)> {
         _ => ExitCode::Ok,
     };
     let report = StatusReport {
-        vault: super::show_path(vault),
+        vault: super::json_path(vault),
         state,
         pid,
-        mountpoint: mountpoint.map(|path| super::show_path(path)),
+        mountpoint: mountpoint.map(|path| super::json_path(path)),
         last_error,
         last_unmount_clean: clean,
         daemon,
@@ -145,19 +145,45 @@ fn report(vault: &Path) -> CliResult<(StatusReport, ExitCode)> {
 }
 
 fn print(report: &StatusReport, out: &Output) -> CliResult<()> {
-    let at = report.mountpoint.as_ref().map_or(String::new(), |path| format!(" at {path}"));
+    let shown = |text: &str| super::show_bytes(text.as_bytes());
+    let at = report.mountpoint.as_ref().map_or(String::new(), |path| format!(" at {}", shown(path)));
     let by = report.pid.map_or(String::new(), |pid| format!(" by process {pid}"));
-    out.line(&format!("{}: {}{at}{by}", report.vault, report.state))?;
+    let of = |group: &str, name: &str| report.daemon.get(group).and_then(|g| g.get(name)).cloned();
+    let number = |group: &str, name: &str| of(group, name).and_then(|v| v.as_u64()).unwrap_or(0);
+    let since =
+        of("status", "since").and_then(|v| Some(format!(" since {}", v.as_str()?))).unwrap_or_default();
+    let read_only = if of("status", "read_only") == Some(Value::Bool(true)) { ", read-only" } else { "" };
+    out.line(&format!("{}: {}{at}{by}{since}{read_only}", shown(&report.vault), report.state))?;
     if let Some(text) = &report.last_error {
-        out.line(&format!("  last error: {}", super::show_bytes(text.as_bytes())))?;
+        out.line(&format!("  last error: {}", shown(text)))?;
     }
     if report.last_unmount_clean == Some(false) {
         out.line("  it was not unmounted cleanly; the next mount recovers what was synced")?;
     }
-    if let Value::Object(fields) = &report.daemon {
-        for (name, value) in fields {
-            out.line(&format!("  {name}: {}", super::show_bytes(value.to_string().as_bytes())))?;
+    if report.state == "dead" {
+        out.line(
+            "  its process was killed; `strongroom mount` removes the dead mount and recovers what was synced",
+        )?;
+    }
+    if report.daemon.is_object() {
+        if of("counters", "writing") == Some(Value::Bool(false)) {
+            out.line("  writing has stopped after a failure; unmount and mount it again")?;
         }
+        let bytes = |name: &str| human_bytes(number("counters", name));
+        out.line(&format!(
+            "  room for {}; {} in memory not stored yet, {} s since the last commit",
+            bytes("available_bytes"),
+            bytes("dirty_bytes"),
+            number("counters", "uncommitted_seconds")
+        ))?;
+        out.line(&format!(
+            "  {} written and {} read since it was mounted; {} open files, idle for {} s, {} errors",
+            bytes("written_bytes"),
+            bytes("read_bytes"),
+            number("activity", "open_handles"),
+            number("activity", "idle_seconds"),
+            number("activity", "errors")
+        ))?;
     }
     Ok(())
 }

@@ -56,12 +56,23 @@ pub(crate) fn say_waiting(out: &Output, holder: &Holder) {
     out.note(&format!("waiting for {holder}"));
 }
 
+#[derive(Serialize)]
+struct UmountReport {
+    vault: Option<String>,
+    mountpoint: String,
+    finished: bool,
+}
+
 /// Runs `umount`.
 pub(crate) fn run(args: &UmountArgs, out: &Output) -> CliResult {
     let options = UmountOptions { lazy: args.lazy, timeout: args.timeout };
     let done = holder::umount(&args.target, options, &mut |holder| say_waiting(out, holder))?;
     if out.is_json() {
-        out.json(&done)?;
+        out.json(&UmountReport {
+            vault: done.vault.as_deref().map(super::json_path),
+            mountpoint: super::json_path(&done.mountpoint),
+            finished: done.finished,
+        })?;
     } else if !done.finished {
         out.note("detached; the daemon finishes in the background (`strongroom wait VAULT` waits for it)");
     }
@@ -90,7 +101,7 @@ pub(crate) fn run_wait(args: &WaitArgs, out: &Output) -> CliResult {
         .hint("mount it again: that removes the dead mount and recovers everything that was synced"));
     }
     if out.is_json() {
-        out.json(&WaitReport { vault: super::show_path(&args.vault), free: true })?;
+        out.json(&WaitReport { vault: super::json_path(&args.vault), free: true })?;
     }
     Ok(ExitCode::Ok)
 }

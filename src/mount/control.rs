@@ -66,6 +66,9 @@ pub enum Request {
         /// Only says what would be done.
         #[serde(default)]
         dry_run: bool,
+        /// Rewrites packs of which at least so much is dead; without it, of the usual part.
+        #[serde(default)]
+        dead_percent: Option<u8>,
     },
     /// Makes everything written so far durable.
     Sync,
@@ -397,8 +400,10 @@ mod tests {
         let request = Request::SnapshotCreate { tags: vec!["a\nb".into()], force: true };
         let value = call(&vault, &request, &mut |_| {}).unwrap().unwrap().unwrap();
         assert_eq!(serde_json::from_value::<Request>(value).unwrap(), request);
-        let failure =
-            call(&vault, &Request::Gc { dry_run: true }, &mut |_| {}).unwrap().unwrap().unwrap_err();
+        let failure = call(&vault, &Request::Gc { dry_run: true, dead_percent: Some(5) }, &mut |_| {})
+            .unwrap()
+            .unwrap()
+            .unwrap_err();
         assert_eq!((failure.code, failure.hint.as_deref()), (19, Some("free")));
         drop(server);
         assert!(!vault.join(SOCKET_PATH).exists());

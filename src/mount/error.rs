@@ -25,9 +25,15 @@ pub enum ErrorKind {
     Died,
     /// The vault closed, but not everything could be written.
     Unclean,
+    /// The same, because the disk under the vault is full.
+    NoSpace,
     /// A system call failed.
     Io,
 }
+
+/// What to do about a full disk.
+pub const NO_SPACE_HINT: &str = "free space on the disk under the vault: remove other files, or delete snapshots and run \
+                                 `strongroom gc VAULT`";
 
 /// A failed mount, unmount or request to a mounted vault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +99,7 @@ impl ErrorKind {
             ErrorKind::InUse => 16,
             ErrorKind::Busy => 23,
             ErrorKind::Io | ErrorKind::Unclean => 20,
+            ErrorKind::NoSpace => 19,
             ErrorKind::Permission | ErrorKind::Timeout | ErrorKind::Died => 1,
         }
     }
@@ -120,13 +127,15 @@ impl From<StoreError> for Failure {
             StoreError::Io { .. } | StoreError::Poisoned(_) => 20,
             StoreError::NotFound(_) => 22,
         };
-        Self::new(code, error.to_string())
+        let hint = matches!(error, StoreError::NoSpace).then(|| NO_SPACE_HINT.to_string());
+        Self { code, message: error.to_string(), hint }
     }
 }
 
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
-        let code = if error.errno == rustix::io::Errno::NOSPC { 19 } else { 20 };
-        Self::new(code, error.to_string())
+        let full = error.errno == rustix::io::Errno::NOSPC;
+        let hint = full.then(|| NO_SPACE_HINT.to_string());
+        Self { code: if full { 19 } else { 20 }, message: error.to_string(), hint }
     }
 }

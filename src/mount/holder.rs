@@ -13,7 +13,7 @@ use rustix::mount::UnmountFlags;
 use serde::Serialize;
 
 use super::control::{self, Request};
-use super::error::{ErrorKind, Failure, MountError, Result};
+use super::error::{ErrorKind, Failure, MountError, NO_SPACE_HINT, Result};
 use super::mountinfo::{self, MountLine};
 use super::mountpoint;
 use super::status::{State, Status};
@@ -401,7 +401,8 @@ fn resolve(name: &Path) -> Result<Target> {
         return Err(MountError::new(
             ErrorKind::Mountpoint,
             format!("nothing of Strongroom is mounted at {shown}"),
-        ));
+        )
+        .hint("`strongroom status` lists what is mounted"));
     }
     match probe(name)? {
         Holder::Mounted { mountpoint, .. } | Holder::Dead { mountpoint } => {
@@ -454,8 +455,9 @@ pub fn umount(name: &Path, options: UmountOptions, on_wait: &mut dyn FnMut(&Hold
         match asked {
             Some(Ok(_)) => {}
             Some(Err(failure)) => {
-                let kind =
-                    if failure.code == ErrorKind::Busy.exit_code() { ErrorKind::Busy } else { ErrorKind::Io };
+                let known = [ErrorKind::Busy, ErrorKind::NoSpace];
+                let kind = known.into_iter().find(|kind| kind.exit_code() == failure.code);
+                let kind = kind.unwrap_or(ErrorKind::Io);
                 return Err(MountError { kind, message: failure.message, hint: failure.hint });
             }
             None => detach(&target.mountpoint, options.lazy || dead)?,
@@ -518,7 +520,14 @@ fn wait_until_gone(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let Some(after) = Status::read(&open_disk(vault)?).unwrap_or(None).filter(same) else { return Ok(()) };
+    let after = Status::read(&open_disk(vault)?).unwrap_or(None);
+    if before.is_some() && after.is_none() {
+        let text = format!("{} was unmounted, but how that ended can't be told", vault.display());
+        return Err(MountError::new(ErrorKind::Unclean, text).hint(
+            "live/status.json is gone or damaged; the next mount recovers everything that was synced",
+        ));
+    }
+    let Some(after) = after.filter(same) else { return Ok(()) };
     match (after.state, after.clean) {
         (State::Closed, true) => Ok(()),
         // A mount without a lock on the vault (of a snapshot) leaves the status of others alone.
@@ -526,6 +535,11 @@ fn wait_until_gone(
         _ => {
             let why = after.last_error.unwrap_or_else(|| "its process ended without saying why".to_string());
             let text = format!("{} was unmounted, but could not be closed properly: {why}", vault.display());
+            if after.last_code == Some(ErrorKind::NoSpace.exit_code()) {
+                return Err(MountError::new(ErrorKind::NoSpace, text).hint(format!(
+                    "what was synced before is safe; {NO_SPACE_HINT}, then mount and unmount again to make the snapshot"
+                )));
+            }
             Err(MountError::new(ErrorKind::Unclean, text)
                 .hint("what was synced before is safe; the daemon's log and the next mount say more"))
         }

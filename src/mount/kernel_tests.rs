@@ -195,8 +195,8 @@ fn requests_over_the_socket_do_what_they_say() {
         ask(Request::SnapshotDelete { snapshots: vec!["4711".into()], force: false }).unwrap_err().code,
         22
     );
-    ask(Request::Gc { dry_run: true }).unwrap();
-    ask(Request::Gc { dry_run: false }).unwrap();
+    ask(Request::Gc { dry_run: true, dead_percent: None }).unwrap();
+    ask(Request::Gc { dry_run: false, dead_percent: Some(50) }).unwrap();
     assert_eq!(fs::read(mnt.join("f")).unwrap(), b"two");
     // A busy mount is not unmounted; our own process uses it.
     let open = File::open(mnt.join("f")).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -184,6 +185,51 @@ pub fn unprotect(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A directory of mode 0 that its owner has opened to himself for a moment: fusermount3 mounts only where the user could
+/// write.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// A path through an open descriptor: it means this directory also when something is mounted on it.
+    path: PathBuf,
+    _dir: std::os::fd::OwnedFd,
+}
+
+impl Opened {
+    /// Opens a directory if [`protect`] took its permissions away and it is the user's own; `None` leaves it alone.
+    pub(super) fn by_owner(mountpoint: &Path) -> Result<Option<Self>> {
+        let fail = |e: io::Error| MountError::io(mountpoint.display(), e);
+        let meta = std::fs::metadata(mountpoint).map_err(fail)?;
+        if meta.mode() & 0o7777 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(None);
+        }
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let dir =
+            rustix::fs::open(mountpoint, flags, rustix::fs::Mode::empty()).map_err(|e| fail(e.into()))?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(fail)?;
+        Ok(Some(Self { path, _dir: dir }))
+    }
+
+    /// Takes the permissions away again.
+    pub(super) fn close_again(self) -> io::Result<()> {
+        std::fs::set_permissions(&self.path, Permissions::from_mode(0o000))
+    }
+}
+
+/// Says why fusermount3 refuses a protected directory, where that is the reason.
+pub(super) fn explain_refusal(mountpoint: &Path, error: MountError) -> MountError {
+    let immutable = File::open(mountpoint)
+        .is_ok_and(|dir| ioctl_getflags(&dir).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE)));
+    if !immutable || error.hint.is_some() {
+        return error;
+    }
+    error.hint(format!(
+        "{0} was protected by root, and users can't mount on an immutable directory; as root: strongroom protect --undo {0}, \
+         then protect it as the user",
+        mountpoint.display()
+    ))
+}
+
 fn denied(path: &Path, error: &io::Error) -> MountError {
     MountError::new(ErrorKind::Permission, format!("{}: {error}", path.display()))
         .hint("only root and the owner may do this")
@@ -202,7 +248,12 @@ fn open_unmounted(path: &Path) -> Result<(PathBuf, File)> {
         return Err(refused(format!("{} has a vault mounted on it", path.display()))
             .hint(format!("strongroom umount {}", path.display())));
     }
-    let real = path.canonicalize().map_err(|e| MountError::io(path.display(), e))?;
+    let real = path.canonicalize().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            refused(format!("{} does not exist", path.display())).hint(format!("mkdir {}", path.display()))
+        }
+        _ => MountError::io(path.display(), e),
+    })?;
     let fail = |e: io::Error| match e.kind() {
         io::ErrorKind::PermissionDenied => denied(path, &e),
         _ => MountError::io(path.display(), e),

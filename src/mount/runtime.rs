@@ -54,7 +54,7 @@ pub trait Served: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it can't.
-    fn gc(&self, dry_run: bool) -> std::result::Result<Value, Failure>;
+    fn gc(&self, dry_run: bool, dead_percent: Option<u8>) -> std::result::Result<Value, Failure>;
     /// Counters for `status`.
     fn counters(&self) -> Value;
     /// Ends it: flush, a snapshot if anything changed, garbage, close. Goes as far as it can. `closed` is called with
@@ -180,7 +180,7 @@ impl Handler for Shared {
         match request {
             Request::Ping => Ok(Value::Null),
             Request::Status => {
-                let status = self.status.as_ref().map(|s| serde_json::to_value(s.current()));
+                let status = self.status.as_ref().map(|s| s.current().describe());
                 let status = status.transpose().map_err(|e| MountError::io("status", e))?;
                 Ok(json!({
                     "status": status,
@@ -193,9 +193,9 @@ impl Handler for Shared {
                 let _one = alone();
                 self.served.snapshot_delete(&snapshots, force)
             }
-            Request::Gc { dry_run } => {
+            Request::Gc { dry_run, dead_percent } => {
                 let _one = alone();
-                self.served.gc(dry_run)
+                self.served.gc(dry_run, dead_percent)
             }
             Request::Sync => self.served.sync().map(|()| Value::Null),
             Request::Unmount { lazy } => {
@@ -422,6 +422,7 @@ impl Running {
                     s.clean = result.is_ok();
                     if let Err(failure) = result {
                         s.last_error = Some(failure.to_string());
+                        s.last_code = Some(failure.code);
                     }
                 });
             }

@@ -187,7 +187,7 @@ impl Served for NoVault {
         Self::refuse()
     }
 
-    fn gc(&self, _dry_run: bool) -> Result<Value> {
+    fn gc(&self, _dry_run: bool, _dead_percent: Option<u8>) -> Result<Value> {
         Self::refuse()
     }
 

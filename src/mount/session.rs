@@ -16,6 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::error::{ErrorKind, MountError, Result};
 use super::mountinfo::FS_TYPE;
+use super::mountpoint;
 use super::options::{MountOptions, check_fsname};
 
 /// Largest read request in bytes: what the kernel allows by default (`fs.fuse.max_pages_limit`).
@@ -50,7 +51,15 @@ pub fn mount(mountpoint: &Path, source: &str, options: &MountOptions) -> Result<
         let text = "only root may mount with `dev` or `suid`";
         return Err(MountError::new(ErrorKind::Permission, text));
     }
-    mount_by_helper(mountpoint, &options.fusermount_list(source, allow_other))
+    let opened = mountpoint::Opened::by_owner(mountpoint)?;
+    let mounted = mount_by_helper(mountpoint, &options.fusermount_list(source, allow_other));
+    if let Some(opened) = opened
+        && let Err(error) = opened.close_again()
+    {
+        // The mount is the user's wish, and works; the next `protect` says what is wrong.
+        tracing::error!(%error, "the directory under the mount is not protected any more");
+    }
+    mounted.map_err(|error| mountpoint::explain_refusal(mountpoint, error))
 }
 
 fn open_device() -> Result<File> {

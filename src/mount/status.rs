@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, OpenMode, is_full};
+use crate::snapshot::describe::rfc3339;
 
 /// Path of the file inside the vault.
 pub const STATUS_PATH: &str = "live/status.json";
@@ -54,6 +55,9 @@ pub struct Status {
     pub read_only: bool,
     /// The last thing that went wrong, if any did.
     pub last_error: Option<String>,
+    /// The exit code of what went wrong while closing (docs/exit-codes.md).
+    #[serde(default)]
+    pub last_code: Option<u8>,
     /// With state `closed`: everything that was written is durable and in order.
     pub clean: bool,
 }
@@ -71,6 +75,7 @@ impl Status {
             device: None,
             read_only,
             last_error: None,
+            last_code: None,
             clean: false,
         }
     }
@@ -87,6 +92,18 @@ impl Status {
         }
     }
 
+    /// The status as `strongroom status --json` shows it: as in the file, but times for people.
+    ///
+    /// # Errors
+    /// When it can't be written as JSON.
+    pub fn describe(&self) -> serde_json::Result<serde_json::Value> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(since) = value.get_mut("since") {
+            *since = rfc3339(self.since, 0).into();
+        }
+        Ok(value)
+    }
+
     /// Tells whether the process that wrote this still runs.
     pub fn is_running(&self) -> bool {
         process_start(self.pid).is_some_and(|start| start == self.pid_start)
@@ -95,16 +112,31 @@ impl Status {
 
 /// Returns when a process started, in clock ticks after boot; `None` when there is no such process (or only its
 /// unreaped rest).
+///
+/// A process whose first thread has ended shows as a zombie while its other threads go on working: it runs.
 pub fn process_start(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything, so count from its end: state is the first field after it.
-    let after = text.rsplit_once(')')?.1;
-    let mut fields = after.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
+    let (runs, start) = read_stat(&format!("/proc/{pid}/stat"))?;
+    (runs || has_live_thread(pid)).then_some(start)
+}
+
+/// Whether any thread of a process is more than a rest.
+fn has_live_thread(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads
+        .filter_map(|thread| Some(thread.ok()?.path().join("stat")))
+        .any(|stat| read_stat(&stat.to_string_lossy()).is_some_and(|(runs, _)| runs))
+}
+
+/// Reads a stat file of /proc: whether that process or thread is more than a zombie, and when it started.
+fn read_stat(path: &str) -> Option<(bool, u64)> {
+    // The name in parentheses may be any bytes.
+    let bytes = std::fs::read(path).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    // The name may contain anything, so count from its end: state is the first field after it.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let runs = !matches!(fields.next()?, "Z" | "X");
     // starttime is field 22 of the whole line, the 19th after the state.
-    fields.nth(18)?.parse().ok()
+    Some((runs, fields.nth(18)?.parse().ok()?))
 }
 
 /// Keeps the file up to date.
@@ -144,7 +176,22 @@ impl StatusFile {
             *error = error.chars().take(ERROR_CHARS_MAX).collect();
         }
         let bytes = serde_json::to_vec_pretty(&*status).map_err(io::Error::other)?;
-        self.disk.write_file_atomic(STATUS_PATH, &bytes)
+        match self.disk.write_file_atomic(STATUS_PATH, &bytes) {
+            Err(e) if is_full(&e) => self.overwrite(&bytes),
+            other => other,
+        }
+    }
+
+    /// Writes over the file where it stands, which needs no room on most disks: how a vault was closed must be told
+    /// on a full one too. A crash meanwhile damages the file, and that counts as having none.
+    fn overwrite(&self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(STATUS_PATH, OpenMode::ReadWrite)?;
+        let old = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+        let mut padded = bytes.to_vec();
+        // White space after the value, so that the file never ends in the middle of one.
+        padded.resize(padded.len().max(old.min(STATUS_BYTES_MAX as usize)), b' ');
+        file.write_all_at(&padded, 0)?;
+        file.sync_data()
     }
 
     /// As [`StatusFile::update`], for changes whose loss does no harm: a failure is only logged.
@@ -186,6 +233,8 @@ pub(super) mod path_text {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::disk::RealDisk;
 
@@ -217,6 +266,29 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_still_takes_the_last_word() {
+        use crate::disk::{FaultErrno, FaultOp, Faults, FaultyDisk};
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("live")).unwrap();
+        let faults = Faults::new();
+        let disk: Arc<dyn Disk> =
+            Arc::new(FaultyDisk::new(RealDisk::open(dir.path()).unwrap(), faults.clone()));
+        let file = StatusFile::create(disk.clone(), Status::starting(Path::new("/m"), false, 0)).unwrap();
+        file.update(|s| s.last_error = Some("a long story ".repeat(30))).unwrap();
+        faults.fail_all(FaultOp::Create, "live/status.json.tmp", FaultErrno::Enospc);
+        for text in ["short", "longer than the one before"] {
+            file.update(|s| {
+                s.state = State::Closed;
+                s.last_error = Some(text.into());
+                s.last_code = Some(19);
+            })
+            .unwrap();
+            assert_eq!(Status::read(&*disk).unwrap().unwrap(), file.current());
+        }
+        assert!(faults.struck() >= 2);
+    }
+
+    #[test]
     fn damaged_files_count_as_none() {
         let (dir, disk) = disk();
         for text in ["", "{}", "[1]", "{\"state\":\"mounted\"}", "\u{0}\u{0}"] {
@@ -236,5 +308,38 @@ mod tests {
         status.pid = u32::MAX;
         assert!(!status.is_running());
         assert!(process_start(1).is_some());
+    }
+
+    /// A process whose first thread ends at once and whose second one sleeps until its standard input ends.
+    const LEADERLESS: &str = r#"
+        #include <pthread.h>
+        #include <unistd.h>
+        static void *work(void *arg) { char c; while (read(0, &c, 1) > 0) {} _exit(0); return arg; }
+        int main(void) { pthread_t t; if (pthread_create(&t, 0, work, 0)) return 1; pthread_exit(0); }
+    "#;
+
+    #[test]
+    fn a_process_without_its_first_thread_still_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, program) = (dir.path().join("leaderless.c"), dir.path().join("leaderless"));
+        std::fs::write(&source, LEADERLESS).unwrap();
+        // cc is what links this test.
+        let cc = Command::new("cc").arg("-pthread").arg("-o").arg(&program).arg(&source).status().unwrap();
+        assert!(cc.success());
+        let mut child = Command::new(&program).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let stat = format!("/proc/{pid}/stat");
+        while read_stat(&stat).unwrap().0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let start = process_start(pid);
+        assert!(start.is_some(), "its leader is a zombie, its work goes on");
+        drop(child.stdin.take());
+        // Ended, but not reaped: only now is it gone.
+        while has_live_thread(pid) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(process_start(pid), None);
+        child.wait().unwrap();
     }
 }

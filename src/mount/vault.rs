@@ -11,6 +11,7 @@ use crate::fs::Fs;
 use crate::snapshot::chain::{Chain, present_packs};
 use crate::snapshot::create::{SnapshotInfo, SnapshotOpts};
 use crate::snapshot::delete::{DeleteError, DeleteOpts};
+use crate::snapshot::describe::Description;
 use crate::snapshot::gc::GcOpts;
 use crate::snapshot::{create, delete, gc, open, select};
 use crate::store::engine::Engine;
@@ -99,21 +100,6 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<Value> {
     serde_json::to_value(value).map_err(|e| MountError::io("report", e).into())
 }
 
-/// A snapshot as JSON.
-fn describe(info: &SnapshotInfo) -> Value {
-    json!({
-        "seq": info.seq,
-        "id": info.id.to_hex(),
-        "time": info.time.secs,
-        "host": info.host,
-        "tags": info.tags,
-        "files": info.root.files,
-        "dirs": info.root.dirs,
-        "others": info.root.others,
-        "bytes": info.root.bytes,
-    })
-}
-
 impl Served for LiveVault {
     fn tick(&self) -> Result<()> {
         Ok(self.fs.tick()?)
@@ -124,7 +110,8 @@ impl Served for LiveVault {
     }
 
     fn snapshot(&self, tags: Vec<String>, force: bool) -> Result<Value> {
-        Ok(self.create_snapshot(tags, force)?.as_ref().map_or(Value::Null, describe))
+        let made = self.create_snapshot(tags, force)?;
+        to_json(&made.as_ref().map(Description::of_new))
     }
 
     fn snapshot_delete(&self, snapshots: &[String], force: bool) -> Result<Value> {
@@ -133,29 +120,36 @@ impl Served for LiveVault {
         let mut seqs = Vec::with_capacity(snapshots.len());
         for text in snapshots {
             let selected = select::select_in(&chain, &present, text, self.engine.ctx.env.now());
-            seqs.push(selected.map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?.seq);
+            let missing = |e: select::SelectError| Failure {
+                code: if matches!(e, select::SelectError::NotUnderstood(_)) { 2 } else { NOT_FOUND },
+                message: e.to_string(),
+                hint: Some("`strongroom snapshot list VAULT` shows them all".into()),
+            };
+            seqs.push(selected.map_err(missing)?.seq);
         }
+        seqs.sort_unstable();
+        seqs.dedup();
         let opts = DeleteOpts { host: self.host.clone(), force };
         delete::delete(&self.engine, &seqs, &opts).map_err(|error| match error {
             DeleteError::Store(error) => error.into(),
             DeleteError::NotFound(_) => Failure::new(NOT_FOUND, error.to_string()),
             DeleteError::Newest(_) => Failure {
-                code: 1,
+                code: 2,
                 message: error.to_string(),
-                hint: Some("make another snapshot first, or say --force".into()),
+                hint: Some("--force deletes it all the same".into()),
             },
         })?;
         self.note_newest()?;
         Ok(json!({ "deleted": seqs }))
     }
 
-    fn gc(&self, dry_run: bool) -> Result<Value> {
-        let opts = GcOpts { host: self.host.clone(), ..GcOpts::default() };
-        let plan = gc::plan(&self.engine, &*self.fs, &opts)?;
+    fn gc(&self, dry_run: bool, dead_percent: Option<u8>) -> Result<Value> {
+        let mut opts = GcOpts { host: self.host.clone(), ..GcOpts::default() };
+        opts.dead_percent_min = dead_percent.unwrap_or(opts.dead_percent_min);
         if dry_run {
-            return to_json(&plan);
+            return to_json(&gc::plan(&self.engine, &*self.fs, &opts)?);
         }
-        let report = gc::execute(&self.engine, &*self.fs, plan)?;
+        let report = gc::run(&self.engine, &*self.fs, &opts)?;
         self.note_newest()?;
         to_json(&report)
     }

@@ -58,6 +58,8 @@ const UNDONE: &[u8] = b"gc_undone";
 const SMALL_PACKS_MIN: usize = 16;
 /// [`auto`] looks at no more packs than these; more are left to a full collection.
 const AUTO_PACKS_MAX: usize = 1024;
+/// So often a full disk is gone over.
+const ROUNDS_MAX: usize = 32;
 /// So often packs are closed for a proof that writers keep from succeeding.
 const PROOFS_MAX: usize = 5;
 
@@ -321,10 +323,23 @@ pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<
     Ok(work.report)
 }
 
-/// Plans and collects in one go.
+/// Plans and collects in one go. On a full disk packs that could not be copied are tried again with the room that the
+/// others gave back, as long as that brings anything.
 pub fn run(engine: &Engine, tree: &dyn WorkingTree, opts: &GcOpts) -> Result<GcReport> {
-    let plan = plan(engine, tree, opts)?;
-    execute(engine, tree, plan)
+    let mut sum = GcReport::default();
+    for _ in 0..ROUNDS_MAX {
+        let round = execute(engine, tree, plan(engine, tree, opts)?)?;
+        sum.deleted_packs += round.deleted_packs;
+        sum.rewritten_packs += round.rewritten_packs;
+        sum.freed_bytes += round.freed_bytes;
+        sum.copied_bytes += round.copied_bytes;
+        sum.kept_for_space = round.kept_for_space;
+        sum.removal = round.removal.or(sum.removal);
+        if round.kept_for_space == 0 || round.freed_bytes <= round.copied_bytes {
+            break;
+        }
+    }
+    Ok(sum)
 }
 
 struct Collection<'a> {

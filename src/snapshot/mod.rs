@@ -21,6 +21,7 @@ pub mod chain;
 mod crash_tests;
 pub mod create;
 pub mod delete;
+pub mod describe;
 pub mod diff;
 pub mod gc;
 mod gc_mark;

@@ -13,7 +13,7 @@
 //! then mode (it also clears set-id bits), then times. Directories get theirs when everything in them is
 //! done. Set-id bits are left out where the owner could not be restored.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,6 +144,17 @@ pub fn restore(
     Ok(job.into_report())
 }
 
+/// What is said of an entry whose place is taken.
+pub const EXISTS: &str = "something of that name is there already";
+
+/// An error as the report tells it.
+fn why(error: &StoreError) -> String {
+    match error {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => EXISTS.into(),
+        other => other.to_string(),
+    }
+}
+
 /// A file for the workers.
 struct FileJob {
     dir: Arc<DirState>,
@@ -243,13 +254,18 @@ impl<'a> Job<'a> {
     /// Walks without writing.
     fn rehearse(&self, entry: &Entry, dest: &Path) {
         use std::os::unix::ffi::OsStrExt;
-        let check = |path: &[u8], entry: &Entry| {
+        let mut seen = HashSet::new();
+        let mut check = |path: &[u8], entry: &Entry| {
             let at = dest.join(std::ffi::OsStr::from_bytes(path));
             if self.opts.overwrite == Overwrite::Refuse
                 && let Ok(found) = std::fs::symlink_metadata(at)
                 && !(found.is_dir() && entry.kind == FileType::Dir)
             {
-                self.fail(path, "something of that name is there already");
+                self.fail(path, EXISTS);
+            } else if entry.nlink > 1 && entry.kind != FileType::Dir && !seen.insert(entry.ino) {
+                // The file was counted at its first name.
+                lock(&self.report).links += 1;
+                self.tick(1, 0);
             } else {
                 self.done(entry);
                 self.tick(0, entry.size);
@@ -363,7 +379,7 @@ impl<'a> Job<'a> {
                     self.done(&entry);
                     stack.push(level);
                 }
-                Err(e) => self.fail(&path, &e.to_string()),
+                Err(e) => self.fail(&path, &why(&e)),
             }
         }
     }
@@ -418,7 +434,7 @@ impl<'a> Job<'a> {
         self.settle_link(&entry, &path, made.is_ok());
         match made {
             Ok(()) => self.done(&entry),
-            Err(e) => self.fail(&path, &e.to_string()),
+            Err(e) => self.fail(&path, &why(&e)),
         }
     }
 
@@ -527,7 +543,7 @@ impl<'a> Job<'a> {
         self.settle_link(entry, &path, made.is_ok());
         match made {
             Ok(()) => self.done(entry),
-            Err(e) => self.fail(&path, &e.to_string()),
+            Err(e) => self.fail(&path, &why(&e)),
         }
     }
 
