@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use crate::crypto::{VaultKeys, verify_chain_file};
-use crate::disk::Disk;
+use crate::disk::{DirItem, Disk};
 use crate::env::Time;
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, name, parse_name};
 use crate::format::pack::parse_pack_path;
@@ -110,6 +110,16 @@ pub struct Chain {
     problems: Vec<Problem>,
     names: Vec<PackName>,
     numbers: HashMap<PackName, u32>,
+    /// What was in the directory.
+    listed: Vec<String>,
+}
+
+/// What is in `snapshots/`, in order of names.
+fn list(disk: &dyn Disk) -> Result<Vec<DirItem>> {
+    match disk.list(DIR) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|e| StoreError::io(format!("listing {DIR}"), e)),
+    }
 }
 
 impl Chain {
@@ -117,11 +127,8 @@ impl Chain {
     /// [`Chain::problems`]. One file is in memory at a time.
     pub fn load(disk: &dyn Disk, header: &Header) -> Result<Chain> {
         let mut chain = Chain::default();
-        let items = match disk.list(DIR) {
-            Ok(items) => items,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(chain),
-            Err(e) => return Err(StoreError::io(format!("listing {DIR}"), e)),
-        };
+        let items = list(disk)?;
+        chain.listed = items.iter().map(|item| item.name.clone()).collect();
         let mut found: BTreeMap<u64, Vec<(SnapshotId, ChainInfo, Vec<RemovedFile>)>> = BTreeMap::new();
         for item in items {
             let path = format!("{DIR}/{}", item.name);
@@ -140,6 +147,15 @@ impl Chain {
         }
         chain.link(found);
         Ok(chain)
+    }
+
+    /// Whether `snapshots/` holds the files that it held when this was read. A file's name is the hash of its bytes,
+    /// and these were proven, so under the same names nothing new can be found.
+    ///
+    /// # Errors
+    /// When the directory can't be listed.
+    pub(super) fn is_as_listed(&self, disk: &dyn Disk) -> Result<bool> {
+        Ok(list(disk)?.iter().map(|item| &item.name).eq(&self.listed))
     }
 
     /// Reads one file; the inner error says why it is not to be believed.

@@ -36,7 +36,7 @@ use super::publish::{Draft, program, publish};
 use super::rows::{Counts, TreeRow, scan};
 use super::tree::{DEPTH_MAX, TreeReader};
 use super::write::{ContentWriter, DirWriter};
-use super::{GATE, WorkingTree};
+use super::{WorkingTree, while_storing};
 
 /// Rows applied while the working tree stands still.
 const SLICE_ROWS: usize = 500;
@@ -86,11 +86,12 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
 }
 
 fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
-    let _gate = GATE.store()?;
+    let _gate = while_storing(engine)?;
     engine.check_poison()?;
     tree.flush()?;
     let view = engine.with_reserve(|| engine.live.view())?;
-    let newest = newest_of_working_tree(engine)?;
+    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+    let newest = newest_of_working_tree(engine, &chain)?;
     let marks = marks(&view)?;
     if marks.is_empty() && matches!(newest, Newest::Root(_)) && !opts.force {
         return Ok(None);
@@ -103,7 +104,7 @@ fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> 
         return Ok(None);
     }
     engine.with_reserve(|| engine.packs.close_open())?;
-    let published = publish(engine, |chain| {
+    let published = publish(engine, Some(chain), |chain| {
         let packs = packs_to_list(engine, chain)?;
         Ok(Some(Draft {
             origin: Origin::WorkingTree,
@@ -155,8 +156,7 @@ enum Newest {
     Root(Box<RootInfo>),
 }
 
-fn newest_of_working_tree(engine: &Engine) -> Result<Newest> {
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+fn newest_of_working_tree(engine: &Engine, chain: &Chain) -> Result<Newest> {
     let Some(info) = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree) else {
         return Ok(Newest::None);
     };

@@ -12,9 +12,9 @@ use crate::store::engine::Engine;
 use crate::store::error::StoreError;
 use crate::store::live::{Batch, Table};
 
-use super::GATE;
 use super::chain::{Chain, DIR};
 use super::publish::{Draft, publish};
+use super::while_storing;
 
 /// What one removal keeps of files that it removes, at most, in bytes: well below the limit of a chain file.
 const REMOVED_BYTES_MAX: usize = 16 << 20;
@@ -48,7 +48,7 @@ pub enum DeleteError {
 
 /// Deletes the snapshots with these sequences. Returns the sequences of the removals that say so.
 pub fn delete(engine: &Engine, seqs: &[u64], opts: &DeleteOpts) -> Result<Vec<u64>, DeleteError> {
-    let _gate = GATE.store()?;
+    let _gate = while_storing(engine)?;
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable();
     seqs.dedup();
@@ -93,7 +93,7 @@ fn batches(chain: &Chain, seqs: &[u64]) -> Vec<Vec<u64>> {
 }
 
 fn remove(engine: &Engine, seqs: &[u64], opts: &DeleteOpts) -> Result<Option<u64>, StoreError> {
-    let published = publish(engine, |chain| {
+    let published = publish(engine, None, |chain| {
         let files = seqs.iter().filter_map(|seq| chain.get(*seq)).filter(|info| info.is_snapshot());
         let removed: Vec<RemovedFile> = files.map(|info| chain.removed_entry(info)).collect();
         if removed.is_empty() {

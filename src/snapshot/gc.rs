@@ -49,7 +49,7 @@ use super::gc_mark::{Marks, ShortIds, short};
 use super::publish::{Draft, publish};
 use super::rows::scan;
 use super::tree::TreeReader;
-use super::{GATE, WorkingTree};
+use super::{WorkingTree, while_collecting};
 
 /// Settings row: a collection was undone, so a chunk that a listed pack has may be found in one that is not
 /// listed.
@@ -299,7 +299,7 @@ impl PackPlan {
 /// `Corrupt` when the chain has changed since the plan was made, or a proof fails. What had been condemned
 /// comes back.
 pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<GcReport> {
-    let _gate = GATE.collect()?;
+    let _gate = while_collecting(engine)?;
     engine.check_poison()?;
     let chain = load_whole_chain(engine)?;
     if chain.head().map(|head| (head.seq, head.id)) != plan.head {
@@ -421,7 +421,7 @@ impl Collection<'_> {
         let replacements = self.prove_closed(going)?;
         let listed = chain.all_needed()?;
         if retired.iter().any(|name| listed.contains(name)) {
-            let published = publish(engine, |chain| {
+            let published = publish(engine, None, |chain| {
                 let mut packs = super::create::packs_to_list(engine, chain)?;
                 packs.retain(|name| !retired.contains(name));
                 Ok(Some(Draft {
@@ -555,7 +555,7 @@ pub struct Recovered {
 /// Finishes or undoes what a crash interrupted: collections and deletions. To be called when a vault is
 /// opened for writing, before anything is written.
 pub fn recover(engine: &Engine) -> Result<Recovered> {
-    let _gate = GATE.collect()?;
+    let _gate = while_collecting(engine)?;
     let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
     let mut recovered = Recovered { undone: undo(engine, &chain)?, ..Recovered::default() };
     let retired = chain.retired();
@@ -595,7 +595,7 @@ pub fn recover(engine: &Engine) -> Result<Recovered> {
 /// No chain file names these packs, so no removal is needed. A crash leaves them condemned, and [`recover`]
 /// takes that back.
 pub fn auto(engine: &Engine, tree: &dyn WorkingTree) -> Result<GcReport> {
-    let _gate = GATE.collect()?;
+    let _gate = while_collecting(engine)?;
     engine.check_poison()?;
     let mut report = GcReport::default();
     let live = &engine.live;

@@ -39,7 +39,7 @@ use super::restore::{Failure, Progress};
 use super::rows::Counts;
 use super::tree::DEPTH_MAX;
 use super::write::DirWriter;
-use super::{GATE, show};
+use super::{show, while_storing};
 
 /// Entries of one directory that wait for their chunks.
 const WAITING_MAX: usize = 256;
@@ -118,7 +118,7 @@ pub fn import(
     let mut report = ImportReport::default();
     let plan = Plan::new(sources, &mut report)?;
     os::raise_open_files_limit();
-    let _gate = GATE.store()?;
+    let _gate = while_storing(engine)?;
     engine.check_poison()?;
     let skip = opts.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
     let mut importer = Importer {
@@ -151,7 +151,7 @@ pub fn import(
 
 fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<SnapshotInfo> {
     engine.with_reserve(|| engine.packs.close_open())?;
-    let published = publish(engine, |chain| {
+    let published = publish(engine, None, |chain| {
         Ok(Some(Draft {
             origin: Origin::Import,
             packs: packs_to_list(engine, chain)?,

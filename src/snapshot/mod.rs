@@ -14,7 +14,7 @@
 //!
 //! Chain files are written by one thread at a time (`publish`), so sequences never collide. A run that
 //! stores chunks which no row names yet (create, import) excludes garbage collection, and the other way
-//! around: see `Gate`.
+//! around: see [`while_storing`]. Both locks are the engine's, one pair for each opened vault.
 
 pub mod chain;
 #[cfg(test)]
@@ -46,8 +46,9 @@ mod tree_tests;
 mod vault_tests;
 pub mod write;
 
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
+use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 
 /// What the working tree promises while it is mounted. Without a mount there is [`Idle`].
@@ -74,23 +75,15 @@ impl WorkingTree for Idle {
     }
 }
 
-/// Keeps garbage collection apart from those who store chunks that no row or chain file names yet.
-///
-/// One for the process: a process works on one vault, and tests with several only wait for each other.
-pub(crate) struct Gate(RwLock<()>);
+/// For those who store chunks that no row or chain file names yet: keeps garbage collection away meanwhile. Many at a
+/// time.
+pub(crate) fn while_storing(engine: &Engine) -> Result<RwLockReadGuard<'_, ()>> {
+    engine.snapshot_locks.chunks.read().map_err(|_| poisoned())
+}
 
-pub(crate) static GATE: Gate = Gate(RwLock::new(()));
-
-impl Gate {
-    /// For those who store chunks. Many at a time.
-    pub(crate) fn store(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.0.read().map_err(|_| poisoned())
-    }
-
-    /// For garbage collection. Alone.
-    pub(crate) fn collect(&self) -> Result<RwLockWriteGuard<'_, ()>> {
-        self.0.write().map_err(|_| poisoned())
-    }
+/// For garbage collection: alone, with nobody in [`while_storing`].
+pub(crate) fn while_collecting(engine: &Engine) -> Result<RwLockWriteGuard<'_, ()>> {
+    engine.snapshot_locks.chunks.write().map_err(|_| poisoned())
 }
 
 fn poisoned() -> StoreError {

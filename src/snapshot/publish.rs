@@ -6,7 +6,6 @@
 //! chain as it was.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
 use crate::env::Time;
 use crate::format::{
@@ -21,9 +20,6 @@ use super::chain::{Chain, DIR};
 
 /// Every 32nd file has a full pack list; FORMAT SNAP-7 asks for every 64th.
 const FULL_LIST_EVERY: u64 = 32;
-
-/// Chain files are written by one thread at a time.
-static WRITER: Mutex<()> = Mutex::new(());
 
 /// What a new chain file says.
 #[derive(Debug)]
@@ -53,15 +49,23 @@ pub(crate) fn program() -> String {
 }
 
 /// Writes the chain file that `draft` makes of the chain as it is now; durable on return. `None` when it
-/// makes none.
+/// makes none. `known`: the chain as the caller has read it, which is not read again if no file came or went since.
 pub(crate) fn publish(
     engine: &Engine,
+    known: Option<Chain>,
     draft: impl FnOnce(&Chain) -> Result<Option<Draft>>,
 ) -> Result<Option<Published>> {
-    let writing = WRITER.lock().map_err(|_| StoreError::Poisoned("a chain file was half written".into()))?;
+    let writing = engine
+        .snapshot_locks
+        .chain
+        .lock()
+        .map_err(|_| StoreError::Poisoned("a chain file was half written".into()))?;
     engine.check_poison()?;
     let disk = engine.ctx.disk.as_ref();
-    let chain = Chain::load(disk, &engine.header)?;
+    let chain = match known {
+        Some(chain) if chain.is_as_listed(disk)? => chain,
+        _ => Chain::load(disk, &engine.header)?,
+    };
     let Some(draft) = draft(&chain)? else { return Ok(None) };
     let seq = chain.head().map_or(1, |head| head.seq + 1);
     // On a chain that is broken the list before is not known. A full one makes this file independent of it.

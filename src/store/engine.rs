@@ -30,6 +30,15 @@ const RESERVE_MIN: u64 = 1 << 20;
 /// at worst half full, and both the old and the new page exist until the commit.
 const LIVE_GROWTH_FACTOR: u64 = 3;
 
+/// Locks of those who work on snapshots; the engine only keeps them, so that there is one pair for each opened vault.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotLocks {
+    /// Shared by those who store chunks that nothing names yet, exclusive for garbage collection.
+    pub(crate) chunks: std::sync::RwLock<()>,
+    /// Held by the one who writes a chain file.
+    pub(crate) chain: std::sync::Mutex<()>,
+}
+
 /// One opened vault. Everything below the filesystem layer hangs off this.
 pub struct Engine {
     /// What every part shares: disk, clock, randomness, keys, configuration, poison flag.
@@ -42,6 +51,7 @@ pub struct Engine {
     pub header: Header,
     /// Where the high-water mark of this vault is kept, outside of it.
     pub highwater: Option<HighWaterStore>,
+    pub(crate) snapshot_locks: SnapshotLocks,
     pending: AtomicU64,
     reserve_held: AtomicBool,
     lock: std::sync::Mutex<Option<Box<dyn DiskLock>>>,
@@ -84,6 +94,7 @@ impl Engine {
             packs,
             header,
             highwater,
+            snapshot_locks: SnapshotLocks::default(),
             pending: AtomicU64::new(0),
             reserve_held: AtomicBool::new(false),
             lock: std::sync::Mutex::new(Some(lock)),
