@@ -187,6 +187,30 @@ fn heavy_umount_takes_the_vaults_name_too_and_says_what_is_not_mounted() {
 }
 
 #[test]
+fn heavy_with_unmounts_also_when_it_is_told_to_stop() {
+    let sandbox = Sandbox::with_vault();
+    let script = "trap 'echo yes > stopped; exit 7' TERM; echo yes > ready; while :; do sleep 0.05; done";
+    let script = format!("cd '{}'; {script}", sandbox.str("decrypted"));
+    let mut with = sandbox
+        .strongroom()
+        .args(["with", sandbox.vault_str(), &sandbox.str("decrypted"), "--passfile", &sandbox.passfile(), "--"])
+        .args(["bash", "-c", &script])
+        .spawn()
+        .unwrap();
+    wait_until("the command runs", || sandbox.mountpoint().join("ready").exists());
+    let pid = i32::try_from(with.id()).unwrap();
+    // What a terminal sends reaches the command by itself; it must not end what has to unmount.
+    signal(pid, rustix::process::Signal::INT);
+    signal(pid, rustix::process::Signal::HUP);
+    assert!(with.try_wait().unwrap().is_none());
+    signal(pid, rustix::process::Signal::TERM);
+    assert_eq!(with.wait().unwrap().code(), Some(7), "the command had the last word");
+    sandbox.run(["is-mounted", &sandbox.str("decrypted")]).fails(1);
+    assert_eq!(sandbox.cat(&sandbox.vault(), "latest:/stopped"), b"yes\n");
+    sandbox.assert_clean();
+}
+
+#[test]
 fn heavy_with_runs_a_command_and_ends_with_its_status() {
     let sandbox = Sandbox::with_vault();
     let (mountpoint, passfile) = (sandbox.str("decrypted"), sandbox.passfile());
