@@ -174,6 +174,12 @@ pub(crate) fn chains(out: &Out) -> Outcome {
         ("reserved", "GEN-4", patched(&first, 10, 1)),
         ("seq-0", "sequence of at least 1", patched(&first, 16 + 16, 0)),
         ("seq-big", "sequence below 10^10", patched(&second, 16 + 16 + 5, 1)),
+        ("predecessor-of-first", "SNAP-2: sequence 1 has a predecessor", patched(&first, 16 + 24, 1)),
+        ("predecessor-none", "SNAP-2: only sequence 1 has none", {
+            let mut bad = second.clone();
+            bad[16 + 24..16 + 56].fill(0);
+            bad
+        }),
         ("nanos", "nanoseconds of 2^30", patched(&first, 16 + 67, 0x40)),
         ("origin", "unknown origin", patched(&first, 16 + 68, 3)),
         ("mode", "unknown mode", patched(&second, 16 + 69, 2)),
@@ -194,6 +200,15 @@ pub(crate) fn chains(out: &Out) -> Outcome {
             let mut bad = first.clone();
             bad.copy_within(16 + 74..16 + 74 + 32, 16 + 74 + 32);
             bad
+        }),
+        ("removes-itself", "SNAP-1: a sequence occurs once", {
+            // mode, two counts, one added and two dropped packs, the count of what is removed
+            patched(&removal, 16 + 69 + 1 + 8 + 3 * 32 + 4, 3)
+        }),
+        ("sealed-odd", "a sealed part that is not padded to 256 bytes", {
+            let at = 16 + public_len + 1120 + 24;
+            let sealed = u32::from_le_bytes(first[at..at + 4].try_into()?) - 1;
+            [&first[..at], &sealed.to_le_bytes(), &first[at + 5..]].concat()
         }),
         ("short", "the signature is cut off", first[..first.len() - 64].to_vec()),
     ] {

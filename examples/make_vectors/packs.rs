@@ -396,6 +396,12 @@ pub(crate) fn packs(out: &Out) -> Outcome {
             Codec::Zstd,
             zstd::bulk::compress(&[7; 1000], 3)?,
         ),
+        (
+            "zstd-two-frames",
+            "PACK-4: one zstd frame, not two",
+            Codec::Zstd,
+            [zstd::bulk::compress(&[7; 60], 3)?, zstd::bulk::compress(&[7; 40], 3)?].concat(),
+        ),
         ("zstd-noise", "PACK-4: no zstd frame", Codec::Zstd, vec![0xff; 50]),
     ] {
         let mut writer = PackWriter::new(CHACHA, PackKind::Data)?;

@@ -185,9 +185,15 @@ pub(crate) fn trees(out: &Out) -> Outcome {
     link[4] = 3;
     link.push(0);
     bad("symlink-empty", "a target has at least one byte", &link)?;
+    link.truncate(link.len() - 1);
+    link.extend([3, b'a', 0, b'b']);
+    bad("symlink-nul", "a target has no NUL", &link)?;
 
     let child = |key: &[u8]| [key, &[9; 32]].concat();
     bad("dir-index-level-0", "level of at least 1", &[&[2, 0, 1][..], &child(&[1, b'a'])].concat())?;
+    let level = |level: u8| [&[2, level, 1][..], &child(&[1, b'a'])].concat();
+    out.put("tree-ok-dir-index-level-7", "ok", "TREE-5: 8 levels with the leaf's", &[], &level(7))?;
+    bad("dir-index-level-8", "TREE-5: 8 levels and a leaf", &level(8))?;
     bad("dir-index-level-9", "TREE-5: at most 8 levels", &[&[2, 9, 1][..], &child(&[1, b'a'])].concat())?;
     bad("dir-index-empty", "count of at least 1", &[2, 1, 0])?;
     let twice = [child(&[1, b'a']), child(&[1, b'a'])].concat();

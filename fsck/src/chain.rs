@@ -20,6 +20,9 @@ pub const SEQUENCE_LIMIT: u64 = 10_000_000_000;
 /// Most tags (SNAP-6).
 const TAGS_MAX: u64 = 64;
 const STRING_BYTES_MAX: usize = 1024;
+/// A sealed plaintext has a multiple of so many bytes.
+const SEALED_PADDING: usize = 256;
+const SEAL_TAG_BYTES: usize = 16;
 
 /// What a chain file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +128,8 @@ pub fn parse_name(name: &str) -> Option<(u64, Id)> {
     if sequence.len() != 10 || !sequence.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    Some((sequence.parse().ok()?, unhex(id)?))
+    let sequence = sequence.parse().ok().filter(|n| *n >= 1)?;
+    Some((sequence, unhex(id)?))
 }
 
 /// The name of a chain file.
@@ -204,6 +208,9 @@ pub fn parse(bytes: &[u8]) -> Result<ChainFile, Fault> {
     let nonce = r.array()?;
     let sealed_bytes = r.u32()? as usize;
     let sealed = r.take(sealed_bytes)?.to_vec();
+    if sealed.len() <= SEAL_TAG_BYTES || !(sealed.len() - SEAL_TAG_BYTES).is_multiple_of(SEALED_PADDING) {
+        return Err(malformed("", "its sealed part is not padded to a multiple of 256 bytes"));
+    }
     r.array::<64>()?;
     r.finish()?;
     Ok(ChainFile { kind, signer, public, ciphertext, nonce, sealed, prefix })
@@ -214,7 +221,13 @@ pub fn parse_public(bytes: &[u8], kind: ChainKind) -> Result<Public, Fault> {
     let mut r = Reader::new(bytes, "public part");
     let vault_id = r.array()?;
     let sequence = sequence(&mut r)?;
-    let predecessor = r.array()?;
+    let predecessor: Id = r.array()?;
+    if (sequence == 1) != (predecessor == [0; 32]) {
+        return Err(malformed(
+            "SNAP-2",
+            format!("sequence {sequence}, but the file before it says otherwise"),
+        ));
+    }
     let (seconds, nanoseconds) = (r.i64()?, r.u32()?);
     if nanoseconds >= 1_000_000_000 {
         return Err(malformed("", "a time with a second or more in its nanoseconds"));
@@ -302,7 +315,7 @@ impl ChainFile {
 
 /// Decodes a sealed part's plaintext.
 pub fn parse_sealed(plain: &[u8], kind: ChainKind) -> Result<Sealed, Fault> {
-    if plain.is_empty() || !plain.len().is_multiple_of(256) {
+    if plain.is_empty() || !plain.len().is_multiple_of(SEALED_PADDING) {
         return Err(malformed("", "its sealed part is not padded to a multiple of 256 bytes"));
     }
     let mut r = Reader::new(plain, "sealed part");
@@ -330,7 +343,7 @@ pub fn parse_sealed(plain: &[u8], kind: ChainKind) -> Result<Sealed, Fault> {
         }
     };
     let zeros = r.take(r.remaining())?;
-    if zeros.len() >= 256 || zeros.iter().any(|&b| b != 0) {
+    if zeros.len() >= SEALED_PADDING || zeros.iter().any(|&b| b != 0) {
         return Err(malformed("GEN-2", "its sealed part ends with something else than its padding"));
     }
     Ok(Sealed { host, tags, program, snapshot })
@@ -358,7 +371,7 @@ mod tests {
     fn public(sequence: u64, origin: u8, list: &[u8], tail: &[u8]) -> Vec<u8> {
         let mut out = vec![9; 16];
         out.extend_from_slice(&sequence.to_le_bytes());
-        out.extend_from_slice(&[0; 32]);
+        out.extend_from_slice(&[u8::from(sequence > 1); 32]);
         out.extend_from_slice(&[0; 12]);
         out.push(origin);
         out.extend_from_slice(list);
@@ -374,7 +387,13 @@ mod tests {
     fn names() {
         let id = [0xab; 32];
         assert_eq!(parse_name(&name_of(7, &id)), Some((7, id)));
-        for bad in ["7-abc", &format!("+000000007-{}", hex(&id)), &name_of(7, &id).to_uppercase(), ""] {
+        for bad in [
+            &name_of(0, &id),
+            "7-abc",
+            &format!("+000000007-{}", hex(&id)),
+            &name_of(7, &id).to_uppercase(),
+            "",
+        ] {
             assert_eq!(parse_name(bad), None, "{bad}");
         }
     }
@@ -392,6 +411,11 @@ mod tests {
         assert_eq!(rule(&public(2, 1, &list(2, &[], &[]), &none), Snapshot), "SNAP-7");
         assert_eq!(rule(&public(0, 1, &list(0, &[], &[]), &none), Snapshot), "SNAP-1");
         assert_eq!(rule(&public(1, 0, &list(0, &[], &[]), &none), Snapshot), "");
+        for (sequence, before) in [(1, 1), (2, 0)] {
+            let mut other = public(sequence, 1, &list(0, &[], &[]), &none);
+            other[24..56].fill(before);
+            assert_eq!(rule(&other, Snapshot), "SNAP-2");
+        }
         assert_eq!(rule(&public(1, 1, &list(0, &[], &[]), &[0; 13]), Snapshot), "GEN-2");
         assert_eq!(rule(&public(1, 1, &list(0, &[], &[]), &[0xff; 12]), Snapshot), "GEN-3");
     }

@@ -460,7 +460,7 @@ fn top_level(source: &dyn Source, report: &mut Report) -> Result<bool, FatalErro
     Ok(folders)
 }
 
-/// Reads both copies of the header: the sound ones with their names, the one to use first (HDR-1, HDR-2).
+/// Reads both copies of the header: the sound ones with their names, the one to use first (HDR-1, HDR-2, HDR-2a).
 fn read_headers(
     source: &dyn Source,
     folders: bool,
@@ -491,6 +491,7 @@ fn read_headers(
             }
         }
     }
+    // HDR-2a: a newer copy counts only if no copy of format 1 is sound.
     if let (true, Some(version)) = (sound.is_empty(), newer) {
         return Err(FatalError::Newer(version));
     }
@@ -505,7 +506,7 @@ fn read_headers(
     {
         if a.generation == b.generation {
             let what = "the two copies differ and have the same generation";
-            report.push(Finding::new("vault.json.bak", malformed("HDR-2", what)));
+            report.push(Finding::new("vault.json.bak", malformed("HDR-2a", what)));
         } else {
             let what = format!("the copies are of generations {} and {}", a.generation, b.generation);
             report.push(Finding::new("vault.json.bak", fault(Class::Note, "HDR-2", what)));

@@ -210,9 +210,9 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 pub fn recovery_key(text: &str) -> Result<Secret, RecoveryError> {
     let wrong = RecoveryError::Form;
     let mut symbols = Zeroizing::new(Vec::with_capacity(64));
-    for c in text.chars() {
+    for c in text.trim().chars() {
         let c = match c.to_ascii_uppercase() {
-            c if c == '-' || c.is_whitespace() => continue,
+            '-' | ' ' => continue,
             'O' => '0',
             'I' | 'L' => '1',
             c => c,
@@ -275,6 +275,7 @@ mod tests {
         assert_eq!(*recovery_key(&text).unwrap(), key);
         let sloppy = text.to_lowercase().replace('-', " ").replace('0', "o").replace('1', "l");
         assert_eq!(*recovery_key(&format!(" {sloppy}\n")).unwrap(), key);
+        assert!(recovery_key(&text.replace('-', "\t")).is_err(), "spaces and dashes, nothing else");
         assert!(recovery_key(&text[1..]).is_err());
         assert!(recovery_key(&text[..text.len() - 1]).is_err());
         assert!(recovery_key(&format!("{text}0")).is_err());

@@ -3,8 +3,8 @@
 use crate::bytes::{Id, Reader};
 use crate::report::{Fault, malformed};
 
-/// Most levels above a leaf (TREE-5).
-pub const LEVEL_MAX: u8 = 8;
+/// Most levels above a leaf: 8 with the leaf's own (TREE-5).
+pub const LEVEL_MAX: u8 = 7;
 /// Most directories inside each other (TREE-5).
 pub const DEPTH_MAX: u32 = 4096;
 const NAME_BYTES_MAX: usize = 255;

@@ -308,7 +308,14 @@ impl PublicPart {
         require(!first || self.packs.full, "SNAP-7: the first file has no full pack list")?;
         // FORMAT SNAP-5
         let bare = self.removed.is_empty() && self.retired.is_empty() && self.replacements.is_empty();
-        require(bare || self.origin == Origin::Removal, "SNAP-5: a snapshot removes or retires")
+        require(bare || self.origin == Origin::Removal, "SNAP-5: a snapshot removes or retires")?;
+        // FORMAT SNAP-1: a sequence occurs once, so a file removes earlier ones, and each of them once.
+        let removed: BTreeSet<u64> = self.removed.iter().map(|file| file.seq).collect();
+        let earlier = removed.last().is_none_or(|last| *last < self.seq);
+        require(
+            earlier && removed.len() == self.removed.len(),
+            "SNAP-1: a removal of itself, of a later file, or of one file twice",
+        )
     }
 }
 

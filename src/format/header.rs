@@ -220,17 +220,6 @@ pub struct ParsedHeader {
     pub mac_input: Vec<u8>,
 }
 
-/// Which of the two header files were fit for use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeaderCopies {
-    /// Both are sound and equal.
-    BothSound,
-    /// `vault.json` was used; the backup is missing, damaged or of an earlier generation.
-    PrimaryOnly,
-    /// `vault.json.bak` was used; the first is missing, damaged or of an earlier generation.
-    BackupOnly,
-}
-
 impl Header {
     /// Returns the whole file. `mac` is called with the bytes that the header MAC covers.
     pub fn encode(&self, mac: impl FnOnce(&[u8]) -> [u8; 32]) -> Vec<u8> {
@@ -268,39 +257,6 @@ impl Header {
             return Err(FormatError::Malformed("HDR-5: header is not in its one form"));
         }
         Ok(ParsedHeader { header, mac, mac_input: mac_input.to_vec() })
-    }
-
-    /// Chooses between `vault.json` and `vault.json.bak`; `None` stands for a missing file.
-    ///
-    /// A copy of a newer format wins over everything, unless its checksum shows that only damage made it look
-    /// so.
-    pub fn choose(
-        primary: Option<&[u8]>,
-        backup: Option<&[u8]>,
-    ) -> Result<(ParsedHeader, HeaderCopies), FormatError> {
-        // FORMAT HDR-2
-        let read =
-            |copy: Option<&[u8]>| copy.map(|bytes| (Header::parse(bytes), checked_tail(bytes).is_ok()));
-        let (first, second) = (read(primary), read(backup));
-        for copy in [&first, &second].into_iter().flatten() {
-            if let (Err(FormatError::Newer { version }), true) = copy {
-                return Err(FormatError::Newer { version: *version });
-            }
-        }
-        match (first.map(|c| c.0), second.map(|c| c.0)) {
-            (Some(Ok(a)), Some(Ok(b))) if a == b => Ok((a, HeaderCopies::BothSound)),
-            (Some(Ok(a)), Some(Ok(b))) if b.header.generation > a.header.generation => {
-                Ok((b, HeaderCopies::BackupOnly))
-            }
-            (Some(Ok(a)), _) => Ok((a, HeaderCopies::PrimaryOnly)),
-            (_, Some(Ok(b))) => Ok((b, HeaderCopies::BackupOnly)),
-            (a, b) => {
-                // The more telling of two errors is reported: "newer" says what to do, "not a vault" says
-                // least.
-                let errors = [a, b].into_iter().flatten().filter_map(Result::err);
-                Err(errors.min_by_key(FormatError::rank).unwrap_or(FormatError::NotAVault))
-            }
-        }
     }
 
     /// Returns what a slot's seal is bound to: everything that decides how the root secret is used.

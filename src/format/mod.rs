@@ -20,7 +20,7 @@ pub(crate) mod samples;
 pub use chain::{
     ChainFile, Origin, PackList, PublicPart, RemovedFile, RootInfo, SealedPart, SignedDigest, Signer,
 };
-pub use header::{ChunkerParams, Cipher, Header, HeaderCopies, ParsedHeader, Slot, SlotKdf, SlotKind};
+pub use header::{ChunkerParams, Cipher, Header, ParsedHeader, Slot, SlotKdf, SlotKind};
 pub use ids::{ChunkId, PackName, PackUid, SnapshotId, VaultId};
 pub use pack::{
     BLOCK_LEN, CHUNK_MAX, FRAME_AAD_LEN, FRAME_TAG_LEN, PACK_HEADER_LEN, TRAILER_LEN, block_count,
@@ -50,17 +50,4 @@ pub enum FormatError {
     /// A size is beyond what the format allows. Nothing was read or allocated for it.
     #[error("over a limit: {0}")]
     Limit(&'static str),
-}
-
-impl FormatError {
-    /// Orders errors by how much they tell a user who gets only one of several; the lowest tells most.
-    fn rank(&self) -> u8 {
-        match self {
-            FormatError::Newer { .. } => 0,
-            FormatError::Damaged(_) => 1,
-            FormatError::Malformed(_) => 2,
-            FormatError::Limit(_) => 3,
-            FormatError::NotAVault => 4,
-        }
-    }
 }

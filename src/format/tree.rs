@@ -368,8 +368,8 @@ impl Entry {
             }
             (Content::Extents(extents), FileType::File) => check_extents(extents, self.size),
             (Content::Symlink(target), FileType::Symlink) => {
-                let plain = (1..=SYMLINK_LEN_MAX).contains(&target.len());
-                require(plain, "a symlink's target has 1 to 4,095 bytes")
+                let plain = (1..=SYMLINK_LEN_MAX).contains(&target.len()) && !target.contains(&0);
+                require(plain, "a symlink's target has 1 to 4,095 bytes, none of them NUL")
             }
             _ => malformed("content and type of an entry differ"),
         }

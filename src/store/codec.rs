@@ -35,6 +35,8 @@ pub enum DecodeError {
     Body,
 }
 
+/// How a zstd frame begins (RFC 8878), unlike a skippable one.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Samples of a block for the probe.
 const SAMPLES: usize = 4;
 /// Length of a sample in bytes.
@@ -151,6 +153,11 @@ impl Scratch {
     }
 
     fn unzstd(&mut self, body: &[u8], out: &mut [u8]) -> Option<usize> {
+        // The decompressor takes any number of frames, and skips those that hold no data: the format has one frame.
+        let one = zstd::zstd_safe::find_frame_compressed_size(body).is_ok_and(|len| len == body.len());
+        if !one || !body.starts_with(&ZSTD_MAGIC) {
+            return None;
+        }
         if self.inflate.is_none() {
             self.inflate = Some(zstd::bulk::Decompressor::new().ok()?);
         }
@@ -250,6 +257,19 @@ mod tests {
         // A bomb: a body of a few bytes that would give 64 MiB.
         let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).unwrap();
         assert_eq!(decode(Codec::Zstd, &bomb, &mut out), Err(DecodeError::Body));
+        // Two frames, or one that is to be skipped beside it: not one zstd frame.
+        let frame = |block: &[u8]| zstd::bulk::compress(block, 3).unwrap();
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        let whole = frame(&[7; 1000]);
+        assert_eq!(decode(Codec::Zstd, &whole, &mut out), Ok(()));
+        for body in [
+            [frame(&[7; 400]), frame(&[7; 600])].concat(),
+            [&skippable[..], &whole].concat(),
+            [&whole[..], &skippable].concat(),
+            [&whole[..], b"\0"].concat(),
+        ] {
+            assert_eq!(decode(Codec::Zstd, &body, &mut out), Err(DecodeError::Body));
+        }
         // Every cut and every flipped byte of a sound body is an error or other bytes, never a panic.
         let block = text(1000);
         for effort in [Effort::Fast, Effort::Thorough] {

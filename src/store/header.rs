@@ -44,7 +44,7 @@ fn read_copy(disk: &dyn Disk, path: &str) -> Result<Copy> {
 /// Reads the header, from whichever copy is sound (FORMAT HDR-2).
 ///
 /// # Errors
-/// `NotAVault`, `Newer`, or `HeaderDamaged` when no copy is sound; I/O errors.
+/// `NotAVault`, `Newer`, or `HeaderDamaged` when no copy is sound, or it can't be said which one counts; I/O errors.
 pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
     let first = read_copy(disk, HEADER_PATH)?;
     let second = read_copy(disk, HEADER_BACKUP_PATH)?;
@@ -63,7 +63,14 @@ pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
     let (warn_first, warn_second) = (explain(HEADER_PATH, &first), explain(HEADER_BACKUP_PATH, &second));
     match (first, second) {
         (Copy::Good(a), Copy::Good(b)) => {
-            let warning = (a.mac_input != b.mac_input || a.mac != b.mac).then(|| {
+            let differ = a != b;
+            // FORMAT HDR-2a
+            if differ && a.header.generation == b.header.generation {
+                let text =
+                    format!("its two copies are both of generation {}, and differ", a.header.generation);
+                return Err(StoreError::HeaderDamaged(text));
+            }
+            let warning = differ.then(|| {
                 format!(
                     "the header copies differ; using the newer one (generation {})",
                     a.header.generation.max(b.header.generation)
@@ -98,4 +105,81 @@ pub fn store(disk: &dyn Disk, header: &mut Header, root: &RootSecret) -> Result<
             .map_err(|source| StoreError::Io { what: format!("writing {path}"), source })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::format::samples;
+
+    const MAC: [u8; 32] = [7; 32];
+
+    /// What a vault with these two copies loads: the generation, and whether there is a warning.
+    fn chosen(first: Option<&[u8]>, second: Option<&[u8]>) -> Result<(u64, bool)> {
+        let disk = SimDisk::new(1);
+        for (path, copy) in [(HEADER_PATH, first), (HEADER_BACKUP_PATH, second)] {
+            if let Some(bytes) = copy {
+                disk.raw_write(path, bytes);
+            }
+        }
+        load(&disk).map(|loaded| (loaded.parsed.header.generation, loaded.warning.is_some()))
+    }
+
+    fn generation(n: u64) -> Vec<u8> {
+        Header { generation: n, ..samples::header() }.encode(|_| MAC)
+    }
+
+    #[test]
+    fn the_sound_copy_with_the_higher_generation_is_chosen() {
+        // FORMAT HDR-2
+        let (old, new) = (generation(3), generation(4));
+        let mut damaged = new.clone();
+        damaged[200] ^= 1;
+        let garbage = b"not json".to_vec();
+        assert_eq!(chosen(Some(&new), Some(&new)).unwrap(), (4, false));
+        assert_eq!(chosen(Some(&new), Some(&old)).unwrap(), (4, true));
+        assert_eq!(chosen(Some(&old), Some(&new)).unwrap(), (4, true));
+        for other in [Some(&damaged[..]), Some(&garbage), None] {
+            assert_eq!(chosen(other, Some(&old)).unwrap(), (3, true));
+            assert_eq!(chosen(Some(&old), other).unwrap(), (3, true));
+        }
+        for other in [Some(&damaged[..]), Some(&garbage), None] {
+            for (a, b) in [(Some(&damaged[..]), other), (other, Some(&damaged[..]))] {
+                assert!(matches!(chosen(a, b), Err(StoreError::HeaderDamaged(_))));
+            }
+        }
+        for (a, b) in
+            [(Some(&garbage), Some(&garbage)), (None, Some(&garbage)), (Some(&garbage), None), (None, None)]
+        {
+            let found = chosen(a.map(Vec::as_slice), b.map(Vec::as_slice));
+            assert!(matches!(found, Err(StoreError::NotAVault)));
+        }
+    }
+
+    #[test]
+    fn a_newer_format_counts_only_if_no_copy_of_ours_is_sound() {
+        // FORMAT HDR-1, HDR-2a
+        let sound = generation(3);
+        let newer =
+            String::from_utf8(sound.clone()).unwrap().replacen("\"strongroom\": 1", "\"strongroom\": 2", 1);
+        let newer = newer.as_bytes();
+        assert_eq!(chosen(Some(newer), Some(&sound)).unwrap(), (3, true));
+        assert_eq!(chosen(Some(&sound), Some(newer)).unwrap(), (3, true));
+        for other in [None, Some(newer), Some(&b"{}"[..])] {
+            assert!(matches!(chosen(Some(newer), other), Err(StoreError::Newer { version: 2 })));
+            assert!(matches!(chosen(other, Some(newer)), Err(StoreError::Newer { version: 2 })));
+        }
+    }
+
+    #[test]
+    fn two_sound_copies_of_one_generation_that_differ_are_refused() {
+        // FORMAT HDR-2a
+        let other = Header { signing_key: [1; 32], ..samples::header() }.encode(|_| MAC);
+        let found = chosen(Some(&generation(3)), Some(&other));
+        assert!(matches!(found, Err(StoreError::HeaderDamaged(text)) if text.contains("differ")));
+        let remaced = Header { generation: 3, ..samples::header() }.encode(|_| [8; 32]);
+        assert!(matches!(chosen(Some(&generation(3)), Some(&remaced)), Err(StoreError::HeaderDamaged(_))));
+    }
 }

@@ -298,54 +298,6 @@ fn the_mac_is_lower_case_hex() {
 }
 
 #[test]
-fn the_sound_copy_with_the_higher_generation_is_chosen() {
-    // FORMAT HDR-2
-    let generation = |n: u64| Header { generation: n, ..samples::header() }.encode(|_| MAC);
-    let (old, new) = (generation(3), generation(4));
-    let mut damaged = new.clone();
-    damaged[200] ^= 1;
-    let choose = |a: Option<&Vec<u8>>, b: Option<&Vec<u8>>| {
-        Header::choose(a.map(Vec::as_slice), b.map(Vec::as_slice))
-            .map(|(p, copies)| (p.header.generation, copies))
-    };
-    use HeaderCopies::{BackupOnly, BothSound, PrimaryOnly};
-    assert_eq!(choose(Some(&new), Some(&new)), Ok((4, BothSound)));
-    assert_eq!(choose(Some(&new), Some(&old)), Ok((4, PrimaryOnly)));
-    assert_eq!(choose(Some(&old), Some(&new)), Ok((4, BackupOnly)));
-    assert_eq!(choose(Some(&damaged), Some(&old)), Ok((3, BackupOnly)));
-    assert_eq!(choose(Some(&old), Some(&damaged)), Ok((3, PrimaryOnly)));
-    assert_eq!(choose(None, Some(&old)), Ok((3, BackupOnly)));
-    assert_eq!(choose(Some(&old), None), Ok((3, PrimaryOnly)));
-    let garbage = b"not json".to_vec();
-    assert_eq!(choose(Some(&garbage), Some(&old)), Ok((3, BackupOnly)));
-
-    assert!(matches!(choose(Some(&damaged), Some(&damaged)), Err(FormatError::Damaged(_))));
-    assert!(matches!(choose(Some(&damaged), None), Err(FormatError::Damaged(_))));
-    assert!(matches!(choose(Some(&garbage), Some(&damaged)), Err(FormatError::Damaged(_))));
-    assert!(matches!(choose(Some(&damaged), Some(&garbage)), Err(FormatError::Damaged(_))));
-    assert_eq!(choose(Some(&garbage), Some(&garbage)), Err(FormatError::NotAVault));
-    assert_eq!(choose(None, Some(&garbage)), Err(FormatError::NotAVault));
-    assert_eq!(choose(None, None), Err(FormatError::NotAVault));
-}
-
-#[test]
-fn a_newer_copy_wins_unless_damage_only_made_it_look_newer() {
-    // FORMAT HDR-1
-    let sound = file();
-    let text = String::from_utf8(Header::parse(&sound).unwrap().mac_input).unwrap();
-    let newer = resealed(text.replacen("\"strongroom\": 1", "\"strongroom\": 2", 1));
-    assert_eq!(Header::choose(Some(&sound), Some(&newer)), Err(FormatError::Newer { version: 2 }));
-    assert_eq!(Header::choose(Some(&newer), None), Err(FormatError::Newer { version: 2 }));
-    let mut flipped = sound.clone();
-    let at = text.find("1,").unwrap();
-    flipped[at] ^= 2;
-    assert_eq!(Header::parse(&flipped), Err(FormatError::Newer { version: 3 }));
-    assert_eq!(Header::choose(Some(&flipped), Some(&sound)).unwrap().1, HeaderCopies::BackupOnly);
-    assert_eq!(Header::choose(Some(&flipped), Some(&flipped)), Err(FormatError::Newer { version: 3 }));
-    assert_eq!(Header::choose(Some(&flipped), Some(b"{}")), Err(FormatError::Newer { version: 3 }));
-}
-
-#[test]
 fn a_slot_is_bound_to_everything_that_decides_how_its_secret_is_used() {
     let header = samples::header();
     let slot = &header.slots[0];

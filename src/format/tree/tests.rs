@@ -277,6 +277,8 @@ fn symlinks_have_a_target() {
         TreeObject::DirLeaf(vec![entry("a", FileType::Symlink, Content::Symlink(vec![b'x'; len]))])
     };
     refused(&link(0), "a symlink's target");
+    let nul = TreeObject::DirLeaf(vec![entry("a", FileType::Symlink, Content::Symlink(b"a\0b".to_vec()))]);
+    refused(&nul, "a symlink's target");
     refused(&link(4096), "a symlink's target");
     link(4095).encode().unwrap();
 }
@@ -456,7 +458,7 @@ fn some_content() -> impl Strategy<Value = (FileType, Content, u64)> {
         (some_extents(), 1u64 << 45..1 << 50).prop_map(move |(e, size)| file(Content::Extents(e), size)),
         any::<[u8; 32]>().prop_map(move |id| file(Content::ExtentTree(ChunkId(id)), 7)),
         any::<[u8; 32]>().prop_map(|id| (FileType::Dir, Content::Dir(ChunkId(id)), 0)),
-        prop::collection::vec(any::<u8>(), 1..100).prop_map(|t| (FileType::Symlink, Content::Symlink(t), 0)),
+        prop::collection::vec(1u8.., 1..100).prop_map(|t| (FileType::Symlink, Content::Symlink(t), 0)),
         any::<(u32, u32)>().prop_map(|(major, minor)| (
             FileType::BlockDev,
             Content::Device { major, minor },
