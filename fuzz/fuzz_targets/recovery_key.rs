@@ -1,3 +1,4 @@
 #![no_main]
+//! See `strongroom_fuzz::targets`.
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom::crypto::recovery::fuzz_recovery_key(strongroom::format::fuzz::vector_body(data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_fuzz::targets::recovery_key(data));

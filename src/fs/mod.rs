@@ -57,6 +57,7 @@ mod xattr;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
 
+pub use acl::fuzz_acl;
 pub use error::{FsError, FsResult};
 pub use facade::Fs;
 pub use types::{

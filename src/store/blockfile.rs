@@ -66,6 +66,7 @@ use crate::env::Env;
 use crate::store::poison::Poison;
 
 use log::{Delta, Log, Table};
+pub(crate) use log::{fuzz, fuzz_seeds};
 
 /// Name of the data file in the directory of the live state.
 pub const DATA_NAME: &str = "live.redb";

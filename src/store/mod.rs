@@ -9,6 +9,7 @@ pub mod config;
 pub mod ctx;
 pub mod engine;
 pub mod error;
+pub mod fuzz;
 pub mod header;
 pub mod highwater;
 pub mod live;

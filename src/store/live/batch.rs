@@ -151,6 +151,13 @@ impl Batch {
         self.ops
     }
 
+    /// Returns the encoding of the batch, which must be within `batch_bytes_max`.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
     /// Appends the encoding of the batch, which must be within `batch_bytes_max`.
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
         out.reserve(self.encoded_len);
@@ -213,6 +220,17 @@ impl Iterator for Ops<'_> {
             self.0 = &[];
         }
         Some(op)
+    }
+}
+
+/// Body of a fuzz target: operations that are read are written with the same bytes.
+pub(super) fn fuzz(data: &[u8]) {
+    let ops: Result<Vec<Op>, BadOps> = Ops(data).collect();
+    if let Ok(ops) = ops {
+        let mut batch = Batch::new();
+        ops.into_iter().for_each(|op| batch.push(op));
+        assert_eq!(batch.encoded(), data);
+        assert_eq!(batch.encoded_len(), data.len());
     }
 }
 

@@ -216,7 +216,8 @@ impl Journal {
             record.extend_from_slice(&from.to_le_bytes());
             record.extend_from_slice(&to.to_le_bytes());
             record.extend_from_slice(part);
-            let sealed = self.keys.seal_record(&*self.env, &self.frame_aad(number, seq, &tag), &record);
+            let sealed =
+                self.keys.seal_record(&*self.env, &frame_aad(&self.epoch, number, seq, &tag), &record);
             tag = put_sealed(&mut out, &sealed);
             seq += 1;
             let aligned = out.len().next_multiple_of(ALIGN as usize);
@@ -255,7 +256,7 @@ impl Journal {
         let mut header = [0; 16];
         header[..8].copy_from_slice(&number.to_le_bytes());
         header[8..].copy_from_slice(&self.seq.to_le_bytes());
-        let sealed = self.keys.seal_record(&*self.env, &self.header_aad(slot), &header);
+        let sealed = self.keys.seal_record(&*self.env, &header_aad(&self.epoch, slot), &header);
         let mut out = Vec::new();
         let tag = put_sealed(&mut out, &sealed);
         let segment = &mut self.segments[slot];
@@ -265,26 +266,12 @@ impl Journal {
         Ok(())
     }
 
-    fn header_aad(&self, slot: usize) -> Vec<u8> {
-        let mut aad = b"strongroom v1 segment".to_vec();
-        aad.extend_from_slice(&self.epoch);
-        aad.push(u8::from(slot == 1));
-        aad
-    }
-
-    fn frame_aad(&self, number: u64, seq: u64, before: &Tag) -> Vec<u8> {
-        let mut aad = b"strongroom v1 journal".to_vec();
-        aad.extend_from_slice(&self.epoch);
-        aad.extend_from_slice(&number.to_le_bytes());
-        aad.extend_from_slice(&seq.to_le_bytes());
-        aad.extend_from_slice(before);
-        aad
-    }
-
     /// Returns where a segment's frames begin, or `None` when its header doesn't open.
     fn read_header(&self, slot: usize) -> Result<Option<Scan>> {
         let Some(sealed) = self.read_sealed(slot, 0, HEADER_SLOT)? else { return Ok(None) };
-        let Ok(header) = self.keys.open_record(&self.header_aad(slot), &sealed) else { return Ok(None) };
+        let Ok(header) = self.keys.open_record(&header_aad(&self.epoch, slot), &sealed) else {
+            return Ok(None);
+        };
         let Some((number, seq)) = header.split_first_chunk::<8>() else { return Ok(None) };
         let (Ok(seq), Some(tag)) = (<[u8; 8]>::try_from(seq), sealed.last_chunk::<TAG>()) else {
             return Ok(None);
@@ -328,7 +315,8 @@ impl Journal {
         let (mut pos, mut seq, mut tag) = (end.pos, end.seq, end.tag);
         let mut ops = Vec::new();
         while let Some(sealed) = self.read_sealed(slot, pos, u64::MAX)? {
-            let Ok(record) = self.keys.open_record(&self.frame_aad(end.number, seq, &tag), &sealed) else {
+            let Ok(record) = self.keys.open_record(&frame_aad(&self.epoch, end.number, seq, &tag), &sealed)
+            else {
                 break;
             };
             // From here on the bytes are our own.
@@ -354,6 +342,22 @@ impl Journal {
         }
         Ok(end)
     }
+}
+
+fn header_aad(epoch: &Epoch, slot: usize) -> Vec<u8> {
+    let mut aad = b"strongroom v1 segment".to_vec();
+    aad.extend_from_slice(epoch);
+    aad.push(u8::from(slot == 1));
+    aad
+}
+
+fn frame_aad(epoch: &Epoch, number: u64, seq: u64, before: &Tag) -> Vec<u8> {
+    let mut aad = b"strongroom v1 journal".to_vec();
+    aad.extend_from_slice(epoch);
+    aad.extend_from_slice(&number.to_le_bytes());
+    aad.extend_from_slice(&seq.to_le_bytes());
+    aad.extend_from_slice(before);
+    aad
 }
 
 /// Appends length and bytes, and returns the seal's tag.
@@ -390,4 +394,57 @@ fn fill(file: &dyn DiskFile, env: &dyn Env, mut from: u64, to: u64) -> io::Resul
         from += n as u64;
     }
     file.sync_data()
+}
+
+/// Body of a fuzz target. The input is first taken for both segments, as an attacker without keys can write them; then
+/// for records, each after its length, that are sealed in their places: what is replayed is what a simple reader makes
+/// of them.
+pub(super) fn fuzz(data: &[u8]) {
+    type Groups = Vec<(u64, u64, Vec<u8>)>;
+    const EPOCH: Epoch = [7; 16];
+    let secret = || crate::crypto::Secret::<32>::fill_with(|bytes| bytes.fill(1));
+    let keys = LiveKeys::new(crate::format::VaultId([1; 16]), &secret(), &secret());
+    let env: Arc<dyn Env> = Arc::new(crate::env::TestEnv::new(1));
+    let open = |segments: [&[u8]; 2]| -> Result<Groups> {
+        let disk = crate::disk::SimDisk::new(1);
+        for (path, bytes) in PATHS.iter().zip(segments) {
+            disk.raw_write(path, bytes);
+        }
+        let mut groups = Vec::new();
+        Journal::open(&disk, keys.clone(), env.clone(), EPOCH, 0, &mut |group| {
+            groups.push((group.from, group.to, group.ops.0.to_vec()));
+            Ok(())
+        })?;
+        Ok(groups)
+    };
+    assert!(open([data, data]).is_err(), "a segment that nobody sealed");
+
+    let mut bytes = Vec::new();
+    let header = [1u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
+    let mut tag = put_sealed(&mut bytes, &keys.seal_record(&*env, &header_aad(&EPOCH, 0), &header));
+    bytes.resize(HEADER_SLOT as usize, 0);
+    let (mut rest, mut seq) = (data, 1);
+    let (mut expected, mut ops, mut sound) = (Groups::new(), Vec::new(), true);
+    while let Some((len, tail)) = rest.split_first_chunk::<2>() {
+        let (record, tail) = tail.split_at(usize::from(u16::from_le_bytes(*len)).min(tail.len()));
+        rest = tail;
+        tag = put_sealed(&mut bytes, &keys.seal_record(&*env, &frame_aad(&EPOCH, 1, seq, &tag), record));
+        bytes.resize(bytes.len().next_multiple_of(ALIGN as usize), 0);
+        seq += 1;
+        match record.split_first_chunk::<RECORD_HEAD>() {
+            Some((head, part)) if sound && head[0] <= 1 => {
+                ops.extend_from_slice(part);
+                if head[0] == 1 {
+                    let (from, to) = head[1..].split_at(8);
+                    let number = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("8 of 16 bytes"));
+                    expected.push((number(from), number(to), std::mem::take(&mut ops)));
+                }
+            }
+            _ => sound = false,
+        }
+    }
+    match open([&bytes, data]) {
+        Ok(groups) => assert!(sound && groups == expected),
+        Err(error) => assert!(!sound, "{error}"),
+    }
 }

@@ -78,6 +78,12 @@ use crate::store::poison::Poison;
 pub use self::batch::{Batch, Table, Value};
 pub use self::read::LiveView;
 
+/// Body of a fuzz target: the journal's segments and the operations in its records.
+pub(super) fn fuzz(data: &[u8]) {
+    batch::fuzz(data);
+    journal::fuzz(data);
+}
+
 const DIR: &str = "live";
 
 /// The log is committed at the latest when it has this many bytes.

@@ -47,6 +47,7 @@ pub use rows::PackState;
 pub(crate) use file::PackFile;
 pub(crate) use maintain::open_named;
 pub(crate) use read::{read_range, read_whole};
+pub(crate) use rows::{fuzz as fuzz_rows, fuzz_seeds as row_seeds};
 
 use open::OpenPack;
 use queue::Queue;

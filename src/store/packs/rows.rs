@@ -96,7 +96,11 @@ impl PackRow {
                 2 => PackState::Condemned,
                 _ => return Err(damaged("pack row")),
             },
-            proven: proven != 0,
+            proven: match proven {
+                0 => false,
+                1 => true,
+                _ => return Err(damaged("pack row")),
+            },
             header_hash,
             name: PackName(name),
             file_len: u64::from_le_bytes(file_len),
@@ -141,6 +145,45 @@ impl ChunkRow {
 fn take<const N: usize>(bytes: &[u8]) -> ([u8; N], &[u8]) {
     let (head, tail) = bytes.split_at(N);
     (head.try_into().expect("split at N"), tail)
+}
+
+/// Body of a fuzz target: what is read as a row or key of packs is what would be written for it.
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok(row) = PackRow::decode(data) {
+        assert_eq!(row.encode(), data);
+    }
+    if let Ok(row) = ChunkRow::decode(&ChunkId([7; 32]), data) {
+        assert_eq!(ChunkRow::encode(row.pack, &row.desc), data);
+    }
+    if let Ok(no) = parse_pack_key(data) {
+        assert_eq!(pack_key(no), data);
+    }
+    if let Ok(no) = parse_pack_no(data) {
+        assert_eq!(no.to_le_bytes(), data);
+    }
+}
+
+/// A pack row and a chunk row, for the fuzz target to start from.
+pub(crate) fn fuzz_seeds() -> [Vec<u8>; 2] {
+    let row = PackRow {
+        uid: PackUid([1; 16]),
+        kind: PackKind::Tree,
+        state: PackState::Closed,
+        proven: true,
+        header_hash: [2; 32],
+        name: PackName([3; 32]),
+        file_len: 8192,
+    };
+    let block = |body_len| BlockDesc { codec: crate::format::Codec::Lz4, body_len };
+    let id = ChunkId([7; 32]);
+    let desc = ChunkDesc {
+        id,
+        offset: 1168,
+        first_frame: 3,
+        plain_len: 140_000,
+        blocks: vec![block(5000), block(99)],
+    };
+    [row.encode(), ChunkRow::encode(9, &desc)]
 }
 
 fn damaged(what: &str) -> StoreError {
@@ -214,7 +257,7 @@ mod tests {
         };
         let good = row.encode();
         assert!(PackRow::decode(&good[1..]).is_err());
-        for (at, byte) in [(16, 0), (16, 3), (17, 3)] {
+        for (at, byte) in [(16, 0), (16, 3), (17, 3), (18, 2)] {
             let mut value = good.clone();
             value[at] = byte;
             assert!(PackRow::decode(&value).is_err());

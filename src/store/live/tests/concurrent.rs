@@ -1,10 +1,9 @@
 //! Many threads at once.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use super::*;
-use crate::disk::{CrashMode, RealDisk};
+use crate::disk::CrashMode;
 
 /// Writers keep two rows equal; readers and views must never see them differ, whatever runs beside.
 #[test]
@@ -113,52 +112,4 @@ fn closing_waits_for_a_checkpoint_in_the_background() {
         assert!(!live.recovered());
         assert_eq!(live.range(Table::Chunks, b"", None, 100).unwrap().len(), 30);
     }
-}
-
-/// Not a test of speed, only a place to measure it: `cargo test --release -- --ignored --nocapture speed`.
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    let dir = tempfile::tempdir_in(".").unwrap();
-    let mut rig = Rig::new(RealDisk::open(dir.path()).unwrap(), 1);
-    rig.cfg = LiveConfig::default();
-    let env = Arc::new(crate::env::SystemEnv);
-    let live = Live::create(rig.disk.clone(), keys(1), env, rig.poison.clone(), rig.cfg.clone()).unwrap();
-    let start = Instant::now();
-    for n in 0..400_000u64 {
-        let mut batch = Batch::new();
-        batch.put(Table::Inodes, n.to_be_bytes(), vec![n as u8; 100]);
-        live.apply(batch).unwrap();
-        if n % 1000 == 999 {
-            live.commit().unwrap();
-        }
-    }
-    live.checkpoint().unwrap();
-    eprintln!("{:.0} puts/s with commits", 400_000.0 / start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    for n in 0..500u64 {
-        let mut batch = Batch::new();
-        batch.put(Table::Inodes, n.to_be_bytes(), vec![n as u8; 300]);
-        live.apply(batch).unwrap();
-        live.commit().unwrap();
-    }
-    eprintln!("{:.0} us a small commit", start.elapsed().as_secs_f64() * 1e6 / 500.0);
-    let file = std::fs::File::create(dir.path().join("plain")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; 1 << 20], 0).unwrap();
-    file.sync_all().unwrap();
-    let start = Instant::now();
-    for n in 0..500u64 {
-        std::os::unix::fs::FileExt::write_all_at(&file, &[n as u8; 512], n * 512).unwrap();
-        file.sync_data().unwrap();
-    }
-    eprintln!("{:.0} us a bare fdatasync of 512 bytes", start.elapsed().as_secs_f64() * 1e6 / 500.0);
-    let start = Instant::now();
-    for n in 0..400_000u64 {
-        live.get(Table::Inodes, &(n * 7919 % 400_000).to_be_bytes()).unwrap().unwrap();
-    }
-    eprintln!("{:.0} random gets/s", 400_000.0 / start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    live.view().unwrap();
-    eprintln!("{:?} an empty view", start.elapsed());
-    live.close().unwrap();
 }
