@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use redb::{ReadableDatabase, TableDefinition};
+use strongroom::disk::OpenMode;
 use strongroom::env::SystemEnv;
 use strongroom::fs::{Caller, Fs, FsOptions, OpenFlags};
 use strongroom::store::blockfile::BlockFile;
@@ -66,7 +67,49 @@ fn commit(c: &mut Criterion) {
         });
     });
     group.finish();
+    bare_sync(c);
+    reads(c, &live);
     live.close().expect("live state closes");
+}
+
+/// What the disk itself takes for a small write that is made durable: the floor under every commit.
+fn bare_sync(c: &mut Criterion) {
+    const SECTOR: usize = 512;
+    const SECTORS: u64 = 2048;
+    let dir = scratch();
+    let file = disk(dir.path()).open("plain", OpenMode::CreateNew).expect("a file");
+    file.write_all_at(&vec![1; SECTOR * SECTORS as usize], 0).expect("a write");
+    file.sync_data().expect("a sync");
+    let mut group = c.benchmark_group("commit");
+    group.sample_size(30).measurement_time(Duration::from_secs(4));
+    let mut number = 0;
+    group.bench_function("a bare fdatasync of 512 bytes", |b| {
+        b.iter(|| {
+            number = (number + 1) % SECTORS;
+            file.write_all_at(&[number as u8; SECTOR], number * SECTOR as u64).expect("a write");
+            file.sync_data().expect("a sync");
+        });
+    });
+    group.finish();
+}
+
+/// Rows of the live database by key, and a consistent view of all of it.
+fn reads(c: &mut Criterion, live: &Live) {
+    const ROWS: u64 = 100_000;
+    for number in 0..ROWS {
+        live.apply(batch(number)).expect("a change applies");
+    }
+    live.checkpoint().expect("the database takes them");
+    let mut group = c.benchmark_group("live");
+    let mut at = 0u64;
+    group.bench_function("get", |b| {
+        b.iter(|| {
+            at = (at + 7919) % ROWS;
+            assert!(live.get(Table::Inodes, &at.to_be_bytes()).expect("a read").is_some());
+        });
+    });
+    group.bench_function("view", |b| b.iter(|| live.view().expect("a view")));
+    group.finish();
 }
 
 /// redb on the sealed block file: 10,000 rows in one durable transaction, and reading them one by one.

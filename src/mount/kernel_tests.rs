@@ -290,29 +290,3 @@ fn end_after<T>(running: Running, open: T) {
     drop(open);
     end(running);
 }
-
-/// Not a test: serves a new vault at $SR_PLAY/mnt until it is unmounted, for trying things by hand.
-#[test]
-#[ignore = "for trying things by hand"]
-fn play() {
-    let world = World::new();
-    let Some(dir) = std::env::var_os("SR_PLAY") else { return };
-    let mut options = world.options(MountOptions::default());
-    options.mountpoint = PathBuf::from(dir).join("mnt");
-    options.options = MountOptions::parse(&[std::env::var("SR_OPTS").unwrap_or_default()]).unwrap();
-    if let Ok(filter) = std::env::var("SR_LOG") {
-        super::log::init(&super::log::LogTarget::Stderr, &filter).unwrap();
-    }
-    let (disk, unlocked) = world.unlock();
-    let opts = VaultOpen {
-        cfg: EngineConfig::default(),
-        owner: (0, 0),
-        path: world.vault().to_string_lossy().into_owned(),
-        highwater: None,
-        accept_rollback: false,
-        discard_live: false,
-        holder_note: holder::note("mount", None),
-    };
-    let opened = open::open_engine(disk, Arc::new(SystemEnv), &unlocked, opts).unwrap();
-    serve_live(opened.engine, &options).unwrap().wait().unwrap();
-}

@@ -252,7 +252,7 @@ impl CrashRun {
                 check_rows(&engine, false);
             }));
             if let Err(panic) = judged {
-                eprintln!("SEED={} {point:?} {mode:?}, {self:?}", self.seed);
+                eprintln!("STRONGROOM_SEED={} {point:?} {mode:?}, {self:?}", self.seed);
                 resume_unwind(panic);
             }
         }

@@ -8,6 +8,7 @@ pub(crate) mod ops;
 
 mod tests_calls;
 mod tests_crash;
+mod tests_durable;
 mod tests_full;
 mod tests_lazy;
 mod tests_model;
@@ -25,6 +26,19 @@ use crate::snapshot::open::{OpenOptions, Unlocked, open_engine};
 use crate::store::config::EngineConfig;
 use crate::store::engine::Engine;
 use crate::store::live::LiveConfig;
+
+/// Returns the seeds that a test of random operations tries: `count` from `first` on. `STRONGROOM_TEST_SCALE=20` tries 20
+/// times as many, and `STRONGROOM_SEED=7` only that one.
+pub(crate) fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    };
+    match number("STRONGROOM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + count * number("STRONGROOM_TEST_SCALE").unwrap_or(1),
+    }
+}
 
 /// The caller of most tests.
 pub(crate) const ALICE: Caller = Caller { uid: 1000, gid: 100, pid: 1 };

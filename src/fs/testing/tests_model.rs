@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::check::check_rows;
 use super::ops::{Op, Pair, Shape};
-use super::{Rng, Vault, small_config};
+use super::{Rng, Vault, seeds, small_config};
 
 /// Runs `count` operations; compares everything each `every` operations and after each reopening.
 fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
@@ -45,7 +45,7 @@ fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
     }));
     if let Err(panic) = result {
         eprintln!(
-            "SEED={seed}, the last operations were:\n{}",
+            "STRONGROOM_SEED={seed}, the last operations were:\n{}",
             last[last.len().saturating_sub(12)..].join("\n")
         );
         resume_unwind(panic);
@@ -56,41 +56,29 @@ const SMALL: Shape = Shape { file_max: 200_000, write_max: 40_000 };
 
 #[test]
 fn many_short_runs() {
-    for seed in 0..60 {
+    for seed in seeds(0, 60) {
         run(seed, 500, 25, SMALL, false);
     }
 }
 
 #[test]
 fn long_runs() {
-    for seed in 100..104 {
+    for seed in seeds(100, 4) {
         run(seed, 10_000, 250, SMALL, false);
     }
 }
 
 #[test]
 fn with_threads() {
-    for seed in 200..206 {
+    for seed in seeds(200, 6) {
         run(seed, 5_000, 250, SMALL, true);
     }
 }
 
 #[test]
 fn tiny_files() {
-    for seed in 300..320 {
+    for seed in seeds(300, 20) {
         run(seed, 500, 25, Shape { file_max: 6_000, write_max: 1_500 }, false);
-    }
-}
-
-/// For nights: `SEED=1000 SEEDS=500 cargo test --release model::soak -- --ignored`.
-#[test]
-#[ignore = "runs as long as it is told to"]
-fn soak() {
-    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or);
-    let first = number("SEED", 1000);
-    for seed in first..first + number("SEEDS", 100) {
-        let shape = if seed % 3 == 0 { Shape { file_max: 6_000, write_max: 1_500 } } else { SMALL };
-        run(seed, 2_000, 50, shape, seed % 4 == 0);
     }
 }
 
