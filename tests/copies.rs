@@ -159,6 +159,7 @@ fn assert_rollback_is_refused(sandbox: &Sandbox, expected: &[u8]) {
     sandbox.assert_clean();
 }
 
+/// FORMAT SNAP-8
 #[test]
 fn heavy_an_older_copy_in_the_vaults_place_is_refused() {
     let sandbox = Sandbox::with_vault();

@@ -184,3 +184,111 @@ impl From<std::io::Error> for CliError {
         Self::new(ExitCode::Io, error.to_string())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::crypto::CryptoError;
+    use crate::format::FormatError;
+    use crate::mount::ErrorKind;
+
+    /// One error of each kind. The match is there to stop compiling when there is a new kind.
+    fn store_errors() -> Vec<StoreError> {
+        use StoreError::*;
+        let all = || {
+            vec![
+                Io { what: "x".into(), source: std::io::Error::other("y") },
+                NoSpace,
+                Poisoned("x".into()),
+                Corrupt("x".into()),
+                Format(FormatError::Malformed("x")),
+                Crypto(CryptoError::Tampered("x")),
+                NotFound("x".into()),
+                Rollback("x".into()),
+                Locked { holder: "x".into() },
+                Newer { version: 2 },
+                NotAVault,
+                WrongKey,
+                HeaderDamaged("x".into()),
+                HeaderTampered("x".into()),
+            ]
+        };
+        let number = |error: &StoreError| match error {
+            Io { .. } => 0,
+            NoSpace => 1,
+            Poisoned(_) => 2,
+            Corrupt(_) => 3,
+            Format(_) => 4,
+            Crypto(_) => 5,
+            NotFound(_) => 6,
+            Rollback(_) => 7,
+            Locked { .. } => 8,
+            Newer { .. } => 9,
+            NotAVault => 10,
+            WrongKey => 11,
+            HeaderDamaged(_) => 12,
+            HeaderTampered(_) => 13,
+        };
+        assert!(all().iter().map(number).eq(0..14));
+        all()
+    }
+
+    /// The rows of docs/exit-codes.md: code and meaning.
+    fn documented() -> Vec<(u8, &'static str)> {
+        let rows = include_str!("../../docs/exit-codes.md").lines();
+        rows.filter_map(|row| {
+            let (code, meaning) = row.strip_prefix("| ")?.split_once(" | ")?;
+            Some((code.parse().ok()?, meaning))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_daemon_and_a_command_give_the_same_code_to_the_same_error() {
+        for (of_command, of_daemon) in store_errors().into_iter().zip(store_errors()) {
+            let text = of_command.to_string();
+            let (command, daemon) = (CliError::from(of_command), Failure::from(of_daemon));
+            assert_eq!(command.code as u8, daemon.code, "{text}");
+            assert_ne!(command.code, ExitCode::Failure, "{text} has a code of its own");
+            assert_eq!(CliError::from(daemon).code, command.code, "a code survives the socket");
+        }
+    }
+
+    #[test]
+    fn codes_mean_what_the_document_says() {
+        let documented = documented();
+        let numbers: Vec<u8> = documented.iter().map(|(code, _)| *code).collect();
+        assert_eq!(numbers, ExitCode::ALL.map(|code| code as u8));
+        let says = |code: u8, word: &str| {
+            let (_, meaning) = documented.iter().find(|(number, _)| *number == code).unwrap();
+            assert!(meaning.contains(word), "{code} is {meaning:?}, not about {word:?}");
+        };
+        let store = |error: StoreError| Failure::from(error).code;
+        says(store(StoreError::NotAVault), "no vault");
+        says(store(StoreError::WrongKey), "no key slot opens");
+        says(store(StoreError::HeaderDamaged(String::new())), "both copies of the header");
+        says(store(StoreError::Newer { version: 2 }), "newer version");
+        says(store(StoreError::HeaderTampered(String::new())), "does not have the key");
+        says(store(StoreError::Locked { holder: String::new() }), "another process holds");
+        says(store(StoreError::Rollback(String::new())), "rollback");
+        says(store(StoreError::Corrupt(String::new())), "damaged or missing");
+        says(store(StoreError::NoSpace), "full");
+        says(store(StoreError::Poisoned(String::new())), "reading or writing failed");
+        says(store(StoreError::NotFound(String::new())), "no such");
+        for (kind, word) in [
+            (ErrorKind::Usage, "command line"),
+            (ErrorKind::Mountpoint, "mountpoint"),
+            (ErrorKind::InUse, "another process holds"),
+            (ErrorKind::Busy, "busy"),
+            (ErrorKind::Permission, "no code of its own"),
+            (ErrorKind::Timeout, "no code of its own"),
+            (ErrorKind::Died, "no code of its own"),
+            (ErrorKind::Unclean, "reading or writing failed"),
+            (ErrorKind::Io, "reading or writing failed"),
+        ] {
+            says(kind.exit_code(), word);
+            assert_eq!(ExitCode::from_number(kind.exit_code()) as u8, kind.exit_code(), "{kind:?}");
+        }
+    }
+}

@@ -163,7 +163,7 @@ impl Sandbox {
         self.command(env!("CARGO_BIN_EXE_strongroom"))
     }
 
-    /// Runs `strongroom ARGS…` with no input.
+    /// Runs `strongroom ARGS...` with no input.
     pub fn run<I, S>(&self, args: I) -> Finished
     where
         I: IntoIterator<Item = S>,
@@ -172,7 +172,7 @@ impl Sandbox {
         self.run_with_input(args, b"")
     }
 
-    /// Runs `strongroom ARGS…` with bytes on standard input.
+    /// Runs `strongroom ARGS...` with bytes on standard input.
     pub fn run_with_input<I, S>(&self, args: I, input: &[u8]) -> Finished
     where
         I: IntoIterator<Item = S>,
