@@ -4,20 +4,31 @@
 //! kernel's writeback) makes segments of its own, joined when a run of them is cut into chunks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::gaps::Gaps;
+use crate::store::pool::{Buf, Pool};
 
 /// A segment that grows gets room for this much more at a time once it is larger, not for twice its size.
 const GROWTH_MAX: usize = 2 << 20;
 
+/// A segment that becomes longer than this moves into a buffer of the pool, if it gets one: it belongs to a stream.
+const POOLED_FROM: usize = 1 << 20;
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct DirtyMap {
-    segments: BTreeMap<u64, Vec<u8>>,
+    segments: BTreeMap<u64, Buf>,
     bytes: u64,
+    pool: Option<Arc<Pool>>,
 }
 
 impl DirtyMap {
+    /// Returns an empty map whose long segments stand in buffers of `pool`.
+    pub(super) fn with_pool(pool: &Arc<Pool>) -> Self {
+        Self { pool: Some(Arc::clone(pool)), ..Self::default() }
+    }
+
     /// Returns how many bytes it holds.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -59,14 +70,14 @@ impl DirtyMap {
                 let mut joined = Vec::with_capacity(data.len() + next.len());
                 joined.extend_from_slice(data);
                 joined.extend_from_slice(&next);
-                self.segments.insert(off, joined);
+                self.segments.insert(off, joined.into());
             }
             Some(next) => {
                 self.segments.insert(end, next);
-                self.segments.insert(off, data.to_vec());
+                self.segments.insert(off, data.to_vec().into());
             }
             None => {
-                self.segments.insert(off, data.to_vec());
+                self.segments.insert(off, data.to_vec().into());
             }
         }
         self.bytes - before
@@ -75,16 +86,38 @@ impl DirtyMap {
     fn append(&mut self, at: u64, data: &[u8]) {
         if let Some(seg) = self.segments.get_mut(&at) {
             let room = seg.capacity() - seg.len();
+            let needed = seg.len() + data.len();
             if room < data.len() {
-                seg.reserve_exact(data.len().max(seg.len().min(GROWTH_MAX)));
+                let fits = !seg.is_pooled() && needed > POOLED_FROM;
+                let pooled = self.pool.as_ref().filter(|pool| fits && needed <= pool.buf_len());
+                if let Some(mut buf) = pooled.and_then(Pool::take) {
+                    buf.extend_from_slice(seg);
+                    *seg = buf;
+                } else {
+                    let more = data.len().max(seg.len().min(GROWTH_MAX));
+                    seg.reserve_exact(more);
+                }
             }
             seg.extend_from_slice(data);
             self.bytes += data.len() as u64;
         }
     }
 
+    /// Puts what is left of a stream back where nothing is; it goes on growing there.
+    pub(super) fn put_back_tail(&mut self, off: u64, data: &[u8]) {
+        let pooled = self.pool.as_ref().filter(|pool| data.len() <= pool.buf_len()).and_then(Pool::take);
+        match pooled {
+            Some(mut buf) if !data.is_empty() => {
+                buf.extend_from_slice(data);
+                self.put_back(off, buf);
+            }
+            _ => self.put_back(off, data.to_vec()),
+        }
+    }
+
     /// Puts a whole segment where nothing is.
-    pub(super) fn put_back(&mut self, off: u64, data: Vec<u8>) {
+    pub(super) fn put_back(&mut self, off: u64, data: impl Into<Buf>) {
+        let data = data.into();
         if !data.is_empty() {
             self.bytes += data.len() as u64;
             let old = self.segments.insert(off, data);
@@ -163,11 +196,12 @@ impl DirtyMap {
     }
 
     /// Takes a run out, as one piece. `start` and `len` come from [`DirtyMap::runs`].
-    pub(super) fn take_run(&mut self, start: u64, len: u64) -> Vec<u8> {
+    pub(super) fn take_run(&mut self, start: u64, len: u64) -> Buf {
         let mut data = self.segments.remove(&start).unwrap_or_default();
         self.bytes -= data.len() as u64;
         if (data.len() as u64) < len {
-            data.reserve_exact(len as usize - data.len());
+            let missing = len as usize - data.len();
+            data.reserve_exact(missing);
             while (data.len() as u64) < len
                 && let Some(next) = self.segments.remove(&(start + data.len() as u64))
             {
@@ -234,5 +268,25 @@ mod tests {
             map.insert(i * 10, &[i as u8; 10]);
         }
         assert_eq!((map.segment_len(0), map.end(), map.runs()), (1000, 1000, vec![(0, 1000)]));
+    }
+
+    #[test]
+    fn a_long_segment_moves_into_a_buffer_of_the_pool_and_stays_whole() {
+        let pool = Pool::new(4 << 20, 1);
+        let mut map = DirtyMap::with_pool(&pool);
+        let part = |n: u64| vec![n as u8 + 1; 1 << 19];
+        for n in 0..10 {
+            map.insert(n << 19, &part(n));
+            assert_eq!(pool.take().is_none(), n >= 2, "{n}: it has the only buffer from 1 MiB on");
+        }
+        let whole: Vec<u8> = (0..10).flat_map(part).collect();
+        let run = map.take_run(0, 10 << 19);
+        assert_eq!(**run, whole);
+        drop(run);
+        map.put_back_tail(7, &whole[..1000]);
+        assert!(pool.take().is_none());
+        assert_eq!((map.segment_len(7), map.bytes()), (1000, 1000));
+        map.remove(0, u64::MAX);
+        assert!(pool.take().is_some());
     }
 }

@@ -7,9 +7,11 @@ use super::error::FsResult;
 use super::extents::rows_around;
 use super::node::{FlightState, InFlight, Node, NodeData, NodeRef, Piece};
 use super::publish::unknown_failure;
+use crate::store::chunker::Chunker;
 use crate::store::codec::Effort;
 use crate::store::live::Table;
 use crate::store::packs::ChunkSource;
+use crate::store::pool::{Buf, Pool};
 use crate::store::records::{
     ExtentRow, INLINE_ROW_MAX, TINY_FILE_MAX, extent_key, parse_extent_key, rows_of,
 };
@@ -22,6 +24,22 @@ const SYNC_INLINE_RUNS: usize = 64;
 
 /// The dirty map is looked through for runs to cut once for this many written bytes.
 const SCAN_EVERY: u64 = 1 << 20;
+
+/// A stream is cut when it has this many times the longest chunk.
+const CUT_FROM: usize = 2;
+
+/// The longest write that is expected when a stream is just short of being cut, in bytes.
+const WRITE_LEN: usize = 1 << 20;
+
+/// Buffers for streams besides those that the bound on dirty data has room for.
+const SPARE_BUFS: usize = 2;
+
+/// Returns the buffers that data of streams stands in: as many as the bound on dirty data has room for.
+pub(super) fn stream_pool(dirty_bytes_max: u64, chunker: &Chunker) -> Arc<Pool> {
+    let len = CUT_FROM * chunker.max_len() + WRITE_LEN;
+    let count = usize::try_from(dirty_bytes_max / len as u64).unwrap_or(usize::MAX);
+    Pool::new(len, count.saturating_add(SPARE_BUFS))
+}
 
 /// A piece of work for the pack workers.
 #[must_use]
@@ -61,15 +79,14 @@ impl Core {
             }
             let run = Arc::new(data.dirty.take_run(start, len));
             let mut pos = 0;
-            while run.len() - pos >= max as usize
-                && let Some(n) = self.chunker.cut(&run[pos..], false)
-            {
+            // To the last cut that the content gives, so that little is left to be copied.
+            while let Some(n) = self.chunker.cut(&run[pos..], false) {
                 let piece = Piece::new(&run, pos, pos + n);
                 jobs.push(push_chunk(data, start + pos as u64, piece, start));
                 pos += n;
             }
             data.stream_end = start + pos as u64;
-            data.dirty.put_back(data.stream_end, run[pos..].to_vec());
+            data.dirty.put_back_tail(data.stream_end, &run[pos..]);
         }
         if !jobs.is_empty() {
             // What is left is the head of what streams in: not old, and not to be cut where it happens to end.
@@ -90,7 +107,7 @@ impl Core {
         if let Some(bytes) = self.tiny_content(node.ino, data)? {
             let charged = data.dirty.runs().into_iter().map(|(start, len)| (start, start + len)).collect();
             data.dirty.remove(0, u64::MAX);
-            push_inline(data, 0, bytes, charged);
+            push_inline(data, 0, bytes.into(), charged);
         } else {
             let runs = data.dirty.runs();
             let inline = what_for == FlushFor::Sync
@@ -106,8 +123,8 @@ impl Core {
                     if start + len >= data.size { self.short_tail(node.ino, data, start, len) } else { None };
                 let mut at = start;
                 if let Some((tail_start, mut bytes)) = tail {
-                    bytes.append(&mut run);
-                    (at, run) = (tail_start, bytes);
+                    bytes.extend_from_slice(&run);
+                    (at, run) = (tail_start, bytes.into());
                 }
                 self.push_run(data, at, Arc::new(run), start, &mut jobs);
             }
@@ -122,7 +139,7 @@ impl Core {
         &self,
         data: &mut NodeData,
         start: u64,
-        run: Arc<Vec<u8>>,
+        run: Arc<Buf>,
         charged_from: u64,
         jobs: &mut Vec<Job>,
     ) {
@@ -293,7 +310,7 @@ fn push_chunk(data: &mut NodeData, off: u64, piece: Piece, charged_from: u64) ->
 }
 
 /// Puts bytes into flight that need no worker.
-fn push_inline(data: &mut NodeData, off: u64, bytes: Vec<u8>, charged: Vec<(u64, u64)>) {
+fn push_inline(data: &mut NodeData, off: u64, bytes: Buf, charged: Vec<(u64, u64)>) {
     let seq = data.next_seq;
     data.next_seq += 1;
     let end = bytes.len();

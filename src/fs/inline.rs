@@ -134,7 +134,7 @@ impl Core {
             }
             let (failures, mut jobs) = (data.failures, Vec::new());
             // Nothing of it is charged: it is durable already, and does not go back to the dirty map on failure.
-            self.push_run(&mut data, at, Arc::new(run), u64::MAX, &mut jobs);
+            self.push_run(&mut data, at, Arc::new(run.into()), u64::MAX, &mut jobs);
             let upto = data.next_seq;
             drop(data);
             drop(exclusive);

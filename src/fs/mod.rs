@@ -75,6 +75,7 @@ use crate::format::tree::{FILE_SIZE_MAX, NAME_LEN_MAX};
 use crate::store::chunker::Chunker;
 use crate::store::engine::Engine;
 use crate::store::live::Table;
+use crate::store::pool::Pool;
 use crate::store::records::{ROOT_INO, decode_u64, parse_inode_key, settings};
 use rustix::io::Errno;
 
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     nodes: node::NodeTable,
     handles: handles::Handles,
     budget: budget::Budget,
+    /// Where data of streams stands until it is published.
+    pool: Arc<Pool>,
     /// Files larger than tiny with inline extents: turned into chunks at the next flush of everything.
     inline_pending: Mutex<BTreeSet<u64>>,
     /// Files without a name whose rows are still there.
@@ -144,6 +147,7 @@ impl Core {
         let change = counter(settings::CHANGE_COUNTER)?.unwrap_or(1);
         let lazy = engine.live.get(Table::Settings, settings::LAZY)?.is_some();
         let chunker = Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed());
+        let pool = flush::stream_pool(engine.ctx.cfg.dirty_bytes_max, &chunker);
         let now = engine.ctx.env.monotonic();
         let core = Arc::new_cyclic(|me| Core {
             me: Weak::clone(me),
@@ -159,6 +163,7 @@ impl Core {
             nodes: node::NodeTable::default(),
             handles: handles::Handles::default(),
             budget: budget::Budget::new(engine.ctx.cfg.dirty_bytes_max),
+            pool,
             inline_pending: Mutex::default(),
             purges: Mutex::default(),
             lazy: lazy::LazyState::new(lazy),

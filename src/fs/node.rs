@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::store::packs::Plaintext;
+use crate::store::pool::{Buf, Pool};
 
 use super::Core;
 use super::dirty::DirtyMap;
@@ -113,14 +114,14 @@ pub(super) enum FlightState {
 /// A part of a shared buffer.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
-    buf: Arc<Vec<u8>>,
+    buf: Arc<Buf>,
     start: usize,
     end: usize,
 }
 
 impl Piece {
     /// Returns the part `start..end` of `buf`.
-    pub(super) fn new(buf: &Arc<Vec<u8>>, start: usize, end: usize) -> Self {
+    pub(super) fn new(buf: &Arc<Buf>, start: usize, end: usize) -> Self {
         debug_assert!(start <= end && end <= buf.len());
         Self { buf: Arc::clone(buf), start, end }
     }
@@ -140,10 +141,10 @@ impl Deref for Piece {
 }
 
 impl Node {
-    fn new(ino: u64) -> Self {
+    fn new(ino: u64, pool: &Arc<Pool>) -> Self {
         Self {
             ino,
-            data: Mutex::default(),
+            data: Mutex::new(NodeData { dirty: DirtyMap::with_pool(pool), ..NodeData::default() }),
             changed: Condvar::new(),
             dirty_hint: AtomicU64::new(0),
             refs: AtomicU64::new(0),
@@ -297,7 +298,7 @@ impl Core {
         self.prepare(ino)?;
         let node = {
             let mut table = self.nodes.lock();
-            NodeRef::new(table.entry(ino).or_insert_with(|| Arc::new(Node::new(ino))), &self.me)
+            NodeRef::new(table.entry(ino).or_insert_with(|| Arc::new(Node::new(ino, &self.pool))), &self.me)
         };
         let mut data = node.lock();
         if data.dead {

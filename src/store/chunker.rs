@@ -61,11 +61,11 @@ impl Chunker {
     }
 
     /// Returns the length of the chunk at the start of `data`, or `None` when that depends on bytes that are
-    /// not there yet: `data` is shorter than [`Chunker::max_len`] and not at the end of the content (`eof`).
-    /// With no data there is no chunk.
+    /// not there yet: `data` is not at the end of the content (`eof`), is shorter than [`Chunker::max_len`], and
+    /// its content says nowhere to cut. With no data there is no chunk.
     #[must_use]
     pub fn cut(&self, data: &[u8], eof: bool) -> Option<usize> {
-        if data.is_empty() || (data.len() < self.max && !eof) {
+        if data.is_empty() {
             return None;
         }
         let (_, len) = v2020::cut_gear(
@@ -80,7 +80,10 @@ impl Chunker {
             &self.gear,
             &self.gear_shifted,
         );
-        Some(len)
+        // Only a cut that the content asks for lies before the end of `data`: positions are tried in order, and whether
+        // one is a cut depends on nothing behind it.
+        let decided = eof || data.len() >= self.max || len < data.len();
+        decided.then_some(len)
     }
 }
 
@@ -158,11 +161,40 @@ mod tests {
         let content = data("more", 40_000);
         assert_eq!(chunker.cut(&[], true), None);
         assert_eq!(chunker.cut(&[], false), None);
-        assert_eq!(chunker.cut(&content[..chunker.max_len() - 1], false), None);
+        assert_eq!(chunker.cut(&[7; 100_000][..chunker.max_len() - 1], false), None);
         let len = chunker.cut(&content[..chunker.max_len()], false).unwrap();
         assert_eq!(chunker.cut(&content, false), Some(len));
         assert_eq!(chunker.cut(&content, true), Some(len));
         assert_eq!(chunker.cut(&content[..10], true), Some(10));
+        assert_eq!(chunker.cut(&content[..10], false), None);
+    }
+
+    #[test]
+    fn a_cut_in_too_little_data_is_the_one_that_all_of_it_gives() {
+        let content = data("early", 300_000);
+        for seed in 0..6 {
+            let chunker = Chunker::new(&SMALL, seed);
+            let (mut at, mut early) = (0, 0);
+            while at + chunker.max_len() <= content.len() {
+                let rest = &content[at..];
+                let len = chunker.cut(rest, false).unwrap();
+                for have in
+                    (1..chunker.max_len()).step_by(211).chain([len - 1, len, len + 1, len + 2, len + 3])
+                {
+                    match chunker.cut(&rest[..have], false) {
+                        Some(cut) => {
+                            assert_eq!(cut, len, "{have} bytes of the chunk at {at}");
+                            early += 1;
+                        }
+                        None => {
+                            assert!(have < (len + 3).min(chunker.max_len()), "{have}: {len} was to be seen")
+                        }
+                    }
+                }
+                at += len;
+            }
+            assert!(early > 20, "{early}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod live;
 mod lru;
 pub mod packs;
 pub mod poison;
+pub mod pool;
 pub mod records;
 
 pub use chunker::Chunker;

@@ -38,6 +38,7 @@ use super::codec::Effort;
 use super::ctx::Ctx;
 use super::error::{Result, StoreError};
 use super::live::{Barrier, Live, Table};
+use super::pool::Buf;
 use crate::format::{ChunkDesc, ChunkId, PackKind};
 
 pub use maintain::{PackInfo, SpaceEstimate};
@@ -66,7 +67,7 @@ pub enum Plaintext {
     /// Nobody else needs it.
     Owned(Vec<u8>),
     /// The caller goes on reading it, for example while it is not stored yet.
-    Shared(Arc<Vec<u8>>, std::ops::Range<usize>),
+    Shared(Arc<Buf>, std::ops::Range<usize>),
 }
 
 impl AsRef<[u8]> for Plaintext {
@@ -81,13 +82,6 @@ impl AsRef<[u8]> for Plaintext {
 impl From<Vec<u8>> for Plaintext {
     fn from(bytes: Vec<u8>) -> Self {
         Plaintext::Owned(bytes)
-    }
-}
-
-impl From<Arc<Vec<u8>>> for Plaintext {
-    fn from(bytes: Arc<Vec<u8>>) -> Self {
-        let all = 0..bytes.len();
-        Plaintext::Shared(bytes, all)
     }
 }
 

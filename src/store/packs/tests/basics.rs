@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::disk::{FaultErrno, FaultOp, Faults, FaultyDisk};
 use crate::format::BLOCK_LEN;
+use crate::store::pool::Buf;
 
 fn sim() -> (SimDisk, Arc<dyn Disk>) {
     let disk = SimDisk::new(1);
@@ -180,12 +181,14 @@ fn queued_chunks_are_all_stored_and_the_queue_is_bounded() {
         let (_, disk) = sim();
         let store = Vault::new(1).create(disk, cfg);
         let (send, receive) = mpsc::channel();
-        let contents: Vec<_> = (0..40u8).map(|n| Arc::new(noise(&n.to_string(), 2 << 20))).collect();
+        let contents: Vec<_> =
+            (0..40u8).map(|n| Arc::new(Buf::from(noise(&n.to_string(), 2 << 20)))).collect();
         for (n, content) in contents.iter().enumerate() {
             let send = send.clone();
             let done: Done = Box::new(move |result| send.send((n, result.unwrap())).unwrap());
             if n % 2 == 0 {
-                store.packs.submit(Arc::clone(content), Effort::Fast, done);
+                let whole = Plaintext::Shared(Arc::clone(content), 0..content.len());
+                store.packs.submit(whole, Effort::Fast, done);
             } else {
                 store.packs.submit(content.to_vec(), Effort::Fast, done);
             }
