@@ -22,6 +22,7 @@ mod mount_calls;
 mod privileges;
 mod remount;
 mod rsync_tree;
+mod syncfs;
 mod umount_wait;
 mod vectors_test;
 mod whole;

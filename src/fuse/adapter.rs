@@ -337,9 +337,18 @@ impl fuser::Filesystem for Adapter {
             ctime: ctime.map(reply::from_system),
         };
         let (unique, caller, fh) = (req.unique().0, caller(req), fh.map(|fh| Fh(fh.0)));
+        // The kernel keeps times and hands them in late, even for a file that has lost its last name and handle since:
+        // an error would come up at the next sync of the whole mount.
+        let late = SetAttr { mtime: set.mtime, ctime: set.ctime, ..SetAttr::default() } == set;
         let work = move |inner: &Inner| {
-            let result = inner.call(op::SETATTR, unique, ino.0, |fs| fs.setattr(ino.0, set, fh, caller));
-            answer!(reply, result, attr => reply.attr(&inner.ttl(ino.0), &reply::attr(&attr)));
+            let result =
+                inner.call(op::SETATTR, unique, ino.0, |fs| match fs.setattr(ino.0, set, fh, caller) {
+                    Err(error) if late && error.errno == rustix::io::Errno::NOENT => {
+                        Ok(reply::nameless(ino.0))
+                    }
+                    other => other.map(|attr| reply::attr(&attr)),
+                });
+            answer!(reply, result, attr => reply.attr(&inner.ttl(ino.0), &attr));
         };
         // Only truncation waits for data.
         if size.is_some() { self.slow(work) } else { work(&self.inner) }

@@ -55,6 +55,11 @@ pub(super) fn absent() -> FileAttr {
     }
 }
 
+/// What is left to say of a regular file that has gone with its last name and handle.
+pub(super) fn nameless(ino: u64) -> FileAttr {
+    FileAttr { ino: INodeNo(ino), ..absent() }
+}
+
 /// Attributes for the kernel.
 pub(super) fn attr(attr: &Attr) -> FileAttr {
     FileAttr {
