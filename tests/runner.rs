@@ -20,6 +20,7 @@ mod memory;
 mod mount_basic;
 mod mount_calls;
 mod privileges;
+mod recorded;
 mod remount;
 mod rsync_tree;
 mod syncfs;

@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: a sandbox with a vault, a mountpoint and a state directory of its own, and the real binaries.
 
+pub mod ledger;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
