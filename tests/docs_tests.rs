@@ -56,12 +56,17 @@ fn sources_of(module: &str) -> Vec<String> {
     texts
 }
 
-/// Whether a path in a document leads to a test: a function, all functions of a module (`x::*`), or a module with tests.
+/// Whether a path in a document leads to a test: a function, all functions of a module (`x::*`, `x::start_*`), or a module with tests.
 fn exists(path: &str) -> bool {
     let has_tests = |module: &str| sources_of(module).iter().any(|text| !tests_in(text).is_empty());
     let Some((module, name)) = path.rsplit_once("::") else { return false };
-    let named = || sources_of(module).iter().any(|text| tests_in(text).contains(name));
-    if name == "*" { has_tests(module) } else { named() || has_tests(path) }
+    let any = |wanted: &dyn Fn(&str) -> bool| {
+        sources_of(module).iter().any(|text| tests_in(text).iter().any(|test| wanted(test)))
+    };
+    match name.strip_suffix('*') {
+        Some(start) => any(&|test| test.starts_with(start)),
+        None => any(&|test| test == name) || has_tests(path),
+    }
 }
 
 #[test]
@@ -96,9 +101,9 @@ fn every_line_of_semantics_names_the_test_that_shows_it() {
 #[test]
 fn the_search_finds_tests_and_nothing_else() {
     assert!(exists("docs_tests::the_search_finds_tests_and_nothing_else"));
-    assert!(exists("docs_tests::*") && exists("store::live") && exists("fs::testing::tests_full"));
+    assert!(exists("docs_tests::*") && exists("docs_tests::every_*") && exists("store::live") && exists("fs::testing::tests_full"));
     for missing in
-        ["docs_tests::exists", "docs_tests::no_such_test", "no_such_module::*", "store::nothing", "x"]
+        ["docs_tests::exists", "docs_tests::no_such_test", "docs_tests::none_*", "no_such_module::*", "store::nothing", "x"]
     {
         assert!(!exists(missing), "{missing}");
     }
