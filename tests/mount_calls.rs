@@ -575,7 +575,7 @@ fn directories_are_listed_in_byte_order_and_what_stays_exactly_once() {
     let mut listing = fs::read_dir(&dir).unwrap();
     let mut seen: Vec<String> = Vec::new();
     let mut number = 0;
-    while let Some(entry) = listing.next() {
+    for entry in listing.by_ref() {
         seen.push(entry.unwrap().file_name().into_string().unwrap());
         if seen.len() % 100 == 1 {
             // Before and behind the place that the listing has reached.

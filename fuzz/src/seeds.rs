@@ -144,7 +144,7 @@ fn control_seeds() -> io::Result<Vec<Vec<u8>>> {
         Request::Status,
         Request::SnapshotCreate { tags: vec!["nightly".into()], force: true },
         Request::SnapshotDelete { snapshots: vec!["3".into(), "latest".into()], force: false },
-        Request::Gc { dry_run: true },
+        Request::Gc { dry_run: true, dead_percent: None },
         Request::Sync,
         Request::Unmount { lazy: true },
     ];

@@ -266,7 +266,7 @@ fn print_entry(long: bool, out: &Output, path: &[u8], entry: &Entry) -> CliResul
     };
     out.line(&format!(
         "{} {:>3} {:>6} {:>6} {:>14} {} {shown}{arrow}",
-        mode_text(entry.kind, u32::from(entry.mode)),
+        mode_text(entry.kind, entry.mode),
         entry.nlink,
         entry.uid,
         entry.gid,

@@ -18,7 +18,7 @@ fn chown_clears_set_user_id_of_everything_but_directories() {
         for (mode, should) in [(0o6755, 0o755), (0o2644, 0o2644), (0o4600, 0o600), (0o1777, 0o1777)] {
             let name = format!("{n}-{mode:o}");
             let made = fs.mknod(ROOT_INO, name.as_bytes(), kind, mode, 0, (1, 3), ALICE).unwrap();
-            let is = fs.setattr(made.ino, set.clone(), None, Caller::default()).unwrap();
+            let is = fs.setattr(made.ino, set, None, Caller::default()).unwrap();
             assert_eq!((is.mode, is.uid, is.gid), (should, 7, 8), "{kind:?} {mode:o}");
         }
     }

@@ -151,7 +151,7 @@ fn copy_file_range_shares_what_is_stored() {
     };
     let before = stored();
     let copied = fs.copy_file_range(from, source, 0, to, target, 0, data.len() as u64).unwrap();
-    assert_eq!(copied as usize, data.len());
+    assert_eq!(copied, data.len());
     fs.sync_all().unwrap();
     assert!(get(&fs, to).unwrap() == data);
     assert!(stored() - before < data.len() / 10, "{} bytes more", stored() - before);
