@@ -100,8 +100,8 @@ pub(super) struct Core {
     /// Chunks that are being stored at this moment.
     in_flight: Mutex<HashSet<ChunkId>>,
     landed: Condvar,
-    /// The open packs that take chunks: data, tree.
-    slots: [Mutex<Option<Arc<OpenPack>>>; 2],
+    /// The open packs that take chunks: one for trees, then those for data.
+    slots: Vec<Mutex<Option<Arc<OpenPack>>>>,
     /// All packs that are not closed yet: those in the slots, and retired ones.
     unclosed: Mutex<Vec<Arc<OpenPack>>>,
     /// Held while Chunks or Packs rows change, so that a change can depend on what a row says.
@@ -111,6 +111,8 @@ pub(super) struct Core {
     next_pack_no: AtomicU32,
     /// Retired packs that wait for the thread that closes them.
     backlog: queue::Backlog,
+    /// Hints for the system, on their way to the thread that gives them.
+    hints: queue::Hints,
     counters: Counters,
 }
 
@@ -157,12 +159,13 @@ impl Packs {
             files: PackFiles::new(),
             in_flight: Mutex::default(),
             landed: Condvar::new(),
-            slots: [Mutex::new(None), Mutex::new(None)],
+            slots: (0..FIRST_DATA_SLOT + data_slots(&ctx)).map(|_| Mutex::new(None)).collect(),
             unclosed: Mutex::default(),
             index: Mutex::new(()),
             names: Mutex::new(()),
             next_pack_no: AtomicU32::new(0),
             backlog: queue::Backlog::default(),
+            hints: queue::Hints::default(),
             counters: Counters::default(),
             ctx,
             live,
@@ -185,7 +188,8 @@ impl Packs {
         self.core.put(kind, plaintext, effort)
     }
 
-    /// Queues a data chunk for the workers. Blocks while the queue is full. `done` runs on a worker, chunks
+    /// Queues a data chunk for the workers. Blocks while the queue is full. While more chunks wait than there are
+    /// workers, these take as little time as they can, whatever `effort` says. `done` runs on a worker, chunks
     /// finish in any order. Without background threads all of it happens here.
     pub fn submit(&self, plaintext: impl Into<Plaintext>, effort: Effort, done: Done) {
         self.queue.submit(plaintext.into(), effort, done);
@@ -214,7 +218,7 @@ impl Packs {
     /// Bytes that the disk has promised to the open pack of data beyond what is written: room for more data that the
     /// filesystem doesn't count as free. 0 while that pack is being changed for another. Waits for nobody.
     pub fn promised_data_bytes(&self) -> u64 {
-        let slot = match self.core.slots[slot_of(PackKind::Data)].try_lock() {
+        let slot = match self.core.slots[FIRST_DATA_SLOT].try_lock() {
             Ok(slot) => slot,
             Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
             Err(TryLockError::WouldBlock) => return 0,
@@ -305,12 +309,14 @@ impl Core {
     }
 }
 
-/// The names of the slots.
-fn slot_of(kind: PackKind) -> usize {
-    match kind {
-        PackKind::Data => 0,
-        PackKind::Tree => 1,
-    }
+/// The slot of the open pack for trees.
+const TREE_SLOT: usize = 0;
+/// The first slot for data. On a nearly full disk it is the only one that is used.
+const FIRST_DATA_SLOT: usize = 1;
+
+/// How many packs of data may take chunks at a time: one for each worker, so that none waits while another one writes.
+fn data_slots(ctx: &Ctx) -> usize {
+    if ctx.cfg.background { ctx.cfg.workers.max(1) } else { 1 }
 }
 
 /// Fails once the vault is poisoned.

@@ -29,6 +29,14 @@ const ALLOCATE_STEP: u64 = 16 << 20;
 /// The system is asked to write what was appended each time that it is this many bytes, so that fsync finds
 /// little to do.
 const WRITEBACK_STEP: u64 = 4 << 20;
+/// How far behind the hint reaches back: what was written until then is clean by now, and its memory can take what comes
+/// next. Fresh memory costs the system several times as much.
+const WRITTEN_BEHIND: u64 = 24 << 20;
+
+/// Tells whether the disk is far from full.
+pub(super) fn is_roomy(ctx: &Ctx) -> bool {
+    ctx.disk.space().is_ok_and(|space| space.available > 8 * ALLOCATE_STEP)
+}
 
 /// A pack that chunks are added to.
 pub(super) struct OpenPack {
@@ -181,6 +189,11 @@ impl OpenPack {
         self.promised.load(Ordering::Relaxed)
     }
 
+    /// Tells whether someone writes to it, without waiting for who does so at this moment.
+    pub(super) fn is_written_to(&self) -> bool {
+        self.state.try_lock().map_or(true, |state| state.writers > 0)
+    }
+
     /// Lets nobody new in.
     pub(super) fn retire(&self, ctx: &Ctx) {
         self.lock(ctx).retired = true;
@@ -208,39 +221,35 @@ impl OpenPack {
         }
     }
 
-    /// Appends a sealed chunk; `desc.offset` is filled in.
+    /// Appends a sealed chunk; `desc.offset` is filled in. Returns the part of the file (start and length) that the system
+    /// should write now and forget, once there is enough.
     ///
     /// A full disk is `NoSpace` with nothing changed. Any other failure poisons the vault.
-    pub(super) fn append(&self, ctx: &Ctx, mut desc: ChunkDesc, sealed: &[u8]) -> Result<()> {
-        let hint = {
-            let mut state = self.lock(ctx);
-            super::writable(ctx)?;
-            let limit = |_| StoreError::Format(FormatError::Limit("a pack has grown past 4 GiB"));
-            desc.offset = u32::try_from(state.end).map_err(limit)?;
-            let end = state.end + sealed.len() as u64;
-            let footer_len = state.footer_len + 44 + 4 * desc.blocks.len() as u64;
-            self.ensure_room(ctx, &mut state, closed_len(end, footer_len))?;
-            if let Err(e) = self.pack.file.write_all_at(sealed, state.end) {
-                // What of it reached the file is behind its end: the next chunk overwrites it, sealed under
-                // frame numbers of its own.
-                return Err(self.failed(ctx, "append to", e));
-            }
-            state.hasher.update(sealed);
-            state.end = end;
-            state.footer_len = footer_len;
-            state.chunks.push(desc);
-            let promised = state.allocated.saturating_sub(closed_len(end, footer_len));
-            self.promised.store(promised, Ordering::Relaxed);
-            let from = state.written_back;
-            (end - from >= WRITEBACK_STEP).then(|| {
-                state.written_back = end;
-                (from, end - from)
-            })
-        };
-        if let Some((from, len)) = hint {
-            self.pack.file.start_writeback(from, len);
+    pub(super) fn append(&self, ctx: &Ctx, mut desc: ChunkDesc, sealed: &[u8]) -> Result<Option<(u64, u64)>> {
+        let mut state = self.lock(ctx);
+        super::writable(ctx)?;
+        let limit = |_| StoreError::Format(FormatError::Limit("a pack has grown past 4 GiB"));
+        desc.offset = u32::try_from(state.end).map_err(limit)?;
+        let end = state.end + sealed.len() as u64;
+        let footer_len = state.footer_len + 44 + 4 * desc.blocks.len() as u64;
+        self.ensure_room(ctx, &mut state, closed_len(end, footer_len))?;
+        if let Err(e) = self.pack.file.write_all_at(sealed, state.end) {
+            // What of it reached the file is behind its end: the next chunk overwrites it, sealed under
+            // frame numbers of its own.
+            return Err(self.failed(ctx, "append to", e));
         }
-        Ok(())
+        state.hasher.update(sealed);
+        state.end = end;
+        state.footer_len = footer_len;
+        state.chunks.push(desc);
+        let promised = state.allocated.saturating_sub(closed_len(end, footer_len));
+        self.promised.store(promised, Ordering::Relaxed);
+        if end - state.written_back < WRITEBACK_STEP {
+            return Ok(None);
+        }
+        let from = state.written_back.saturating_sub(WRITTEN_BEHIND);
+        state.written_back = end;
+        Ok(Some((from, end - from)))
     }
 
     /// Makes the disk promise room up to `needed` bytes, which includes all that closing the pack will add:
@@ -250,8 +259,7 @@ impl OpenPack {
             return Ok(());
         }
         // Not on a nearly full disk: what is held ahead is missing for deletes, commits and the next snapshot.
-        let roomy = ctx.disk.space().is_ok_and(|space| space.available > 8 * ALLOCATE_STEP);
-        let ahead = if roomy { state.allocated + ALLOCATE_STEP } else { needed };
+        let ahead = if is_roomy(ctx) { state.allocated + ALLOCATE_STEP } else { needed };
         let step = ahead.min(padded_len(ctx.cfg.pack_bytes));
         for wanted in [step.max(needed), needed] {
             match self.pack.file.allocate(state.allocated, wanted - state.allocated) {

@@ -1,4 +1,4 @@
-//! Threads: workers that store queued chunks, and one that closes full packs.
+//! Threads: workers that store queued chunks, one that closes full packs, and one that tells the system what to write.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,10 +9,13 @@ use super::super::codec::Effort;
 use super::super::error::{Result, StoreError};
 use super::open::OpenPack;
 use super::{Core, Done, Plaintext, lock};
+use crate::disk::DiskFile;
 use crate::format::PackKind;
 
 /// Plaintext bytes that are queued or being worked on at one time, unless it is a single chunk.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Hints that may wait for the system; more are forgotten, since fsync does without them.
+const HINTS_MAX: usize = 64;
 /// Full packs that may wait to be closed before writers have to wait.
 const BACKLOG_MAX: usize = 3;
 
@@ -68,6 +71,10 @@ impl Queue {
             let closer = Arc::clone(core);
             let thread = spawn("sr-pack-close".to_string(), Box::new(move || closer.run_closer()))?;
             lock(&queue.threads).push(thread);
+            core.hints.open();
+            let hinter = Arc::clone(core);
+            let thread = spawn("sr-writeback".to_string(), Box::new(move || hinter.hints.run()))?;
+            lock(&queue.threads).push(thread);
             Ok(())
         });
         if let Err(e) = started {
@@ -98,7 +105,11 @@ impl Queue {
             let job = {
                 let mut state = lock(&self.state);
                 loop {
-                    if let Some(job) = state.jobs.pop_front() {
+                    if let Some(mut job) = state.jobs.pop_front() {
+                        // The writer is ahead of us: as soon as chunks wait for each worker, speed is what counts.
+                        if state.jobs.len() > self.core.ctx.cfg.workers {
+                            job.effort = Effort::Fast;
+                        }
                         break job;
                     }
                     if state.stopped {
@@ -120,6 +131,7 @@ impl Queue {
         self.work.notify_all();
         self.room.notify_all();
         self.core.backlog.shut();
+        self.core.hints.shut();
         let me = std::thread::current().id();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
@@ -211,6 +223,62 @@ impl Backlog {
     fn done(&self) {
         lock(&self.state).count -= 1;
         self.changed.notify_all();
+    }
+}
+
+/// What the system is to begin to write, on its way to the thread that says so: the call may wait for the disk, and
+/// for other processors to let go of pages.
+#[derive(Default)]
+pub(super) struct Hints {
+    state: Mutex<HintState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct HintState {
+    waiting: VecDeque<(Arc<dyn DiskFile>, u64, u64)>,
+    /// There is a thread.
+    open: bool,
+}
+
+impl Hints {
+    fn open(&self) {
+        lock(&self.state).open = true;
+    }
+
+    fn shut(&self) {
+        let mut state = lock(&self.state);
+        state.open = false;
+        state.waiting.clear();
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Has the system write `len` bytes from `from` on, and forget what it has written.
+    pub(super) fn give(&self, file: &Arc<dyn DiskFile>, from: u64, len: u64) {
+        let mut state = lock(&self.state);
+        if !state.open {
+            drop(state);
+            file.start_writeback(from, len);
+        } else if state.waiting.len() < HINTS_MAX {
+            state.waiting.push_back((Arc::clone(file), from, len));
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    fn run(&self) {
+        let mut state = lock(&self.state);
+        while state.open {
+            if let Some((file, from, len)) = state.waiting.pop_front() {
+                drop(state);
+                file.start_writeback(from, len);
+                drop(file);
+                state = lock(&self.state);
+            } else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
     }
 }
 

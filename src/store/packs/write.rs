@@ -1,22 +1,26 @@
 //! Storing chunks: from plaintext to a row in the index; and closing packs.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
 use super::super::codec;
 use super::super::codec::Effort;
 use super::super::error::{Result, StoreError};
 use super::super::live::{Batch, Table};
-use super::open::{OPEN_DIR, OpenPack, Seat};
+use super::open::{OPEN_DIR, OpenPack, Seat, is_roomy};
 use super::rows::{ChunkRow, NEXT_PACK_NO, PackRow, PackState, pack_key};
-use super::{Core, ROWS_PER_BATCH, lock, slot_of, writable};
+use super::{Core, FIRST_DATA_SLOT, ROWS_PER_BATCH, TREE_SLOT, lock, writable};
 use crate::disk::{is_full, parent};
 use crate::format::pack::pack_path;
 use crate::format::{
     BLOCK_LEN, BlockDesc, CHUNK_MAX, ChunkDesc, ChunkId, FRAME_TAG_LEN, FormatError, PackKind, PackName,
     block_count,
 };
+
+/// A chunk that takes fewer bytes waits for another one's turn in the same pack rather than have one more pack opened:
+/// few packs mean few files to sync in a commit.
+const OWN_PACK_MIN: u64 = 256 << 10;
 
 thread_local! {
     /// Sealed bytes on their way to a pack.
@@ -121,7 +125,9 @@ impl Core {
             key.seal_frame(frame, id, b, b + 1 == count, body.codec, body.plain_len, sealed, start)?;
         }
         let desc = ChunkDesc { id: *id, offset: 0, first_frame: seat.first_frame, plain_len, blocks };
-        seat.pack.append(&self.ctx, desc, sealed)?;
+        if let Some((from, len)) = seat.pack.append(&self.ctx, desc, sealed)? {
+            self.hints.give(&seat.pack.pack.file, from, len);
+        }
         self.publish(&seat.pack)
     }
 
@@ -131,7 +137,7 @@ impl Core {
         let pack_bytes = self.ctx.cfg.pack_bytes.min(super::super::config::PACK_BYTES_MAX);
         let mut full = None;
         let seat = {
-            let mut slot = lock(&self.slots[slot_of(kind)]);
+            let mut slot = self.slot(kind, bytes_max);
             let seat = slot.as_ref().and_then(|p| p.take_seat(&self.ctx, blocks, bytes_max, pack_bytes));
             match seat {
                 Some(seat) => Ok(seat),
@@ -149,6 +155,31 @@ impl Core {
             self.close_later(full);
         }
         seat
+    }
+
+    /// Chooses the open pack for a chunk of at most `bytes_max` stored bytes: the first that nobody writes to, if that is
+    /// worth another pack.
+    fn slot(&self, kind: PackKind, bytes_max: u64) -> MutexGuard<'_, Option<Arc<OpenPack>>> {
+        if kind == PackKind::Tree {
+            return lock(&self.slots[TREE_SLOT]);
+        }
+        let first = &self.slots[FIRST_DATA_SLOT];
+        if bytes_max < OWN_PACK_MIN || self.slots.len() == FIRST_DATA_SLOT + 1 {
+            return lock(first);
+        }
+        for slot in &self.slots[FIRST_DATA_SLOT..] {
+            // Writers come only under the slot's lock.
+            let guard = lock(slot);
+            if guard.as_ref().is_none_or(|pack| !pack.is_written_to()) {
+                return guard;
+            }
+            drop(guard);
+            // What the disk has promised to the first pack counts as room for data: then data has to go there.
+            if std::ptr::eq(slot, first) && !is_roomy(&self.ctx) {
+                break;
+            }
+        }
+        lock(first)
     }
 
     fn open_new(&self, kind: PackKind) -> Result<Arc<OpenPack>> {
@@ -260,6 +291,8 @@ impl Core {
             return self.discard(pack);
         }
         let (name, file_len) = pack.seal(&self.ctx)?;
+        // All of it is on the disk: the memory is worth more to others.
+        self.hints.give(&pack.pack.file, 0, file_len);
         self.place(&pack.path, &name, &|| pack.lock(&self.ctx).name_synced = true)?;
         let row = PackRow { state: PackState::Closed, name, file_len, ..open_row(pack) };
         self.set_pack_row(pack.no, row)?;
