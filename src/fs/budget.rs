@@ -42,11 +42,6 @@ impl Budget {
         (state.used, state.peak)
     }
 
-    /// Returns whether writers are ahead of the workers.
-    pub(super) fn is_pressed(&self) -> bool {
-        self.lock().used > self.max / 4
-    }
-
     /// Gives bytes back.
     fn release(&self, bytes: u64) {
         let mut state = self.lock();
@@ -100,11 +95,11 @@ impl Core {
             }
             let used = state.used;
             drop(state);
-            // While chunks are in flight the workers make room. Pushing out cuts a file where its data happens to end, which is
-            // no place that its content chose: done for each blocked write, it would cost deduplication.
+            // While chunks are in flight the workers make room. Pushing out may cut a file where its data happens to end, which
+            // is no place that its content chose: done for each blocked write, it would cost deduplication.
             let in_flight = used > self.dirty_total();
             if !in_flight && let Some(node) = self.largest_node() {
-                self.push_out(&node);
+                self.push_out_pressed(&node);
             }
             let state = budget.lock();
             if state.used > 0

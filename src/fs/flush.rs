@@ -61,20 +61,27 @@ impl Core {
     /// Cuts chunks off runs that are long enough, leaving their tails. Called as data streams in.
     pub(super) fn cut_stream(&self, node: &Node, data: &mut NodeData) -> Vec<Job> {
         let max = self.chunker.max_len() as u64;
-        if data.stalled || data.dirty.bytes() < 2 * max {
+        if data.stalled || data.dirty.bytes() < CUT_FROM as u64 * max {
             return Vec::new();
         }
         let at_stream = data.dirty.segment_len(data.stream_end);
-        if at_stream < 2 * max && data.unscanned < SCAN_EVERY.min(max) {
+        if at_stream < CUT_FROM as u64 * max && data.unscanned < SCAN_EVERY.min(max) {
             return Vec::new();
         }
         data.unscanned = 0;
-        let mut jobs = Vec::new();
-        for (start, len) in data.dirty.runs() {
+        self.cut_runs(node, data, |start, stream_end| {
             // A run that starts where no chunk ended may miss its first part, which is about to arrive: cutting it now
             // would put a chunk boundary where none belongs.
-            let enough = if start == 0 || start == data.stream_end { 2 * max } else { 4 * max };
-            if len < enough {
+            if start == 0 || start == stream_end { CUT_FROM as u64 * max } else { 4 * max }
+        })
+    }
+
+    /// Cuts all chunks off that the content bounds, off runs of at least `enough(start, stream_end)` bytes. The rest of a run
+    /// stays.
+    fn cut_runs(&self, node: &Node, data: &mut NodeData, enough: impl Fn(u64, u64) -> u64) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (start, len) in data.dirty.runs() {
+            if len < enough(start, data.stream_end) {
                 continue;
             }
             let run = Arc::new(data.dirty.take_run(start, len));
@@ -239,7 +246,6 @@ impl Core {
         if jobs.is_empty() {
             return;
         }
-        let effort = if self.budget.is_pressed() { Effort::Fast } else { Effort::Thorough };
         for job in jobs {
             let (core, node, seq) = (Weak::clone(&self.me), node.clone(), job.seq);
             let done = Box::new(move |result| {
@@ -247,7 +253,21 @@ impl Core {
                     core.complete(&node, seq, result);
                 }
             });
-            self.engine.packs.submit(job.data.into_plaintext(), effort, done);
+            self.engine.packs.submit(job.data.into_plaintext(), Effort::Thorough, done);
+        }
+    }
+
+    /// Submits what makes room without cutting a file where its content does not say so; if there is nothing of the
+    /// kind, all its dirty data. Does not wait.
+    pub(super) fn push_out_pressed(&self, node: &NodeRef) {
+        let mut data = node.lock();
+        let min = self.chunker.min_len() as u64;
+        let jobs = if data.stalled { Vec::new() } else { self.cut_runs(node, &mut data, |_, _| min) };
+        drop(data);
+        if jobs.is_empty() {
+            self.push_out(node);
+        } else {
+            self.submit(node, jobs);
         }
     }
 

@@ -354,3 +354,47 @@ fn a_stream_in_pieces_out_of_order_makes_the_chunks_of_a_stream() {
     // As the kernel's writeback sends it: neighbours change places.
     assert_eq!(chunks(|i| i ^ 1), in_order);
 }
+
+/// Writes each content into a file of its own, all files in turn, part by part.
+fn write_in_turn(fs: &Fs, prefix: &str, contents: &[Vec<u8>]) -> Vec<u64> {
+    const PART: usize = 16 << 10;
+    let files: Vec<_> =
+        (0..contents.len()).map(|n| put(fs, ROOT_INO, format!("{prefix}{n}").as_bytes(), &[])).collect();
+    for at in (0..contents.iter().map(Vec::len).max().unwrap()).step_by(PART) {
+        for (content, (ino, fh)) in contents.iter().zip(&files) {
+            let part = &content[at.min(content.len())..(at + PART).min(content.len())];
+            assert_eq!(fs.write(*ino, *fh, at as u64, part, false).unwrap(), part.len());
+        }
+    }
+    // Not fsync, which may put the end of a file into the journal instead of a chunk.
+    fs.sync_all().unwrap();
+    let close = |(ino, fh)| {
+        fs.release(ino, fh).unwrap();
+        ino
+    };
+    files.into_iter().map(close).collect()
+}
+
+#[test]
+fn a_second_copy_written_under_back_pressure_stores_nothing_new() {
+    // A stream is cut when it has 64 KiB: three of them don't fit into the bound, so writers have to wait, and make
+    // room themselves when nothing is on its way to a pack.
+    for (threads, streams) in [(false, 1), (false, 3), (true, 1), (true, 3)] {
+        let mut vault = threaded(96 << 10);
+        vault.cfg.background = threads;
+        let (engine, fs) = vault.open();
+        let contents: Vec<_> = (0..streams).map(|n| Rng::bytes(70 + n, 600_000 + 777 * n as usize)).collect();
+        write_in_turn(&fs, "first", &contents);
+        let first = engine.packs.stats();
+        assert!(first.plain_bytes >= 600_000 * streams, "{first:?}");
+        assert!(fs.counters().dirty_bytes_peak <= 96 << 10, "the bound held");
+        let copies = write_in_turn(&fs, "second", &contents);
+        let second = engine.packs.stats();
+        assert_eq!(second.plain_bytes, first.plain_bytes, "{streams} streams, threads: {threads}");
+        assert_eq!(second.dedup_bytes - first.dedup_bytes, first.plain_bytes);
+        for (ino, content) in copies.into_iter().zip(&contents) {
+            assert!(get(&fs, ino).unwrap() == *content);
+        }
+        close(&engine, fs);
+    }
+}
