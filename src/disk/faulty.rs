@@ -61,6 +61,9 @@ pub enum FaultKind {
     FailAfter(FaultErrno),
     /// A read returns at most this many bytes (at least 1). Other operations are not affected.
     ShortRead(usize),
+    /// A write stores at most this many bytes and then fails: the device gave up in the middle. Other operations are not
+    /// affected.
+    ShortWrite(usize),
     /// A read that covers this byte of the file sees one bit of it flipped. Other operations are not affected.
     FlipBit {
         /// Byte offset in the file.
@@ -89,7 +92,8 @@ pub struct Fault {
 struct Plan {
     faults: Vec<Fault>,
     counts: BTreeMap<FaultOp, u64>,
-    struck: u64,
+    /// The paths of the operations that were struck.
+    struck: Vec<String>,
 }
 
 /// The controller of a [`FaultyDisk`]; clones share one plan.
@@ -137,7 +141,12 @@ impl Faults {
 
     /// Returns how many operations were struck by a fault.
     pub fn struck(&self) -> u64 {
-        self.lock().struck
+        self.lock().struck.len() as u64
+    }
+
+    /// Returns the paths of the operations that were struck, in order.
+    pub fn struck_paths(&self) -> Vec<String> {
+        self.lock().struck.clone()
     }
 
     /// Counts an operation and returns the faults that strike it.
@@ -153,7 +162,9 @@ impl Faults {
                 kinds.push(fault.kind);
             }
         }
-        plan.struck += u64::from(!kinds.is_empty());
+        if !kinds.is_empty() {
+            plan.struck.push(path.to_string());
+        }
         kinds
     }
 
@@ -254,7 +265,7 @@ impl DiskFile for FaultyFile {
             match kind {
                 FaultKind::Fail(errno) | FaultKind::FailAfter(errno) => return Err(errno.error()),
                 FaultKind::ShortRead(max) => limit = limit.min((*max).max(1)),
-                FaultKind::FlipBit { .. } => {}
+                FaultKind::ShortWrite(_) | FaultKind::FlipBit { .. } => {}
             }
         }
         let n = self.inner.read_at(&mut buf[..limit], off)?;
@@ -269,7 +280,24 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_all_at(&self, buf: &[u8], off: u64) -> io::Result<()> {
-        self.run(FaultOp::Write, || self.inner.write_all_at(buf, off))
+        let kinds = self.faults.strike(FaultOp::Write, &self.path);
+        for kind in &kinds {
+            match kind {
+                FaultKind::Fail(errno) => return Err(errno.error()),
+                FaultKind::ShortWrite(max) => {
+                    self.inner.write_all_at(&buf[..buf.len().min(*max)], off)?;
+                    return Err(FaultErrno::Eio.error());
+                }
+                FaultKind::FailAfter(_) | FaultKind::ShortRead(_) | FaultKind::FlipBit { .. } => {}
+            }
+        }
+        self.inner.write_all_at(buf, off)?;
+        for kind in &kinds {
+            if let FaultKind::FailAfter(errno) = kind {
+                return Err(errno.error());
+            }
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -349,6 +377,20 @@ mod tests {
         faults.add(fault(FaultOp::Rename, FaultKind::FailAfter(FaultErrno::Eio)));
         disk.rename("a", "b").unwrap_err();
         assert_eq!(disk.len("b").unwrap(), Some(1));
+    }
+
+    #[test]
+    fn writes_stop_in_the_middle() {
+        let (disk, faults) = setup();
+        let file = disk.open("f", OpenMode::CreateNew).unwrap();
+        faults.add(fault(FaultOp::Write, FaultKind::ShortWrite(2)));
+        faults.add(fault(FaultOp::Sync, FaultKind::ShortWrite(2)));
+        assert_eq!(file.write_all_at(b"abcdef", 1).unwrap_err().raw_os_error(), Some(5));
+        assert_eq!(file.len().unwrap(), 3);
+        file.sync_data().unwrap();
+        faults.add(fault(FaultOp::Write, FaultKind::FailAfter(FaultErrno::Enospc)));
+        file.write_all_at(b"abcdef", 1).unwrap_err();
+        assert_eq!(file.len().unwrap(), 7);
     }
 
     #[test]
