@@ -89,6 +89,8 @@ impl Core {
         if self.read_only {
             return Ok(());
         }
+        // As fsync: also when there is nothing left to write.
+        self.engine.check_poison()?;
         self.flush_all()?;
         self.commit_now()
     }
