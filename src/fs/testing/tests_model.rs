@@ -39,6 +39,7 @@ fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
                 pair = Some(again);
             }
         }
+        assert_eq!(last.iter().filter(|op| *op != "reopened").count(), count);
         let end = pair.take().unwrap().reopen(&vault);
         check_rows(&end.engine, false);
         end.compare();
@@ -52,33 +53,46 @@ fn run(seed: u64, count: usize, every: usize, shape: Shape, background: bool) {
     }
 }
 
+/// Runs and operations of each of the tests.
+const SHORT: (u64, usize) = (60, 500);
+const LONG: (u64, usize) = (4, 10_000);
+const THREADS: (u64, usize) = (6, 5_000);
+const TINY: (u64, usize) = (20, 500);
+
+const fn operations(test: (u64, usize)) -> usize {
+    test.0 as usize * test.1
+}
+
+const _: () =
+    assert!(operations(SHORT) + operations(LONG) + operations(THREADS) + operations(TINY) >= 100_000);
+
 const SMALL: Shape = Shape { file_max: 200_000, write_max: 40_000 };
 
 #[test]
 fn many_short_runs() {
-    for seed in seeds(0, 60) {
-        run(seed, 500, 25, SMALL, false);
+    for seed in seeds(0, SHORT.0) {
+        run(seed, SHORT.1, 25, SMALL, false);
     }
 }
 
 #[test]
 fn long_runs() {
-    for seed in seeds(100, 4) {
-        run(seed, 10_000, 250, SMALL, false);
+    for seed in seeds(100, LONG.0) {
+        run(seed, LONG.1, 250, SMALL, false);
     }
 }
 
 #[test]
 fn with_threads() {
-    for seed in seeds(200, 6) {
-        run(seed, 5_000, 250, SMALL, true);
+    for seed in seeds(200, THREADS.0) {
+        run(seed, THREADS.1, 250, SMALL, true);
     }
 }
 
 #[test]
 fn tiny_files() {
-    for seed in seeds(300, 20) {
-        run(seed, 500, 25, Shape { file_max: 6_000, write_max: 1_500 }, false);
+    for seed in seeds(300, TINY.0) {
+        run(seed, TINY.1, 25, Shape { file_max: 6_000, write_max: 1_500 }, false);
     }
 }
 
