@@ -101,10 +101,20 @@ fn every_line_of_semantics_names_the_test_that_shows_it() {
 #[test]
 fn the_search_finds_tests_and_nothing_else() {
     assert!(exists("docs_tests::the_search_finds_tests_and_nothing_else"));
-    assert!(exists("docs_tests::*") && exists("docs_tests::every_*") && exists("store::live") && exists("fs::testing::tests_full"));
-    for missing in
-        ["docs_tests::exists", "docs_tests::no_such_test", "docs_tests::none_*", "no_such_module::*", "store::nothing", "x"]
-    {
+    assert!(
+        exists("docs_tests::*")
+            && exists("docs_tests::every_*")
+            && exists("store::live")
+            && exists("fs::testing::tests_full")
+    );
+    for missing in [
+        "docs_tests::exists",
+        "docs_tests::no_such_test",
+        "docs_tests::none_*",
+        "no_such_module::*",
+        "store::nothing",
+        "x",
+    ] {
         assert!(!exists(missing), "{missing}");
     }
     assert_eq!(test_paths("a `b` and `c::d`, `..._e`"), ["c::d", "..._e"]);

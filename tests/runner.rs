@@ -10,6 +10,7 @@ mod copies;
 mod cpanel;
 mod crash;
 mod docs_tests;
+mod faults;
 mod format_rules;
 mod full_disk;
 mod kernel_model;

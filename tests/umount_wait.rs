@@ -193,7 +193,14 @@ fn heavy_with_unmounts_also_when_it_is_told_to_stop() {
     let script = format!("cd '{}'; {script}", sandbox.str("decrypted"));
     let mut with = sandbox
         .strongroom()
-        .args(["with", sandbox.vault_str(), &sandbox.str("decrypted"), "--passfile", &sandbox.passfile(), "--"])
+        .args([
+            "with",
+            sandbox.vault_str(),
+            &sandbox.str("decrypted"),
+            "--passfile",
+            &sandbox.passfile(),
+            "--",
+        ])
         .args(["bash", "-c", &script])
         .spawn()
         .unwrap();

@@ -7,7 +7,9 @@ pub mod rng;
 pub mod view;
 pub mod work;
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use strongroom::crypto::{Argon2Cost, Credential, RootSecret, SecretBytes, add_slot, new_header};
@@ -224,4 +226,22 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()))
         .unwrap_or_else(|| "a panic without text".into())
+}
+
+/// Runs what may panic, and returns what the panic said. That panic is expected, so nothing is printed.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    thread_local! { static QUIET: Cell<bool> = const { Cell::new(false) }; }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                loud(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    result.map_err(|panic| panic_text(panic.as_ref()))
 }

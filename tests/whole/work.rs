@@ -47,6 +47,17 @@ impl Default for Mix {
     }
 }
 
+/// The kind of a step, from what it said it was to do.
+pub fn kind_of(said: &str) -> String {
+    let words: Vec<&str> = said.split(' ').collect();
+    match words[..] {
+        ["delete" | "change", ..] => words[..2].join(" "),
+        ["rename", _, _, "over", ..] => "rename over".into(),
+        [first, ..] => first.into(),
+        [] => String::new(),
+    }
+}
+
 /// A vault at work.
 pub struct Work {
     pub host: Host,
@@ -102,6 +113,11 @@ impl Work {
     /// The steps that have begun, and those that have returned.
     pub fn progress(&self) -> (usize, usize) {
         (self.step, self.history.trees.len() - 1)
+    }
+
+    /// What the last step was to do.
+    pub fn said(&self) -> &str {
+        self.history.said.last().map_or("", |s| s)
     }
 
     fn fs(&self) -> &strongroom::fs::Fs {
@@ -419,7 +435,8 @@ impl Work {
     }
 
     fn write(&mut self, ino: u64, fh: Fh, off: u64, data: &[u8]) {
-        self.begin(format!("write {} bytes at {off} of inode {ino}", data.len()));
+        let over = if (off as usize) < self.content[&ino].len() { "over" } else { "" };
+        self.begin(format!("{over}write {} bytes at {off} of inode {ino}", data.len()));
         let n = self.fs().write(ino, fh, off, data, false).expect("write");
         assert_eq!(n, data.len(), "a short write");
         if !data.is_empty() {
