@@ -5,7 +5,7 @@ use std::fs;
 use crate::common::{Sandbox, assert_same_tree, require_root};
 
 /// A tree with all that makes trees hard.
-const MAKE_TREE: &str = r#"
+pub(crate) const MAKE_TREE: &str = r#"
 mkdir -p source/dir/deep/er source/empty
 echo hello > source/file
 ln source/file source/dir/hardlink1

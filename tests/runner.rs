@@ -21,6 +21,7 @@ mod memory;
 mod mount_basic;
 mod mount_calls;
 mod privileges;
+mod programs;
 mod recorded;
 mod remount;
 mod rsync_tree;
