@@ -24,6 +24,7 @@ mod privileges;
 mod programs;
 mod recorded;
 mod remount;
+mod rotation;
 mod rsync_tree;
 mod syncfs;
 mod umount_wait;
