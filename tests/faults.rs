@@ -530,7 +530,10 @@ fn a_vault_that_fills_its_disk_can_be_synced_cleaned_up_and_unmounted() {
                 Err(e) if e.errno == Errno::NOSPC => {}
                 Err(e) => panic!("{at}: write, {freed} freed: {e}"),
             }
-            assert!(left.len() > 1, "{at}: everything was removed, {freed} bytes freed, and still there is no space");
+            assert!(
+                left.len() > 1,
+                "{at}: everything was removed, {freed} bytes freed, and still there is no space"
+            );
             for (dir, name) in left.split_off(left.len() / 2) {
                 session.fs.unlink(dir, &name).unwrap_or_else(|e| panic!("{at}: unlink: {e}"));
             }
