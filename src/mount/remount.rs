@@ -4,6 +4,7 @@
 //! mount turns read-only, so that whoever sees `ro` may copy the disk below.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -17,6 +18,8 @@ use super::options::MountOptions;
 use super::status::{State, Status};
 use crate::disk::RealDisk;
 
+/// A mount that is busy for longer is refused to become read-only.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 /// What the kernel shows of a mount's own flags and has a letter for in [`MountOptions`].
 const SHOWN: [&str; 10] =
     ["ro", "rw", "nosuid", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "sync", "dirsync"];
@@ -55,12 +58,26 @@ pub fn remount(target: &Path, source: &Path, options: &[String]) -> Result<(), F
     }
     let mut flags = wanted.flags();
     flags.set(MountFlags::NODIRATIME, has(&line.options, "nodiratime"));
-    rustix::mount::mount_remount(&line.mountpoint, flags, c"").map_err(|errno| refused(target, errno))?;
+    change(&line.mountpoint, flags).map_err(|errno| refused(target, errno))?;
     if closing {
         // What was written, or handed over by the kernel, since.
         make_durable(&vault)?;
     }
     Ok(())
+}
+
+/// Calls mount(2). The kernel counts a deleted file as open until we have answered that its last user closed it, which no
+/// close(2) waits for: so a refusal is believed only when it lasts.
+fn change(mountpoint: &Path, flags: MountFlags) -> rustix::io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match rustix::mount::mount_remount(mountpoint, flags, c"") {
+            Err(Errno::BUSY) if start.elapsed() < BUSY_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10))
+            }
+            result => return result,
+        }
+    }
 }
 
 /// How a mount is served, whatever the kernel lets through.
