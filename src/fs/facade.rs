@@ -292,6 +292,11 @@ impl Fs {
         self.changing(ino)?.fallocate(ino, off, len, mode)
     }
 
+    /// Returns whether a file is open for writing, so that somebody above may hold data that was not handed over yet.
+    pub fn has_writers(&self, ino: u64) -> bool {
+        !self.is_snapshot(ino) && self.tree().is_ok_and(|tree| tree.has_writers(ino))
+    }
+
     /// Returns the first offset from `off` on that is data, or a hole.
     pub fn lseek(&self, ino: u64, off: u64, whence: Whence) -> FsResult<u64> {
         if self.is_snapshot(ino) {

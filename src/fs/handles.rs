@@ -93,6 +93,7 @@ impl Core {
             return Err(Errno::NOENT.into());
         }
         data.opens += 1;
+        data.writers += u32::from(flags.write);
         let reported = AtomicU64::new(data.failures);
         let cut = flags.truncate && data.size > 0;
         drop(data);
@@ -161,6 +162,8 @@ impl Core {
         let node = handle.node(ino)?;
         let mut data = node.lock();
         data.opens = data.opens.saturating_sub(1);
+        let wrote = matches!(&*handle, Handle::File { write: true, .. });
+        data.writers = data.writers.saturating_sub(u32::from(wrote));
         let last = data.opens == 0;
         drop(data);
         if last && !self.read_only {
@@ -172,6 +175,11 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether a handle of this file may write: the kernel may then have data that we don't.
+    pub(super) fn has_writers(&self, ino: u64) -> bool {
+        self.find_node(ino).is_some_and(|node| node.lock().writers > 0)
     }
 
     /// Closes a directory.

@@ -54,6 +54,8 @@ pub(super) struct NodeData {
     pub(super) next_seq: u64,
     /// Open handles.
     pub(super) opens: u32,
+    /// Those of them that may write.
+    pub(super) writers: u32,
     /// An operation that needs the file to itself is under way: writers wait.
     pub(super) exclusive: bool,
     /// Purged: nothing of it may be written any more.

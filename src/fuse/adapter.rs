@@ -19,10 +19,11 @@ use fuser::{
 };
 
 use super::activity::Activity;
-use super::errno::{self, Weight};
+use super::errno::{self, Weight, panic_text};
 use super::known::Known;
 use super::lane::Lane;
 use super::op::{self, Op};
+use super::suid::{self, without_suid};
 use super::{init, reply};
 use crate::fs::{self, Attr, Caller, DirEnt, Fh, Fs, FsResult, SetAttr, Whence};
 
@@ -34,6 +35,8 @@ const GENERATION: Generation = Generation(0);
 const COPY_BYTES_MAX: u64 = 1 << 30;
 /// Threads that are never in the slow lane.
 const FAST_THREADS: usize = 2;
+/// Threads that may wait for the kernel: the width of the lane for that.
+const HANDOVER_THREADS: usize = 1;
 /// lseek(2)'s names for its modes.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
@@ -78,6 +81,8 @@ pub(super) struct Inner {
     fs: Arc<Fs>,
     options: AdapterOptions,
     lane: Lane,
+    /// Calls that make the kernel hand over data, one at a time; see [`Inner::hand_over`].
+    handover: Lane,
     known: Known,
     notifier: OnceLock<Notifier>,
 }
@@ -90,20 +95,6 @@ impl std::fmt::Debug for Adapter {
 
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
-}
-
-/// The mode that a regular file has after somebody without privilege changed its content; `None`: the same as before.
-fn without_suid(mode: u32) -> Option<u32> {
-    const SUID: u32 = 0o4000;
-    const SGID: u32 = 0o2000;
-    const GROUP_EXEC: u32 = 0o010;
-    let lost = if mode & GROUP_EXEC != 0 { SUID | SGID } else { SUID };
-    (mode & lost != 0).then_some(mode & !lost)
-}
-
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
 }
 
 impl Inner {
@@ -172,6 +163,18 @@ impl Inner {
         }
     }
 
+    /// Makes the kernel send what was written to a file and is still in its cache. It asks us where data and holes are without
+    /// doing so by itself, even where it extended the file: cp(1) would take unsent data for a hole.
+    ///
+    /// Waits for writes to be answered, so it must not be called from the slow lane, which they go through.
+    fn hand_over(&self, ino: u64) {
+        let Some(notifier) = self.notifier.get() else { return };
+        // Dropping pages from the cache writes dirty ones first.
+        if let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0) {
+            tracing::debug!(ino, %error, "asking for unsent data");
+        }
+    }
+
     /// Tells whether a change of content by this caller takes a file's set-user-id or set-group-id bit away.
     fn loses_suid(fs: &Fs, ino: u64, caller: Caller) -> FsResult<bool> {
         Ok(caller.uid != 0 && without_suid(fs.getattr(ino)?.mode).is_some())
@@ -191,16 +194,6 @@ impl Inner {
     fn ttl(&self, ino: u64) -> std::time::Duration {
         reply::ttl(ino, self.options.snapshot)
     }
-
-    fn read_dir(
-        &self,
-        req: &Request,
-        op: Op,
-        ino: u64,
-        each: impl FnOnce(&Fs) -> FsResult<()>,
-    ) -> Result<(), fuser::Errno> {
-        self.call(op, req.unique().0, ino, each)
-    }
 }
 
 impl Adapter {
@@ -213,6 +206,7 @@ impl Adapter {
                 fs,
                 options,
                 lane: Lane::new(slow_width),
+                handover: Lane::new(HANDOVER_THREADS),
                 known: Known::default(),
                 notifier: OnceLock::new(),
             }),
@@ -226,7 +220,7 @@ impl Adapter {
 
     /// How many threads are to read requests.
     pub(super) fn threads(&self) -> usize {
-        self.slow_width + FAST_THREADS
+        self.slow_width + HANDOVER_THREADS + FAST_THREADS
     }
 
     fn call<T>(
@@ -546,8 +540,7 @@ impl fuser::Filesystem for Adapter {
             );
             !full
         };
-        let result =
-            self.inner.read_dir(req, op::READDIR, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, false));
+        let result = self.call(req, op::READDIR, ino, |fs| fs.readdir(Fh(fh.0), offset, &mut add, false));
         answer!(reply, result, () => reply.ok());
     }
 
@@ -577,9 +570,7 @@ impl fuser::Filesystem for Adapter {
             }
             !full
         };
-        let result = self
-            .inner
-            .read_dir(req, op::READDIRPLUS, ino.0, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
+        let result = self.call(req, op::READDIRPLUS, ino, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
         answer!(reply, result, () => reply.ok());
     }
 
@@ -612,7 +603,16 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let set = |fs: &Fs| fs.setxattr(ino.0, name.as_bytes(), value, flags);
+        let caller = caller(req);
+        let set = |fs: &Fs| {
+            fs.setxattr(ino.0, name.as_bytes(), value, flags)?;
+            if name == suid::ACL_XATTR && suid::acl_takes_sgid(&fs.getattr(ino.0)?, caller) {
+                let mode = Some(fs.getattr(ino.0)?.mode & !suid::SGID);
+                fs.setattr(ino.0, SetAttr { mode, ..SetAttr::default() }, None, caller)?;
+                self.inner.attributes_changed(ino.0);
+            }
+            Ok(())
+        };
         Self::empty(self.call(req, op::SETXATTR, ino, set), reply);
     }
 
@@ -719,11 +719,22 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(fuser::Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(fuser::Errno::ENXIO) };
-        let result = self.call(req, op::LSEEK, ino, |fs| fs.lseek(ino.0, offset, whence));
-        answer!(reply, result, found => match i64::try_from(found) {
-            Ok(found) => reply.offset(found),
-            Err(_) => reply.error(fuser::Errno::EOVERFLOW),
-        });
+        let unique = req.unique().0;
+        let seek = move |inner: &Inner| {
+            let result = inner.call(op::LSEEK, unique, ino.0, |fs| fs.lseek(ino.0, offset, whence));
+            answer!(reply, result, found => match i64::try_from(found) {
+                Ok(found) => reply.offset(found),
+                Err(_) => reply.error(fuser::Errno::EOVERFLOW),
+            });
+        };
+        if !self.inner.fs.has_writers(ino.0) {
+            return seek(&self.inner);
+        }
+        let inner = self.inner.clone();
+        self.inner.handover.submit(Box::new(move || {
+            inner.hand_over(ino.0);
+            seek(&inner);
+        }));
     }
 
     fn copy_file_range(
@@ -788,22 +799,5 @@ mod tests {
         let refused = inner.call(op::MKDIR, 4, ROOT, |fs| fs.mkdir(ROOT, b"d", 0o755, 0, Caller::default()));
         assert_eq!(refused.map(|_| ()), Err(fuser::Errno::EIO));
         assert!(inner.call(op::GETATTR, 5, ROOT, |fs| fs.getattr(ROOT)).is_ok(), "reading goes on");
-    }
-
-    #[test]
-    fn set_group_id_stays_where_it_means_locking() {
-        assert_eq!(without_suid(0o6777), Some(0o777));
-        assert_eq!(without_suid(0o4644), Some(0o644));
-        assert_eq!(without_suid(0o2644), None);
-        assert_eq!(without_suid(0o6644), Some(0o2644));
-        assert_eq!(without_suid(0o755), None);
-    }
-
-    #[test]
-    fn panics_are_quoted_if_they_say_something() {
-        let text = |payload: Box<dyn std::any::Any + Send>| panic_text(&*payload).to_string();
-        assert_eq!(text(Box::new("static")), "static");
-        assert_eq!(text(Box::new(String::from("owned"))), "owned");
-        assert_eq!(text(Box::new(7)), "panic");
     }
 }

@@ -1,4 +1,4 @@
-//! From the filesystem's errors to the kernel's numbers, and which of them are logged.
+//! From the filesystem's errors to the kernel's numbers, which of them are logged, and what a panic says.
 //!
 //! What each cause means as a number is decided in `fs::error`, in one exhaustive match. Here the number is only handed on.
 
@@ -29,6 +29,12 @@ pub(super) fn to_kernel(error: &FsError) -> fuser::Errno {
     fuser::Errno::from_i32(error.errno.raw_os_error())
 }
 
+/// What a panic says.
+pub(super) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +54,13 @@ mod tests {
         for errno in [Errno::NOENT, Errno::IO, Errno::NAMETOOLONG, Errno::OPNOTSUPP] {
             assert_eq!(to_kernel(&FsError::from(errno)).code(), errno.raw_os_error());
         }
+    }
+
+    #[test]
+    fn panics_are_quoted_if_they_say_something() {
+        let text = |payload: Box<dyn std::any::Any + Send>| panic_text(&*payload).to_string();
+        assert_eq!(text(Box::new("static")), "static");
+        assert_eq!(text(Box::new(String::from("owned"))), "owned");
+        assert_eq!(text(Box::new(7)), "panic");
     }
 }

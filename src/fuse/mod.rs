@@ -3,7 +3,7 @@
 //! [`Adapter`] turns each request into one call of [`crate::fs::Fs`] and its result into one reply. It has no state of its own but
 //! counters, and decides only what the kernel protocol leaves to a filesystem: how long the kernel may cache (`reply`),
 //! what is negotiated (`init`), which errors are worth a line in the log (`errno`), and on which threads calls that may
-//! wait are made (`lane`).
+//! wait are made (`lane`), and when set-user-id bits go (`suid`).
 
 pub mod activity;
 mod adapter;
@@ -14,6 +14,7 @@ mod lane;
 mod op;
 mod reply;
 mod session;
+mod suid;
 
 pub use adapter::{Adapter, AdapterOptions};
 pub use session::FuseSession;
