@@ -118,7 +118,7 @@ impl Core {
         ino: u64,
     ) -> FsResult<Unnamed> {
         let now = txn.now;
-        txn.mark_holders(ino)?;
+        txn.mark_holders_of(ino, parent)?;
         let row = txn.row(ino)?;
         row.nlink = row.nlink.saturating_sub(1);
         row.ctime = now;

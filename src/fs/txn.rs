@@ -1,5 +1,6 @@
 //! Changes of the namespace: one batch built and applied under the namespace's lock.
 
+use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLockWriteGuard};
 
 use super::error::{FsError, FsResult};
@@ -15,6 +16,9 @@ use rustix::io::Errno;
 
 /// Inode numbers and change counters are reserved this many at a time.
 const RESERVE_STEP: u64 = 1 << 12;
+
+/// Back references read in one go before what is left of a directory's is passed over.
+const DIR_ROWS: usize = 32;
 
 /// Rows read or changed in one go where their number has no bound.
 pub(super) const PAGE_ROWS: usize = 1000;
@@ -76,7 +80,7 @@ impl Core {
             view: MetaView { live: &self.engine.live },
             batch: Batch::new(),
             rows: Vec::new(),
-            marks: Vec::new(),
+            marks: BTreeSet::new(),
             now: self.now(),
         }
     }
@@ -97,7 +101,7 @@ pub(super) struct Txn<'a> {
     /// Rows to write.
     pub(super) batch: Batch,
     rows: Vec<CachedRow>,
-    marks: Vec<u64>,
+    marks: BTreeSet<u64>,
     /// The time of the change.
     pub(super) now: Time,
 }
@@ -170,9 +174,7 @@ impl Txn<'_> {
 
     /// Marks a directory: one of its entries, or what an entry shows, has changed.
     pub(super) fn mark(&mut self, dir: u64) {
-        if !self.marks.contains(&dir) {
-            self.marks.push(dir);
-        }
+        self.marks.insert(dir);
     }
 
     /// Marks the directories that show this inode. The root, which none shows, is marked itself.
@@ -183,7 +185,7 @@ impl Txn<'_> {
         Ok(())
     }
 
-    /// Returns the directories that show an inode. All of them have been loaded: see `Core::prepare`.
+    /// Returns the directories that show an inode, perhaps with one that did. All of them have been loaded: see `Core::prepare`.
     pub(super) fn holders(&mut self, ino: u64) -> FsResult<Vec<u64>> {
         if ino == ROOT_INO {
             return Ok(vec![ROOT_INO]);
@@ -196,9 +198,57 @@ impl Txn<'_> {
         if nlink == 0 {
             return Ok(Vec::new());
         }
-        let mut dirs: Vec<u64> = self.links(ino)?.into_iter().map(|(dir, _)| dir).collect();
-        dirs.dedup();
+        let is_dir = match self.view.inode(parent) {
+            Ok(row) => row.kind == FileType::Dir,
+            Err(error) if error.errno == Errno::NOENT => false,
+            Err(error) => return Err(error),
+        };
+        // The file's first directory, if it exists, may have lost all its names: to mark it then, too, does no harm.
+        if is_dir { self.linking_dirs_around(ino, parent) } else { self.linking_dirs(ino, 0, None) }
+    }
+
+    /// Marks the directories that show an inode of which this directory, which holds a name of it, is one.
+    pub(super) fn mark_holders_of(&mut self, ino: u64, parent: u64) -> FsResult<()> {
+        self.mark(parent);
+        if self.peek(ino)?.nlink < 2 {
+            return self.mark_holders(ino);
+        }
+        for dir in self.linking_dirs_around(ino, parent)? {
+            self.mark(dir);
+        }
+        Ok(())
+    }
+
+    /// Returns a directory that is known to have names of an inode, and all others that have. Thousands of names may just have
+    /// gone from the one that is known: each of them would have to be passed over again.
+    fn linking_dirs_around(&self, ino: u64, known: u64) -> FsResult<Vec<u64>> {
+        let mut dirs = self.linking_dirs(ino, 0, Some(known))?;
+        dirs.push(known);
+        if let Some(next) = known.checked_add(1) {
+            dirs.extend(self.linking_dirs(ino, next, None)?);
+        }
         Ok(dirs)
+    }
+
+    /// Returns the directories from `first` on and below `end` that Links has for an inode. A directory with thousands of
+    /// its names costs no more than one with a few.
+    fn linking_dirs(&self, ino: u64, first: u64, end: Option<u64>) -> FsResult<Vec<u64>> {
+        let mut from = links_key(ino, first, b"");
+        let to = end.map_or_else(|| rows_of(ino).1.to_vec(), |end| links_key(ino, end, b""));
+        let mut dirs: Vec<u64> = Vec::new();
+        loop {
+            let rows = self.view.live.range(Table::Links, &from, Some(&to), DIR_ROWS)?;
+            for (key, _) in &rows {
+                let (_, dir, _) = parse_links_key(key)?;
+                if dirs.last() != Some(&dir) {
+                    dirs.push(dir);
+                }
+            }
+            match dirs.last().and_then(|last| last.checked_add(1)) {
+                Some(next) if rows.len() == DIR_ROWS => from = links_key(ino, next, b""),
+                _ => return Ok(dirs),
+            }
+        }
     }
 
     /// Returns all rows of Links for an inode: directory and name.

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 
 /// Most bytes of all names and values of one inode. A little under what a tree object takes (FORMAT TREE-6).
 const TOTAL_MAX: usize = XATTRS_LEN_MAX - (XATTRS_LEN_MAX >> 8);
+/// Most bytes of all names, each with a NUL: with more, listxattr(2) fails for everybody (XATTR_LIST_MAX).
+const LIST_MAX: usize = 65_536;
 
 impl Txn<'_> {
     /// Returns all attribute rows of an inode.
@@ -56,7 +58,7 @@ impl Core {
     ///
     /// # Errors
     /// EEXIST and ENODATA by `flags` (see [`xattr_flags`]), ERANGE for the name, E2BIG for the value, ENOSPC for all
-    /// of an inode together, EOPNOTSUPP for a namespace that is not kept, EINVAL for what is no ACL.
+    /// of an inode together or a list of names above 64 KiB, EOPNOTSUPP for a namespace that is not kept, EINVAL for what is no ACL.
     pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> FsResult<()> {
         check_xattr_name(name)?;
         if value.len() > XATTR_VALUE_LEN_MAX {
@@ -82,6 +84,10 @@ impl Core {
             .map(|(key, value)| key.len() - 8 + value.len())
             .sum();
         if others + name.len() + value.len() > TOTAL_MAX {
+            return Err(Errno::NOSPC.into());
+        }
+        let names: usize = rows.iter().map(|(key, _)| key.len() - 8 + 1).sum();
+        if !exists && names + name.len() + 1 > LIST_MAX {
             return Err(Errno::NOSPC.into());
         }
         if acl::set(&mut txn, ino, name, value)? {
