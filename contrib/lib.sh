@@ -31,6 +31,13 @@ need_cargo() {
   command -v cargo >/dev/null || die "a Rust toolchain is needed: see https://rustup.rs"
 }
 
+# need_crate NAME VERSION: installs a program below target/tools, unless this version is there already.
+need_crate() {
+  grep -qs "^\"$1 $2 " target/tools/.crates.toml && [ -x "target/tools/bin/$1" ] && return 0
+  say "installing $1 $2"
+  cargo install --locked --quiet --root target/tools --version "$2" "$1"
+}
+
 need_fuse() {
   [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
   [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE here, and a mount can't be tested without it"

@@ -60,6 +60,14 @@ impl Finished {
     }
 }
 
+/// A program that `contrib/test` installs below the build directory.
+#[track_caller]
+pub fn built_tool(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name);
+    assert!(path.exists(), "{} is missing: `./contrib/test tools` installs it", path.display());
+    path
+}
+
 /// A mount can't be tested without FUSE: say so and fail, never skip.
 #[track_caller]
 pub fn require_fuse() {
