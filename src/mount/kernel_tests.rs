@@ -25,7 +25,10 @@ use crate::format::header::{ChunkerParams, Cipher};
 use crate::snapshot::chain::{Chain, open_sealed, present_packs};
 use crate::snapshot::open::{self, OpenOptions as VaultOpen, Unlocked};
 use crate::store::config::EngineConfig;
+use crate::store::engine::Engine;
 use crate::store::header;
+
+mod million;
 
 struct World {
     dir: tempfile::TempDir,
@@ -74,8 +77,7 @@ impl World {
         ServeOptions { vault: self.vault(), mountpoint, options, host: "test".into(), signals: false }
     }
 
-    fn mount_with(&self, cfg: EngineConfig, options: MountOptions) -> Running {
-        let options = self.options(options);
+    fn engine(&self, cfg: EngineConfig, options: &ServeOptions) -> Arc<Engine> {
         let (disk, unlocked) = self.unlock();
         let opts = VaultOpen {
             cfg,
@@ -86,8 +88,12 @@ impl World {
             discard_live: false,
             holder_note: holder::note("mount", Some(&options.mountpoint)),
         };
-        let opened = open::open_engine(disk, Arc::new(SystemEnv), &unlocked, opts).unwrap();
-        serve_live(opened.engine, &options).unwrap()
+        open::open_engine(disk, Arc::new(SystemEnv), &unlocked, opts).unwrap().engine
+    }
+
+    fn mount_with(&self, cfg: EngineConfig, options: MountOptions) -> Running {
+        let options = self.options(options);
+        serve_live(self.engine(cfg, &options), &options).unwrap()
     }
 
     fn mount(&self) -> Running {
