@@ -163,15 +163,12 @@ impl Inner {
         }
     }
 
-    /// Makes the kernel send what was written to a file and is still in its cache. It asks us where data and holes are without
-    /// doing so by itself, even where it extended the file: cp(1) would take unsent data for a hole.
-    ///
-    /// Waits for writes to be answered, so it must not be called from the slow lane, which they go through.
+    /// Makes the kernel send what was written to a file and is still in its cache. By itself it does not when it asks for data and
+    /// holes: cp(1) would take unsent data for a hole. Never from the slow lane: this waits for writes, which go through it.
     fn hand_over(&self, ino: u64) {
         let Some(notifier) = self.notifier.get() else { return };
-        // Dropping pages from the cache writes dirty ones first.
         if let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0) {
-            tracing::debug!(ino, %error, "asking for unsent data");
+            tracing::debug!(ino, %error, "dropping pages, dirty ones after writing them");
         }
     }
 
