@@ -392,7 +392,7 @@ impl Pair {
                     let attr = fs.setattr(self.ino(id), set, None, Caller::default())?;
                     let model = self.model.get_mut(id);
                     model.uid = uid;
-                    if matches!(model.kind, Kind::File(_)) {
+                    if !matches!(model.kind, Kind::Dir(_)) {
                         model.mode &= !0o4000;
                         if model.mode & 0o010 != 0 {
                             model.mode &= !0o2000;
