@@ -77,7 +77,7 @@ const KINDS: [&str; 12] = [
 ];
 
 /// Asserts that power went off during steps of each kind, or, where a step is done in memory, before it was durable; and
-/// while a checkpoint was written.
+/// while a checkpoint was written. One sync leaves two images.
 fn assert_covered(cuts: &[Cut<'_>], history: &History) {
     let mut covered: BTreeMap<String, usize> = BTreeMap::new();
     for Cut { point, .. } in cuts {
@@ -93,7 +93,7 @@ fn assert_covered(cuts: &[Cut<'_>], history: &History) {
     }
     println!("{} images: {covered:?}", cuts.len());
     for kind in KINDS.iter().chain(&["checkpoint"]) {
-        assert!(covered.get(*kind).is_some_and(|n| *n >= 4), "{kind}: {covered:?}");
+        assert!(covered.get(*kind).is_some_and(|n| *n >= 2), "{kind}: {covered:?}");
     }
 }
 
