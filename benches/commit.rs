@@ -117,7 +117,9 @@ fn database(c: &mut Criterion) {
     const ROWS: u64 = 10_000;
     const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
     let dir = scratch();
-    let blocks = BlockFile::open(disk(dir.path()), Arc::new(SystemEnv), live_keys(), Poison::new(), "")
+    let disk = disk(dir.path());
+    disk.create_dir_all("live").expect("a directory");
+    let blocks = BlockFile::open(disk, Arc::new(SystemEnv), live_keys(), Poison::new(), "live")
         .expect("an empty block file");
     let database = blocks.database(32 << 20).expect("a new database");
     let mut group = c.benchmark_group("block file");

@@ -14,7 +14,7 @@
 //!
 //! Chain files are written by one thread at a time (`publish`), so sequences never collide. A run that
 //! stores chunks which no row names yet (create, import) excludes garbage collection, and the other way
-//! around: see [`while_storing`]. Both locks are the engine's, one pair for each opened vault.
+//! around: see `while_storing`. Both locks are the engine's, one pair for each opened vault.
 
 pub mod chain;
 #[cfg(test)]
@@ -81,7 +81,7 @@ pub(crate) fn while_storing(engine: &Engine) -> Result<RwLockReadGuard<'_, ()>> 
     engine.snapshot_locks.chunks.read().map_err(|_| poisoned())
 }
 
-/// For garbage collection: alone, with nobody in [`while_storing`].
+/// For garbage collection: alone, with nobody in `while_storing`.
 pub(crate) fn while_collecting(engine: &Engine) -> Result<RwLockWriteGuard<'_, ()>> {
     engine.snapshot_locks.chunks.write().map_err(|_| poisoned())
 }

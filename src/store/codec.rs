@@ -22,7 +22,7 @@ use crate::format::{BLOCK_LEN, Codec};
 /// Who waits for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// The writer waits for us: zstd at [`FAST_LEVEL`], or nothing.
+    /// The writer waits for us: zstd at a fast level, or nothing.
     Fast,
     /// We wait for the writer, or nobody does: zstd at the configured level.
     Thorough,
