@@ -96,10 +96,11 @@ const SHAPES: [Shape; 6] = [
 ];
 
 impl Shape {
+    /// No operation is empty: fsx takes the EINVAL of an empty posix_fallocate(3) for a filesystem that has none.
     fn config(&self) -> String {
         let Self { shape, reopen, .. } = self;
         format!(
-            "flen = {}\nnomsyncafterwrite = {}\n[opsize]\nmax = {}\n[weights]\nread = 10\nwrite = 10\nmapread = 10\nmapwrite = 10\n\
+            "flen = {}\nnomsyncafterwrite = {}\n[opsize]\nmin = 1\nmax = {}\n[weights]\nread = 10\nwrite = 10\nmapread = 10\nmapwrite = 10\n\
              close_open = {reopen}\ninvalidate = {reopen}\nfsync = {reopen}\nfdatasync = {reopen}\nposix_fadvise = {reopen}\n\
              truncate = {shape}\npunch_hole = {shape}\nposix_fallocate = {shape}\ncopy_file_range = {shape}\nsendfile = {shape}\n",
             self.file_bytes, !self.msync, self.operation_bytes
