@@ -372,7 +372,12 @@ impl Browse {
         listing.resume(cookie)?;
         if ino == SNAPSHOTS_INO {
             let Roots::All(engine) = &self.roots else { return Err(Errno::NOENT.into()) };
-            for snapshot in self.snapshots(engine)?.iter() {
+            let snapshots = self.snapshots(engine)?;
+            // A listing goes on after the last name given, so it must be in the order of names, which is not that of time: `_9` is
+            // after `_10`, and clocks are set back.
+            let mut by_name: Vec<&Snapshot> = snapshots.iter().collect();
+            by_name.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            for snapshot in by_name {
                 let name = snapshot.name.as_bytes();
                 if listing.last().is_none_or(|last| last < name)
                     && !self.give(&mut listing, ino, snapshot.seq, name, &snapshot.root, each, plus)

@@ -188,6 +188,25 @@ fn snapshots_are_browsed_and_never_change() {
 }
 
 #[test]
+fn snapshots_of_one_second_are_all_listed() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    for n in 0..13 {
+        fs.mkdir(ROOT_INO, format!("d{n}").as_bytes(), 0o755, 0, ALICE).unwrap();
+        snapshot(&engine, &fs);
+    }
+    let shown = list(&fs, SNAPSHOTS_INO).unwrap();
+    assert_eq!(shown.len(), 13);
+    assert!(shown.iter().any(|(name, _)| name.ends_with(b"_9")), "they share a second");
+    // Each is there once, also after others in the order of names that are newer.
+    let inos = shown.iter().map(|(name, _)| fs.lookup(SNAPSHOTS_INO, name).unwrap().ino);
+    let mut sizes: Vec<usize> = inos.map(|ino| list(&fs, ino).unwrap().len()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, (1..=13).collect::<Vec<_>>());
+    close(&engine, fs);
+}
+
+#[test]
 fn one_snapshot_is_mounted_by_itself() {
     let vault = Vault::new(1, small_config());
     let (engine, fs) = vault.open();
