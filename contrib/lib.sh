@@ -31,11 +31,13 @@ need_cargo() {
   command -v cargo >/dev/null || die "a Rust toolchain is needed: see https://rustup.rs"
 }
 
-# need_crate NAME VERSION: installs a program below target/tools, unless this version is there already.
+# need_crate NAME VERSION [OPTION...]: installs a program below target/tools, unless this version is there already.
 need_crate() {
-  grep -qs "^\"$1 $2 " target/tools/.crates.toml && [ -x "target/tools/bin/$1" ] && return 0
-  say "installing $1 $2"
-  cargo install --locked --quiet --root target/tools --version "$2" "$1"
+  local name=$1 version=$2
+  shift 2
+  grep -qs "^\"$name $version " target/tools/.crates.toml && [ -x "target/tools/bin/$name" ] && return 0
+  say "installing $name $version"
+  cargo install --locked --quiet --root target/tools --version "$version" "$@" "$name"
 }
 
 need_fuse() {

@@ -355,6 +355,9 @@ fn the_daemon_keeps_nothing_of_its_parent() {
         let secret = crate::common::PASSPHRASE.as_bytes();
         assert!(!text.windows(secret.len()).any(|w| w == secret), "{file} shows the passphrase");
     }
+    // Or each thread would keep an allocator's heap of its own, grown to the most it ever needed.
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    assert!(environ.split(|b| *b == 0).any(|var| var == b"MALLOC_ARENA_MAX=2"));
     sandbox.umount();
 }
 
