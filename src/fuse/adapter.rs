@@ -18,11 +18,12 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::activity::Activity;
 use super::errno::{self, Weight, panic_text};
 use super::known::Known;
 use super::lane::Lane;
 use super::op::{self, Op};
+use super::options::AdapterOptions;
+use super::readers::Readers;
 use super::suid::{self, without_suid};
 use super::{init, reply};
 use crate::fs::{self, Attr, Caller, DirEnt, Fh, Fs, FsResult, SetAttr, Whence};
@@ -51,26 +52,6 @@ macro_rules! answer {
     };
 }
 
-/// What an adapter needs besides the filesystem.
-pub struct AdapterOptions {
-    /// Counts what goes on.
-    pub activity: Arc<Activity>,
-    /// What the root answers when asked for its vault (see `mount::holder::VAULT_XATTR`).
-    pub vault: Vec<u8>,
-    /// Name of that attribute.
-    pub vault_xattr: &'static str,
-    /// Poisons the vault after a panic.
-    pub poison: Box<dyn Fn(&str) + Send + Sync>,
-    /// The mount shows one snapshot only.
-    pub snapshot: bool,
-}
-
-impl std::fmt::Debug for AdapterOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AdapterOptions").finish_non_exhaustive()
-    }
-}
-
 /// See the module.
 pub struct Adapter {
     inner: Arc<Inner>,
@@ -84,6 +65,7 @@ pub(super) struct Inner {
     /// Calls that make the kernel hand over data, one at a time; see [`Inner::hand_over`].
     handover: Lane,
     known: Known,
+    readers: Arc<Readers>,
     notifier: OnceLock<Notifier>,
 }
 
@@ -147,6 +129,11 @@ impl Inner {
         }
     }
 
+    /// Those who read requests.
+    pub(super) fn readers(&self) -> Arc<Readers> {
+        self.readers.clone()
+    }
+
     /// Lets the kernel know the connection's way back, once there is a connection.
     pub(super) fn set_notifier(&self, notifier: Notifier) {
         // Set once by the one session there is.
@@ -205,6 +192,7 @@ impl Adapter {
                 lane: Lane::new(slow_width),
                 handover: Lane::new(HANDOVER_THREADS),
                 known: Known::default(),
+                readers: Arc::default(),
                 notifier: OnceLock::new(),
             }),
             slow_width,
@@ -256,15 +244,6 @@ impl Adapter {
             reply.opened(FileHandle(fh.0), flags);
         });
     }
-
-    /// Sends an attribute in the two steps that the protocol has: its size, then its bytes.
-    fn xattr(result: Result<Vec<u8>, fuser::Errno>, size: u32, reply: ReplyXattr) {
-        answer!(reply, result, value => match u32::try_from(value.len()) {
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if len <= size => reply.data(&value),
-            _ => reply.error(fuser::Errno::ERANGE),
-        });
-    }
 }
 
 impl fuser::Filesystem for Adapter {
@@ -273,6 +252,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _busy = self.inner.readers.busy();
         // "Not there" is an answer like any other here, and the kernel is to remember it.
         let found = self.call(req, op::LOOKUP, parent, |fs| match fs.lookup(parent.0, name.as_bytes()) {
             Ok(attr) => Ok(Some(attr)),
@@ -296,6 +276,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _busy = self.inner.readers.busy();
         let result = self.call(req, op::GETATTR, ino, |fs| fs.getattr(ino.0));
         answer!(reply, result, attr => reply.attr(&self.inner.ttl(ino.0), &reply::attr(&attr)));
     }
@@ -318,6 +299,7 @@ impl fuser::Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _busy = self.inner.readers.busy();
         let set = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
             uid,
@@ -346,6 +328,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _busy = self.inner.readers.busy();
         let result = self.call(req, op::READLINK, ino, |fs| fs.readlink(ino.0));
         answer!(reply, result, target => reply.data(&target));
     }
@@ -360,6 +343,7 @@ impl fuser::Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _busy = self.inner.readers.busy();
         let Some(kind) = reply::kind_of_mode(mode) else { return reply.error(fuser::Errno::EINVAL) };
         let rdev = reply::decode_dev(rdev);
         let made =
@@ -368,19 +352,23 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let _busy = self.inner.readers.busy();
         let made = |fs: &Fs| fs.mkdir(parent.0, name.as_bytes(), mode & 0o7777, umask, caller(req));
         Self::entry(self.call(req, op::MKDIR, parent, made), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         Self::empty(self.call(req, op::UNLINK, parent, |fs| fs.unlink(parent.0, name.as_bytes())), reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         Self::empty(self.call(req, op::RMDIR, parent, |fs| fs.rmdir(parent.0, name.as_bytes())), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _busy = self.inner.readers.busy();
         let target = target.as_os_str().as_bytes();
         let made = |fs: &Fs| fs.symlink(parent.0, name.as_bytes(), target, caller(req));
         Self::entry(self.call(req, op::SYMLINK, parent, made), reply);
@@ -396,6 +384,7 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.inner.readers.busy();
         let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
         let ours = fs::RenameFlags {
             noreplace: flags.contains(RenameFlags::RENAME_NOREPLACE),
@@ -413,11 +402,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let _busy = self.inner.readers.busy();
         let made = |fs: &Fs| fs.link(ino.0, newparent.0, newname.as_bytes());
         Self::entry(self.call(req, op::LINK, ino, made), reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.inner.readers.busy();
         let (unique, caller, flags) = (req.unique().0, caller(req), fs::OpenFlags::from_bits(flags.0));
         let work = move |inner: &Inner| {
             let opened = inner.call(op::OPEN, unique, ino.0, |fs| {
@@ -447,6 +438,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _busy = self.inner.readers.busy();
         let unique = req.unique().0;
         self.slow(move |inner| {
             let result = inner.call(op::READ, unique, ino.0, |fs| fs.read(ino.0, Fh(fh.0), offset, size));
@@ -466,6 +458,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _busy = self.inner.readers.busy();
         let (unique, kill_suid) = (req.unique().0, write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
         let write = move |inner: &Inner, data: &[u8], reply: ReplyWrite| {
             let result = inner.call(op::WRITE, unique, ino.0, |fs| {
@@ -492,6 +485,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         let unique = req.unique().0;
         self.slow(move |inner| {
             Self::empty(inner.call(op::FLUSH, unique, ino.0, |fs| fs.flush(ino.0, Fh(fh.0))), reply);
@@ -508,6 +502,7 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.inner.readers.busy();
         let unique = req.unique().0;
         self.inner.options.activity.released();
         self.slow(move |inner| {
@@ -516,6 +511,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         let unique = req.unique().0;
         self.slow(move |inner| {
             Self::empty(inner.call(op::FSYNC, unique, ino.0, |fs| fs.fsync(ino.0, datasync)), reply);
@@ -523,11 +519,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.inner.readers.busy();
         let result = self.call(req, op::OPENDIR, ino, |fs| fs.opendir(ino.0));
         self.opened(result, FopenFlags::empty(), reply);
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _busy = self.inner.readers.busy();
         let mut add = |entry: &DirEnt<'_>| {
             let full = reply.add(
                 INodeNo(entry.ino),
@@ -549,6 +547,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _busy = self.inner.readers.busy();
         let mut add = |entry: &DirEnt<'_>| {
             // `.` and `..` come without attributes; the kernel does not look at theirs.
             let attr = entry.attr.as_ref().map_or_else(
@@ -572,11 +571,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn releasedir(&self, req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         self.inner.options.activity.released();
         Self::empty(self.call(req, op::RELEASEDIR, ino, |fs| fs.releasedir(Fh(fh.0))), reply);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         let unique = req.unique().0;
         self.slow(move |inner| {
             Self::empty(inner.call(op::FSYNCDIR, unique, ino.0, |fs| fs.fsyncdir(ino.0)), reply);
@@ -584,6 +585,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _busy = self.inner.readers.busy();
         let result = self.call(req, op::STATFS, ino, |fs| fs.statfs());
         answer!(reply, result, s => {
             reply.statfs(s.blocks, s.free, s.available, s.files, s.files_free, s.block_size, s.name_max, s.block_size);
@@ -600,6 +602,7 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.inner.readers.busy();
         let caller = caller(req);
         let set = |fs: &Fs| {
             fs.setxattr(ino.0, name.as_bytes(), value, flags)?;
@@ -614,18 +617,25 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _busy = self.inner.readers.busy();
         if ino.0 == ROOT && name == self.inner.options.vault_xattr {
-            return Self::xattr(Ok(self.inner.options.vault.clone()), size, reply);
+            return reply::xattr(Ok(self.inner.options.vault.clone()), size, reply);
         }
-        Self::xattr(self.call(req, op::GETXATTR, ino, |fs| fs.getxattr(ino.0, name.as_bytes())), size, reply);
+        reply::xattr(
+            self.call(req, op::GETXATTR, ino, |fs| fs.getxattr(ino.0, name.as_bytes())),
+            size,
+            reply,
+        );
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _busy = self.inner.readers.busy();
         let list = |fs: &Fs| fs.listxattr(ino.0).map(|list| reply::visible_xattrs(list, req.uid()));
-        Self::xattr(self.call(req, op::LISTXATTR, ino, list), size, reply);
+        reply::xattr(self.call(req, op::LISTXATTR, ino, list), size, reply);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.inner.readers.busy();
         Self::empty(self.call(req, op::REMOVEXATTR, ino, |fs| fs.removexattr(ino.0, name.as_bytes())), reply);
     }
 
@@ -639,6 +649,7 @@ impl fuser::Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _busy = self.inner.readers.busy();
         let flags = fs::OpenFlags::from_bits(flags);
         let made = |fs: &Fs| fs.create(parent.0, name.as_bytes(), mode & 0o7777, umask, flags, caller(req));
         answer!(reply, self.call(req, op::CREATE, parent, made), (attr, fh) => {
@@ -691,6 +702,7 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.inner.readers.busy();
         let (unique, caller) = (req.unique().0, caller(req));
         self.slow(move |inner| {
             let call = |fs: &Fs| {
@@ -710,6 +722,7 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _busy = self.inner.readers.busy();
         let whence = match whence {
             SEEK_DATA => Whence::Data,
             SEEK_HOLE => Whence::Hole,
@@ -747,6 +760,7 @@ impl fuser::Filesystem for Adapter {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _busy = self.inner.readers.busy();
         if !flags.is_empty() {
             return reply.error(fuser::Errno::EINVAL);
         }
@@ -768,33 +782,5 @@ impl fuser::Filesystem for Adapter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_is_answered_with_an_error_and_poisons() {
-        use crate::fs::testing::{Vault, small_config};
-        let (engine, fs) = Vault::new(1, small_config()).open();
-        let poison = engine.ctx.poison.clone();
-        let options = AdapterOptions {
-            activity: Arc::default(),
-            vault: Vec::new(),
-            vault_xattr: "strongroom.vault",
-            poison: Box::new(move |cause| poison.set(cause)),
-            snapshot: false,
-        };
-        let adapter = Adapter::new(fs, options);
-        let inner = adapter.inner();
-        let fine = inner.call(op::GETATTR, 1, ROOT, |fs| fs.getattr(ROOT));
-        assert!(fine.is_ok_and(|attr| attr.ino == ROOT));
-        let missing = inner.call(op::LOOKUP, 2, ROOT, |fs| fs.lookup(ROOT, b"nothing"));
-        assert_eq!(missing.map(|_| ()), Err(fuser::Errno::ENOENT));
-        assert!(engine.check_poison().is_ok());
-        let panicked: Result<(), _> = inner.call(op::WRITE, 3, ROOT, |_| panic!("a bug"));
-        assert_eq!(panicked, Err(fuser::Errno::EIO));
-        assert!(engine.check_poison().is_err(), "no more writes after a panic");
-        let refused = inner.call(op::MKDIR, 4, ROOT, |fs| fs.mkdir(ROOT, b"d", 0o755, 0, Caller::default()));
-        assert_eq!(refused.map(|_| ()), Err(fuser::Errno::EIO));
-        assert!(inner.call(op::GETATTR, 5, ROOT, |fs| fs.getattr(ROOT)).is_ok(), "reading goes on");
-    }
-}
+#[path = "adapter_tests.rs"]
+mod tests;

@@ -154,6 +154,16 @@ pub(super) fn visible_xattrs(list: Vec<u8>, uid: u32) -> Vec<u8> {
     names.filter(|name| !name.starts_with(b"trusted.")).flatten().copied().collect()
 }
 
+/// Sends an attribute in the two steps that the protocol has: its size, then its bytes.
+pub(super) fn xattr(result: Result<Vec<u8>, fuser::Errno>, size: u32, reply: fuser::ReplyXattr) {
+    match result.map(|value| (u32::try_from(value.len()), value)) {
+        Ok((Ok(len), _)) if size == 0 => reply.size(len),
+        Ok((Ok(len), value)) if len <= size => reply.data(&value),
+        Ok(_) => reply.error(fuser::Errno::ERANGE),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,14 +2,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use fuser::{Config, Session, SessionACL};
 
 use super::adapter::Adapter;
+use super::readers::Readers;
 
 /// A connection that has been negotiated; the mount is usable as soon as [`FuseSession::run`] runs.
 pub struct FuseSession {
     session: Session<Adapter>,
+    readers: Arc<Readers>,
+    watch: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for FuseSession {
@@ -30,9 +35,12 @@ impl FuseSession {
         // write-back, which comes as root.
         config.acl = SessionACL::All;
         let inner = adapter.inner();
+        let connection = fd.try_clone()?;
         let session = Session::from_fd(adapter, fd, SessionACL::All, config)?;
         inner.set_notifier(session.notifier());
-        Ok(Self { session })
+        let readers = inner.readers();
+        let watch = readers.watch(connection)?;
+        Ok(Self { session, readers, watch })
     }
 
     /// Serves until the connection ends, which is when it is unmounted and the last file closed.
@@ -40,6 +48,9 @@ impl FuseSession {
     /// # Errors
     /// When the connection breaks.
     pub fn run(self) -> io::Result<()> {
-        self.session.run()
+        let ended = self.session.run();
+        self.readers.end();
+        let watched = self.watch.join();
+        ended.and_then(|()| watched.map_err(|_| io::Error::other("the watch over the readers panicked")))
     }
 }
