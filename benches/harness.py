@@ -437,7 +437,8 @@ class Bench:
         ready = set()
         for peer in self.in_turn(number):
             try:
-                peer.fresh()
+                with deadline(self.options.timeout):
+                    peer.fresh()
                 ready.add(peer)
             except (Failed, OSError) as error:
                 self.fail("init", peer, number, error)
@@ -454,7 +455,8 @@ class Bench:
                 for table in self.beside:
                     table[key][peer.name].extend([None] * (number + 1 - len(table[key][peer.name])))
         for peer in self.peers:
-            peer.wipe()
+            with deadline(self.options.timeout):
+                peer.wipe()
         os.sync()
 
     def row_begins(self, row):
