@@ -191,6 +191,11 @@ impl Browse {
         ino
     }
 
+    /// Returns how many inodes are remembered.
+    pub fn known_inodes(&self) -> u64 {
+        self.state().places.len() as u64
+    }
+
     fn place(&self, ino: u64) -> FsResult<Place> {
         self.state().places.get(&ino).cloned().ok_or_else(|| Errno::NOENT.into())
     }

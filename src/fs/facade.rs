@@ -348,7 +348,8 @@ impl Fs {
 
     /// Returns counters.
     pub fn counters(&self) -> FsStats {
-        self.tree.as_ref().map_or_else(FsStats::default, |tree| tree.stats())
+        let tree = self.tree.as_ref().map_or_else(FsStats::default, |tree| tree.stats());
+        FsStats { snapshot_inodes: self.snapshots.known_inodes(), ..tree }
     }
 }
 

@@ -40,12 +40,15 @@ impl Core {
         FsStats {
             dirty_bytes,
             dirty_bytes_peak,
+            stream_buffer_bytes: self.pool.bytes() as u64,
             nodes: self.nodes.len(),
             handles: self.handles.len(),
             written_bytes: self.counters.written.load(Ordering::Relaxed),
             read_bytes: self.counters.read.load(Ordering::Relaxed),
             failed_chunks: self.counters.failed_chunks.load(Ordering::Relaxed),
             uncommitted_seconds: self.uncommitted_seconds(),
+            // The snapshots are not the tree's: the caller knows.
+            snapshot_inodes: 0,
         }
     }
 }

@@ -204,6 +204,8 @@ pub struct FsStats {
     pub dirty_bytes: u64,
     /// The most there ever were.
     pub dirty_bytes_peak: u64,
+    /// Memory of the buffers that data of streams stands in, whether it is in use or not, in bytes.
+    pub stream_buffer_bytes: u64,
     /// Files in core.
     pub nodes: u64,
     /// Open handles of files and directories.
@@ -216,4 +218,6 @@ pub struct FsStats {
     pub failed_chunks: u64,
     /// Seconds since the last change was committed; 0 if nothing is waiting.
     pub uncommitted_seconds: u64,
+    /// Inodes of snapshots that the kernel refers to, each kept in memory.
+    pub snapshot_inodes: u64,
 }

@@ -93,6 +93,13 @@ impl LiveVault {
     }
 }
 
+/// Memory of this process that is in RAM, in bytes; `None` where /proc is not to be had.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 /// Exit code for a snapshot that is not there.
 const NOT_FOUND: u8 = 22;
 
@@ -156,6 +163,7 @@ impl Served for LiveVault {
 
     fn counters(&self) -> Value {
         let fs = self.fs.counters();
+        let live = self.engine.live.memory();
         let space = self.engine.space().ok();
         json!({
             "dirty_bytes": fs.dirty_bytes,
@@ -167,6 +175,15 @@ impl Served for LiveVault {
             "uncommitted_seconds": fs.uncommitted_seconds,
             "available_bytes": space.map(|s| s.available),
             "writing": self.engine.check_poison().is_ok(),
+            "memory": {
+                "resident_bytes": resident_bytes(),
+                "stream_buffer_bytes": fs.stream_buffer_bytes,
+                "cached_block_bytes": self.engine.packs.stats().cache_bytes,
+                "uncheckpointed_bytes": live.change_bytes,
+                "database_page_bytes": live.page_bytes,
+                "files_in_core": fs.nodes,
+                "snapshot_inodes": fs.snapshot_inodes,
+            },
         })
     }
 

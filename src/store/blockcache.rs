@@ -102,6 +102,11 @@ impl BlockCache {
         self.shard(&key).lock().blocks.insert(key, block, weight);
     }
 
+    /// Returns the memory that its blocks take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().blocks.weight()).sum()
+    }
+
     /// Returns how often a block was there, and how often it had to be loaded.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
@@ -202,7 +207,7 @@ mod tests {
                     cache.insert(key(n, block), Arc::from(vec![n; 15_000]));
                 }
             }
-            let total: usize = cache.shards.iter().map(|s| s.lock().blocks.weight()).sum();
+            let total = cache.bytes();
             assert!(total <= bytes, "{total}");
             assert!(total > bytes * 8 / 10, "{total} of {bytes}");
         }

@@ -61,7 +61,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         Some(entry.value)
     }
 
-    #[cfg(test)]
+    /// Returns the weight of all entries.
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }

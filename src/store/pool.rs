@@ -67,6 +67,13 @@ impl Pool {
         let free = std::mem::take(&mut self.lock().free);
         drop(free);
     }
+
+    /// The memory of all buffers, whether in use or not, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let state = self.lock();
+        (state.out + state.free.len()) * self.len
+    }
 }
 
 impl fmt::Debug for Pool {

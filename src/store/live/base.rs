@@ -252,6 +252,11 @@ impl Iterator for Rows {
 }
 
 impl Base {
+    /// Returns the bytes of pages that the database keeps in memory.
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.redb.cache_stats().used_bytes() as u64
+    }
+
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
         let row = self.tables[table.index()].get(key).map_err(|e| redb_error("read", e))?;
         Ok(row.map(|v| Value::from(v.value())))

@@ -112,6 +112,15 @@ pub struct LiveConfig {
     pub background: bool,
 }
 
+/// Memory of a [`Live`], in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveMemory {
+    /// Of changes that are not in the database yet, roughly: at most `overlay_bytes_max` and a log.
+    pub change_bytes: u64,
+    /// Of the database's pages: at most `cache_bytes` while no checkpoint runs.
+    pub page_bytes: u64,
+}
+
 impl Default for LiveConfig {
     fn default() -> Self {
         LiveConfig {
@@ -529,6 +538,15 @@ impl Live {
     /// Returns the bytes that the next commit will write.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.mem().log.len() as u64
+    }
+
+    /// Returns the memory that the store has: changes that wait for a checkpoint or for a commit, and pages of the database.
+    pub fn memory(&self) -> LiveMemory {
+        let mem = self.mem();
+        LiveMemory {
+            change_bytes: (mem.bytes() + mem.log.capacity()) as u64,
+            page_bytes: mem.base.as_ref().map_or(0, |base| base.cached_bytes()),
+        }
     }
 
     /// Returns the bytes in the journal that the next checkpoint will retire.

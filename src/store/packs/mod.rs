@@ -145,6 +145,8 @@ pub struct PackStats {
     pub cache_hits: u64,
     /// Blocks that readers had to have opened.
     pub cache_misses: u64,
+    /// Memory of the blocks that are kept for readers, in bytes.
+    pub cache_bytes: u64,
 }
 
 impl Packs {
@@ -240,6 +242,7 @@ impl Packs {
             packs_closed: get(&counters.packs_closed),
             cache_hits,
             cache_misses,
+            cache_bytes: self.core.cache.bytes() as u64,
         }
     }
 }
