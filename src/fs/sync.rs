@@ -19,18 +19,22 @@ const CONVERT_EVERY: Duration = Duration::from_secs(60);
 /// ... or when this many files have some.
 const CONVERT_FILES: usize = 512;
 
+/// Buffers of streams that nobody needed for this long, up to twice as long, are given back to the system.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
 /// When things were last done.
 #[derive(Debug)]
 pub(super) struct CommitClock {
     /// When a change was first seen waiting for a commit.
     waiting_since: Option<Duration>,
     converted: Duration,
+    trimmed: Duration,
 }
 
 impl CommitClock {
     /// Returns a clock for a tree that was just opened.
     pub(super) fn new(now: Duration) -> Self {
-        Self { waiting_since: None, converted: now }
+        Self { waiting_since: None, converted: now, trimmed: now }
     }
 }
 
@@ -104,12 +108,24 @@ impl Core {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what time asks for: sets old dirty data on its way, commits, purges, turns inline rows into chunks.
+    /// Does what time asks for: gives memory back, sets old dirty data on its way, commits, purges, turns inline rows into
+    /// chunks.
     pub(super) fn tick(&self) -> FsResult<()> {
+        let now = self.monotonic();
+        let trim = {
+            let mut clock = self.clock();
+            let due = now.saturating_sub(clock.trimmed) >= TRIM_EVERY;
+            if due {
+                clock.trimmed = now;
+            }
+            due
+        };
+        if trim {
+            self.pool.trim();
+        }
         if self.read_only || self.engine.check_poison().is_err() {
             return Ok(());
         }
-        let now = self.monotonic();
         for node in self.dirty_nodes() {
             let old = {
                 let data = node.lock();

@@ -2,7 +2,8 @@
 //! megabytes.
 //!
 //! A pool hands out a bounded number of buffers. Who gets none, or needs one that grows further, uses ordinary memory:
-//! a buffer that left its size goes back to the allocator and not into the pool.
+//! a buffer that left its size goes back to the allocator and not into the pool. What nobody has needed for a while goes
+//! back too, when the owner says so: a burst of many streams must not cost memory for as long as the mount lives.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -21,6 +22,8 @@ pub struct Pool {
 struct State {
     out: usize,
     free: Vec<Vec<u8>>,
+    /// The fewest that were free at any time since [`Pool::trim`]: so many were not needed.
+    spare: usize,
 }
 
 /// Bytes that may stand in a buffer of a pool, which gets it back when they are dropped.
@@ -57,15 +60,21 @@ impl Pool {
         }
         state.out += 1;
         let free = state.free.pop();
+        state.spare = state.spare.min(state.free.len());
         drop(state);
         let bytes = free.unwrap_or_else(|| Vec::with_capacity(self.len));
         Some(Buf { bytes, home: Some(Arc::clone(self)) })
     }
 
-    /// Gives the memory of buffers that nobody uses back to the system.
+    /// Gives the memory of buffers back to the system that nobody has needed since the last call.
     pub fn trim(&self) {
-        let free = std::mem::take(&mut self.lock().free);
-        drop(free);
+        let mut state = self.lock();
+        // Those taken last stand at the end.
+        let spare = state.spare;
+        let unused: Vec<Vec<u8>> = state.free.drain(..spare).collect();
+        state.spare = state.free.len();
+        drop(state);
+        drop(unused);
     }
 
     /// The memory of all buffers, whether in use or not, in bytes.
@@ -157,11 +166,30 @@ mod tests {
             (address, 0, 1000),
             "the same, and empty"
         );
+        assert!(again.is_pooled());
         drop((again, second));
-        assert_eq!(counts(&pool), (2, 0));
+        assert_eq!((counts(&pool), pool.bytes()), ((2, 0), 2000));
+    }
+
+    #[test]
+    fn what_was_not_needed_is_given_back_and_what_was_stays() {
+        let pool = Pool::new(1000, 3);
+        let three: Vec<Buf> = (0..3).map(|_| pool.take().unwrap()).collect();
+        drop(three);
         pool.trim();
-        assert_eq!(counts(&pool), (0, 0));
-        assert!(pool.take().unwrap().is_pooled());
+        assert_eq!(counts(&pool), (3, 0), "all were needed since the pool was made");
+        for _ in 0..5 {
+            drop(pool.take());
+        }
+        let out = pool.take();
+        pool.trim();
+        assert_eq!((counts(&pool), pool.bytes()), ((0, 1), 1000), "one was enough, and it is out");
+        drop(out);
+        pool.trim();
+        assert_eq!(counts(&pool), (1, 0), "it was out until a moment ago");
+        pool.trim();
+        assert_eq!((counts(&pool), pool.bytes()), ((0, 0), 0));
+        assert!(pool.take().unwrap().is_pooled(), "made anew");
     }
 
     #[test]

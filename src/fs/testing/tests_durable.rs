@@ -85,6 +85,33 @@ fn what_nobody_syncs_is_committed_after_five_seconds() {
 }
 
 #[test]
+fn memory_of_streams_is_given_back_when_they_are_over() {
+    let mut vault = Vault::new(4, small_config());
+    vault.cfg.dirty_bytes_max = 8 << 20;
+    let (engine, fs) = vault.open();
+    let streams: Vec<_> = (0..4u8).map(|n| put(&fs, ROOT_INO, &[b'a' + n], &Rng::bytes(4, 60_000))).collect();
+    // In turn, as parallel writers do, so that each has a tail that waits for more.
+    for round in 1..5 {
+        for (n, (ino, fh)) in (0..).zip(&streams) {
+            fs.write(*ino, *fh, round * 60_000, &Rng::bytes(10 * n + round, 60_000), false).unwrap();
+        }
+    }
+    let busy = fs.counters().stream_buffer_bytes;
+    assert!(busy >= 4 << 20, "each of four streams has a buffer of 1 MiB and more: {busy}");
+    for (ino, fh) in streams {
+        fs.release(ino, fh).unwrap();
+    }
+    fs.sync_all().unwrap();
+    assert_eq!(fs.counters().stream_buffer_bytes, busy, "kept for the next ones");
+    for _ in 0..2 {
+        vault.env.advance(Duration::from_secs(10));
+        fs.tick().unwrap();
+    }
+    assert_eq!(fs.counters().stream_buffer_bytes, 0, "nobody came");
+    close(&engine, fs);
+}
+
+#[test]
 fn a_file_renamed_over_another_leaves_the_old_content_or_the_new() {
     let (old, new) = (Rng::bytes(5, 60_000), Rng::bytes(6, 70_000));
     for cut in 0..40 {
