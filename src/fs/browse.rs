@@ -66,6 +66,16 @@ struct State {
     shown: Option<Shown>,
 }
 
+impl State {
+    /// Keeps an entry ready, for as long as there is room.
+    fn keep(&mut self, ino: u64, entry: &Arc<Entry>) {
+        if self.entries.len() >= CACHE_ENTRIES {
+            self.entries.clear();
+        }
+        self.entries.insert(ino, entry.clone());
+    }
+}
+
 #[derive(Clone)]
 struct Place {
     parent: u64,
@@ -171,24 +181,26 @@ impl Browse {
         })
     }
 
-    /// Returns the number of an inode of a snapshot, and remembers where it is.
-    fn intern(&self, parent: u64, seq: u64, entry: &Arc<Entry>) -> u64 {
-        let mut state = self.state();
-        let ino = match &self.roots {
+    /// Returns the number of an inode of a snapshot.
+    fn number(&self, seq: u64, entry: &Entry) -> u64 {
+        match &self.roots {
             Roots::One(_) => entry.ino,
             Roots::All(_) if seq <= SEQ_MAX && entry.ino <= INO_MAX => VIRTUAL | seq << SEQ_SHIFT | entry.ino,
             Roots::All(_) => {
+                let mut state = self.state();
                 // Sequence 0 is no snapshot's: its numbers are free, from 2 on.
                 let next = VIRTUAL | (2 + state.numbers.len() as u64);
                 *state.numbers.entry((seq, entry.ino)).or_insert(next)
             }
-        };
-        state.places.entry(ino).or_insert_with(|| Place { parent, seq, name: entry.name.as_slice().into() });
-        if state.entries.len() >= CACHE_ENTRIES {
-            state.entries.clear();
         }
-        state.entries.insert(ino, entry.clone());
-        ino
+    }
+
+    /// Remembers where an inode is until it is forgotten: for those that the kernel is told of, and only for those, since
+    /// nobody forgets any other.
+    fn remember(&self, ino: u64, parent: u64, seq: u64, entry: &Arc<Entry>) {
+        let mut state = self.state();
+        state.places.entry(ino).or_insert_with(|| Place { parent, seq, name: entry.name.as_slice().into() });
+        state.keep(ino, entry);
     }
 
     /// Returns how many inodes are remembered.
@@ -220,7 +232,7 @@ impl Browse {
             let found = self.reader.lookup(dir_of(&parent)?, &place.name)?;
             Arc::new(found.ok_or(Errno::NOENT)?)
         };
-        self.intern(place.parent, place.seq, &entry);
+        self.state().keep(ino, &entry);
         Ok(entry)
     }
 
@@ -236,12 +248,15 @@ impl Browse {
             let Roots::All(engine) = &self.roots else { return Err(Errno::NOENT.into()) };
             let snapshots = self.snapshots(engine)?;
             let found = snapshots.iter().find(|s| s.name.as_bytes() == name).ok_or(Errno::NOENT)?;
-            let ino = self.intern(parent, found.seq, &found.root);
+            let ino = self.number(found.seq, &found.root);
+            self.remember(ino, parent, found.seq, &found.root);
             return Ok(attr_of(ino, &found.root));
         }
         let dir = self.entry(parent)?;
         let found = Arc::new(self.reader.lookup(dir_of(&dir)?, name)?.ok_or(Errno::NOENT)?);
-        let ino = self.intern(parent, self.seq_of(parent), &found);
+        let seq = self.seq_of(parent);
+        let ino = self.number(seq, &found);
+        self.remember(ino, parent, seq, &found);
         Ok(attr_of(ino, &found))
     }
 
@@ -419,18 +434,15 @@ impl Browse {
         each: &mut dyn FnMut(&DirEnt<'_>) -> bool,
         plus: bool,
     ) -> bool {
-        // Inodes that are only listed are not remembered unless their number says nothing about where they are.
-        let ino = match &self.roots {
-            Roots::All(_) if !plus && seq <= SEQ_MAX && entry.ino <= INO_MAX => {
-                VIRTUAL | seq << SEQ_SHIFT | entry.ino
-            }
-            Roots::One(_) if !plus => entry.ino,
-            _ => self.intern(parent, seq, entry),
-        };
+        let ino = self.number(seq, entry);
         let attr = plus.then(|| attr_of(ino, entry));
         let more = each(&DirEnt { ino, kind: entry.kind, name, cookie: listing.next_cookie(), attr });
         if more {
             listing.push(name);
+            if plus {
+                // The kernel learns of it. What did not fit into the answer it will ask for again, or never.
+                self.remember(ino, parent, seq, entry);
+            }
         }
         more
     }

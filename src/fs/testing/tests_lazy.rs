@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::super::browse::{SNAPSHOTS_INO, VIRTUAL};
-use super::super::{Fs, FsOptions, SetAttr, Whence};
+use super::super::{DirEnt, Fs, FsOptions, SetAttr, Whence};
 use super::check::check_rows;
 use super::crash::names_of_fs;
 use super::ops::{Op, Pair, Shape};
@@ -184,6 +184,40 @@ fn snapshots_are_browsed_and_never_change() {
     assert_eq!(fs.rmdir(ROOT_INO, b".snapshots").unwrap_err().errno, Errno::PERM);
     assert!(fs.lookup(dir, b".snapshots").is_err(), "only the root has it");
     fs.release(ino, fh).unwrap();
+    close(&engine, fs);
+}
+
+#[test]
+fn only_inodes_that_the_kernel_was_told_of_are_remembered() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    for n in 0..300 {
+        fs.mkdir(ROOT_INO, format!("{n:03}").as_bytes(), 0o755, 0, ALICE).unwrap();
+    }
+    snapshot(&engine, &fs);
+    let shown = list(&fs, SNAPSHOTS_INO).unwrap();
+    assert_eq!(fs.counters().snapshot_inodes, 0, "a plain listing tells the kernel nothing that it forgets");
+    let root = fs.lookup(SNAPSHOTS_INO, &shown[0].0).unwrap().ino;
+    // An answer that has room for 7 entries besides `.` and `..`, and a listing that is then given up.
+    let fh = fs.opendir(root).unwrap();
+    let mut told = Vec::new();
+    let mut add = |entry: &DirEnt<'_>| {
+        if told.len() == 9 {
+            return false;
+        }
+        told.push(entry.ino);
+        true
+    };
+    fs.readdir(fh, 0, &mut add, true).unwrap();
+    fs.releasedir(fh).unwrap();
+    assert_eq!(fs.counters().snapshot_inodes, 1 + 7);
+    for ino in &told[2..] {
+        assert_eq!(fs.getattr(*ino).unwrap().ino, *ino);
+        fs.forget(*ino);
+        assert_eq!(fs.getattr(*ino).unwrap_err().errno, Errno::NOENT);
+    }
+    fs.forget(root);
+    assert_eq!(fs.counters().snapshot_inodes, 0);
     close(&engine, fs);
 }
 
