@@ -355,9 +355,13 @@ fn the_daemon_keeps_nothing_of_its_parent() {
         let secret = crate::common::PASSPHRASE.as_bytes();
         assert!(!text.windows(secret.len()).any(|w| w == secret), "{file} shows the passphrase");
     }
-    // Or each thread would keep an allocator's heap of its own, grown to the most it ever needed.
+    // Or each thread would keep an allocator's heap of its own, grown to the most it ever needed, with the buffers of
+    // streams in it.
     let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    assert!(environ.split(|b| *b == 0).any(|var| var == b"MALLOC_ARENA_MAX=2"));
+    for wanted in ["MALLOC_ARENA_MAX=2", "MALLOC_MMAP_THRESHOLD_=4194304", "MALLOC_TRIM_THRESHOLD_=16777216"]
+    {
+        assert!(environ.split(|b| *b == 0).any(|var| var == wanted.as_bytes()), "{wanted}");
+    }
     sandbox.umount();
 }
 
