@@ -159,6 +159,15 @@ impl ExtentEdit {
         self.new = rows.into_iter().map(|(off, row)| (off.saturating_add_signed(by), row)).collect();
     }
 
+    /// Returns by how many bytes inline rows have grown; 0 if they have not.
+    pub(super) fn inline_growth(&self) -> u64 {
+        let bytes = |rows: &BTreeMap<u64, ExtentRow>| {
+            let inline = rows.values().filter(|row| matches!(row, ExtentRow::Inline(_)));
+            inline.map(ExtentRow::len).sum::<u64>()
+        };
+        bytes(&self.new).saturating_sub(bytes(&self.old))
+    }
+
     /// Adds the changed rows to a batch. Returns by how much the bytes covered grew.
     pub(super) fn finish(self, batch: &mut Batch) -> i64 {
         let bytes = |rows: &BTreeMap<u64, ExtentRow>| rows.values().map(ExtentRow::len).sum::<u64>();

@@ -85,15 +85,9 @@ impl Core {
                 continue;
             }
             let run = Arc::new(data.dirty.take_run(start, len));
-            let mut pos = 0;
-            // To the last cut that the content gives, so that little is left to be copied.
-            while let Some(n) = self.chunker.cut(&run[pos..], false) {
-                let piece = Piece::new(&run, pos, pos + n);
-                jobs.push(push_chunk(data, start + pos as u64, piece, start));
-                pos += n;
-            }
-            data.stream_end = start + pos as u64;
-            data.dirty.put_back_tail(data.stream_end, &run[pos..]);
+            // Little is left to be copied.
+            let pos = self.push_cuts(data, start, &run, start, &mut jobs);
+            data.dirty.put_back_tail(data.stream_end, &run[pos as usize..]);
         }
         if !jobs.is_empty() {
             // What is left is the head of what streams in: not old, and not to be cut where it happens to end.
@@ -150,14 +144,32 @@ impl Core {
         charged_from: u64,
         jobs: &mut Vec<Job>,
     ) {
+        let pos = self.push_cuts(data, start, &run, charged_from, jobs) as usize;
+        if pos < run.len() {
+            let piece = Piece::new(&run, pos, run.len());
+            jobs.push(push_chunk(data, start + pos as u64, piece, charged_from));
+            data.stream_end = start + run.len() as u64;
+        }
+    }
+
+    /// Cuts all chunks off a run that its content bounds. Returns how many bytes they have.
+    pub(super) fn push_cuts(
+        &self,
+        data: &mut NodeData,
+        start: u64,
+        run: &Arc<Buf>,
+        charged_from: u64,
+        jobs: &mut Vec<Job>,
+    ) -> u64 {
         let mut pos = 0;
-        while pos < run.len() {
-            let n = self.chunker.cut(&run[pos..], true).unwrap_or(run.len() - pos);
-            let piece = Piece::new(&run, pos, pos + n);
+        // To the last cut that the content gives, so that little is left.
+        while let Some(n) = self.chunker.cut(&run[pos..], false) {
+            let piece = Piece::new(run, pos, pos + n);
             jobs.push(push_chunk(data, start + pos as u64, piece, charged_from));
             pos += n;
         }
         data.stream_end = start + pos as u64;
+        pos as u64
     }
 
     /// Returns the whole content of a file that is small enough to stand in one row, dirty data included.

@@ -79,6 +79,7 @@ impl Core {
         }
         let changed = group().any(|entry| !entry.charged.is_empty());
         let inline = group().any(|entry| entry.state == FlightState::Inline);
+        let grown = edit.inline_growth();
         let mut txn = self.txn();
         let delta = edit.finish(&mut txn.batch);
         let row = txn.row(ino)?;
@@ -96,6 +97,9 @@ impl Core {
             self.note_inline(&mut txn, ino);
         }
         txn.commit()?;
+        if inline && large {
+            self.inline_growth.fetch_add(grown, Ordering::Relaxed);
+        }
         data.times = None;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Durability: fsync, flushing and committing everything, and the clock that does so every few seconds.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Core;
@@ -16,8 +17,12 @@ const DIRTY_AGE_MAX: Duration = Duration::from_secs(3);
 /// Inline rows become chunks at the latest this long after the last time.
 const CONVERT_EVERY: Duration = Duration::from_secs(60);
 
-/// ... or when this many files have some.
+/// ... or when this many files have some,
 const CONVERT_FILES: usize = 512;
+
+/// ... or when they have grown by this part of what the live database keeps in memory: then a checkpoint writes few of
+/// them into the database, and the end of a mount finds few.
+const CONVERT_OVERLAY_PART: (usize, usize) = (2, 3);
 
 /// Buffers of streams that nobody needed for this long, up to twice as long, are given back to the system.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
@@ -137,10 +142,13 @@ impl Core {
         }
         self.purge_some()?;
         let files = self.inline_pending.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let (part, of) = CONVERT_OVERLAY_PART;
+        let many = (self.engine.ctx.cfg.live.overlay_bytes_max / of * part) as u64;
+        let grown = self.inline_growth.load(Ordering::Relaxed);
         let convert = {
             let mut clock = self.clock();
-            let due =
-                files > 0 && (files >= CONVERT_FILES || now.saturating_sub(clock.converted) >= CONVERT_EVERY);
+            let waited = now.saturating_sub(clock.converted);
+            let due = files > 0 && (files >= CONVERT_FILES || grown >= many || waited >= CONVERT_EVERY);
             if due {
                 clock.converted = now;
             }

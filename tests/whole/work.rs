@@ -594,14 +594,29 @@ impl Work {
         }
     }
 
+    fn fsync(&mut self, ino: u64) {
+        self.begin(format!("fsync inode {ino}"));
+        self.fs().fsync(ino, false).expect("fsync");
+        self.ack(Files::One(ino));
+        self.end();
+    }
+
     fn sync(&mut self) {
         match self.rng.below(8) {
-            0..4 => {
+            0..3 => {
                 let Some((ino, _)) = self.handle() else { return };
-                self.begin(format!("fsync inode {ino}"));
-                self.fs().fsync(ino, false).expect("fsync");
-                self.ack(Files::One(ino));
-                self.end();
+                self.fsync(ino);
+            }
+            3 => {
+                // A database's pages: scattered, and each synced.
+                let Some((ino, fh)) = self.handle() else { return };
+                let size = self.content[&ino].len();
+                for _ in 0..2 + self.rng.index(6) {
+                    let (off, len) = (self.rng.index(size + 1), 1 + self.rng.index(1500));
+                    let data = self.rng.content(len);
+                    self.write(ino, fh, off as u64, &data);
+                    self.fsync(ino);
+                }
             }
             4 => {
                 let dir = self.some_dir();

@@ -10,6 +10,7 @@ mod tests_calls;
 mod tests_crash;
 mod tests_durable;
 mod tests_full;
+mod tests_inline;
 mod tests_lazy;
 mod tests_model;
 mod tests_threads;

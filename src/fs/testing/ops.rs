@@ -18,29 +18,119 @@ use crate::store::records::ROOT_INO;
 /// One operation. Numbers choose among what exists when it is done, so every operation makes sense in every state.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Create { dir: u64, name: u8, truncate: bool },
-    Open { file: u64 },
-    Close { handle: u64 },
-    Write { handle: u64, off: u64, len: usize, seed: u64 },
-    Append { handle: u64, len: usize, seed: u64 },
-    Truncate { file: u64, size: u64 },
-    Fallocate { handle: u64, off: u64, len: u64, mode: i32 },
-    Copy { from: u64, from_off: u64, to: u64, to_off: u64, len: u64 },
-    Read { handle: u64, off: u64, len: u32 },
-    Mkdir { dir: u64, name: u8 },
-    Symlink { dir: u64, name: u8, seed: u64 },
-    Mkfifo { dir: u64, name: u8 },
-    Link { file: u64, dir: u64, name: u8 },
-    Unlink { dir: u64, name: u8 },
-    Rmdir { dir: u64, name: u8 },
-    Rename { dir: u64, name: u8, to: u64, newname: u8, flags: u8 },
-    SetMode { inode: u64, mode: u32 },
-    SetOwner { inode: u64, uid: u32 },
-    SetMtime { inode: u64, secs: i64 },
-    SetXattr { inode: u64, name: u8, len: usize },
-    RemoveXattr { inode: u64, name: u8 },
-    Flush { handle: u64 },
-    Fsync { file: u64 },
+    Create {
+        dir: u64,
+        name: u8,
+        truncate: bool,
+    },
+    Open {
+        file: u64,
+    },
+    Close {
+        handle: u64,
+    },
+    Write {
+        handle: u64,
+        off: u64,
+        len: usize,
+        seed: u64,
+    },
+    Append {
+        handle: u64,
+        len: usize,
+        seed: u64,
+    },
+    /// Short writes at equal distances, each synced: what leaves inline rows between stored bytes.
+    Scatter {
+        handle: u64,
+        off: u64,
+        count: u64,
+        stride: u64,
+        len: usize,
+        seed: u64,
+    },
+    Truncate {
+        file: u64,
+        size: u64,
+    },
+    Fallocate {
+        handle: u64,
+        off: u64,
+        len: u64,
+        mode: i32,
+    },
+    Copy {
+        from: u64,
+        from_off: u64,
+        to: u64,
+        to_off: u64,
+        len: u64,
+    },
+    Read {
+        handle: u64,
+        off: u64,
+        len: u32,
+    },
+    Mkdir {
+        dir: u64,
+        name: u8,
+    },
+    Symlink {
+        dir: u64,
+        name: u8,
+        seed: u64,
+    },
+    Mkfifo {
+        dir: u64,
+        name: u8,
+    },
+    Link {
+        file: u64,
+        dir: u64,
+        name: u8,
+    },
+    Unlink {
+        dir: u64,
+        name: u8,
+    },
+    Rmdir {
+        dir: u64,
+        name: u8,
+    },
+    Rename {
+        dir: u64,
+        name: u8,
+        to: u64,
+        newname: u8,
+        flags: u8,
+    },
+    SetMode {
+        inode: u64,
+        mode: u32,
+    },
+    SetOwner {
+        inode: u64,
+        uid: u32,
+    },
+    SetMtime {
+        inode: u64,
+        secs: i64,
+    },
+    SetXattr {
+        inode: u64,
+        name: u8,
+        len: usize,
+    },
+    RemoveXattr {
+        inode: u64,
+        name: u8,
+    },
+    Flush {
+        handle: u64,
+    },
+    Fsync {
+        file: u64,
+    },
     FsyncDir,
     FlushAll,
     SyncAll,
@@ -74,7 +164,13 @@ impl Op {
             8..14 => Op::Open { file: rng.next() },
             14..20 => Op::Close { handle },
             20..34 => Op::Write { handle, off, len, seed: rng.below(64) },
-            34..42 => Op::Append { handle, len, seed: rng.below(64) },
+            34..40 => Op::Append { handle, len, seed: rng.below(64) },
+            40..42 => {
+                // They do not overlap: what a crash leaves of them is what was there before, or what is there at the end.
+                let (count, len) = (2 + rng.below(10), len.min(2000));
+                let stride = len as u64 + rng.below(shape.file_max / 16);
+                Op::Scatter { handle, off, count, stride, len, seed: rng.below(64) }
+            }
             42..46 => Op::Truncate { file: rng.next(), size: off },
             46..51 => {
                 let mode = match rng.below(8) {
@@ -284,6 +380,15 @@ impl Pair {
                     if off < self.shape.file_max {
                         self.write(id, fh, off, len, seed)?;
                     }
+                }
+            }
+            Op::Scatter { handle, off, count, stride, len, seed } => {
+                if let Some((id, fh)) = pick(&self.handles, handle) {
+                    for n in 0..count {
+                        self.write(id, fh, off + n * stride, len, seed + n)?;
+                        fs.fsync(self.ino(id), false)?;
+                    }
+                    durable = Durable::File(id);
                 }
             }
             Op::Truncate { file, size } => {
