@@ -1,10 +1,10 @@
 //! How many threads wait for the kernel's requests.
 //!
-//! The kernel gives each request to the thread that has waited longest. With several of them waiting, that is always one that
-//! sleeps and has to be woken, on another processor as a rule; on a virtual machine that takes longer than most requests
-//! themselves. A thread that waits alone is often back in time to take the next request without having slept. So threads that
-//! come back while enough others wait are parked here. One is enough at first; when requests lie there and nobody takes them,
-//! because those who could are all busy or wait for the disk, more are, until that has not happened for a while.
+//! The kernel gives each request to the thread that has waited longest. With many of them waiting, that is always one that
+//! has slept for long and has to be woken; on a virtual machine that takes longer than most requests themselves. One of two
+//! is often back in time to take the next request without having slept. So threads that come back while enough others wait are
+//! parked here. Two are enough at first; when requests lie there and nobody takes them, because those who could are all busy
+//! or wait for the disk, more are, until that has not happened for a while.
 //!
 //! A parked thread would not notice that the connection has ended. Those who wait do, and end; so no thread parks unless
 //! another waits that has been here before, and a thread that has been here tells the others when it ends.
@@ -17,6 +17,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+/// Threads that wait at least. One alone is faster still while something else keeps the processors busy, but slower when
+/// nothing does (decision 0009).
+const ENOUGH_MIN: usize = 2;
 /// Time between two looks at whether requests are left lying.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Looks in a row that must find requests lying before one more thread is to wait, if requests take long ...
@@ -72,8 +75,15 @@ pub(super) struct Readers {
 
 impl Default for Readers {
     fn default() -> Self {
-        let state =
-            State { waiting: 0, enough: 1, parked: 0, called: 0, requests: 0, resting: false, ended: false };
+        let state = State {
+            waiting: 0,
+            enough: ENOUGH_MIN,
+            parked: 0,
+            called: 0,
+            requests: 0,
+            resting: false,
+            ended: false,
+        };
         Self { state: Mutex::new(state), called: Condvar::new(), woken: Condvar::new() }
     }
 }
@@ -154,7 +164,7 @@ impl Readers {
             (looks.lying, looks.lying_long, looks.none_lying) = (0, 0, looks.none_lying + 1);
             if looks.none_lying >= LOOKS_TO_SHRINK {
                 looks.none_lying = 0;
-                state.enough = (state.enough - 1).max(1);
+                state.enough = (state.enough - 1).max(ENOUGH_MIN);
             }
             return;
         }
@@ -236,14 +246,14 @@ mod tests {
         (state.enough, state.waiting, state.parked)
     }
 
-    /// Readers of which each has had a request; one of them waits, the others are parked.
+    /// Readers of which each has had a request; the first of them wait, the others are parked.
     fn settled(readers: &Arc<Readers>, count: usize) -> Vec<Reader> {
         let all: Vec<Reader> = (0..count).map(|_| Reader::new(readers)).collect();
         for (n, each) in all.iter().enumerate() {
             assert!(each.request().send(()).is_ok());
             until(readers, |state| state.waiting + state.parked == n + 1);
         }
-        assert_eq!(numbers(readers), (1, 1, count - 1));
+        assert_eq!(numbers(readers), (ENOUGH_MIN, ENOUGH_MIN, count - ENOUGH_MIN));
         all
     }
 
@@ -258,51 +268,60 @@ mod tests {
         assert!(readers.state().ended);
     }
 
+    /// Gives each of the first readers, which wait, a request that lasts.
+    fn occupy(readers: &Readers, all: &[Reader]) -> Vec<Sender<()>> {
+        let ends = all.iter().take(ENOUGH_MIN).map(Reader::request).collect();
+        until(readers, |state| state.waiting == 0);
+        ends
+    }
+
     #[test]
-    fn one_waits_and_more_do_while_requests_are_left_lying() {
+    fn few_wait_and_more_do_while_requests_are_left_lying() {
         let readers = Arc::<Readers>::default();
-        let all = settled(&readers, 4);
-        let end = all[0].request();
-        until(&readers, |state| state.waiting == 0);
+        let all = settled(&readers, 5);
+        let ends = occupy(&readers, &all);
         let mut looks = Looks::default();
         // Nothing lies there: a client that waits for its answer sends nothing.
         readers.looked(&mut looks, false);
-        assert_eq!(numbers(&readers), (1, 0, 3));
+        assert_eq!(numbers(&readers), (2, 0, 3));
         readers.looked(&mut looks, true);
-        assert_eq!(readers.state().enough, 1, "it may have come just now");
+        assert_eq!(numbers(&readers), (2, 0, 3), "it may have come just now");
         readers.looked(&mut looks, true);
         until(&readers, |state| state.parked == 2 && state.called == 0);
-        assert_eq!(numbers(&readers), (2, 1, 2));
+        assert_eq!(numbers(&readers), (3, 1, 2));
         // Someone waits: what lies there is about to be taken.
         readers.looked(&mut looks, true);
-        assert_eq!(readers.state().enough, 2);
-        assert!(end.send(()).is_ok());
-        until(&readers, |state| state.waiting == 2);
+        assert_eq!(numbers(&readers), (3, 1, 2));
+        for end in ends {
+            assert!(end.send(()).is_ok());
+        }
+        until(&readers, |state| state.waiting == 3);
         for _ in 0..LOOKS_TO_SHRINK {
             readers.looked(&mut looks, false);
         }
-        assert_eq!(readers.state().enough, 1);
+        assert_eq!(numbers(&readers), (2, 3, 2));
         assert!(all[0].request().send(()).is_ok());
-        until(&readers, |state| state.waiting == 1 && state.parked == 3);
+        until(&readers, |state| state.waiting == 2 && state.parked == 3);
         finish(&readers, all);
     }
 
     #[test]
-    fn a_single_client_in_a_hurry_keeps_a_single_reader() {
+    fn a_single_client_in_a_hurry_gets_no_more_readers() {
         let readers = Arc::<Readers>::default();
         let all = settled(&readers, 3);
-        let end = all[0].request();
-        until(&readers, |state| state.waiting == 0);
+        let ends = occupy(&readers, &all);
         let mut looks = Looks::default();
         for look in 1..LOOKS_TO_GROW_ANYWAY {
             readers.state().requests += TAKEN_MIN;
             readers.looked(&mut looks, true);
-            assert_eq!(readers.state().enough, 1, "{look}: requests lie there, but not for long");
+            assert_eq!(numbers(&readers), (2, 0, 1), "{look}: requests lie there, but not for long");
         }
         readers.state().requests += TAKEN_MIN;
         readers.looked(&mut looks, true);
-        until(&readers, |state| state.enough == 2 && state.waiting == 1);
-        assert!(end.send(()).is_ok());
+        until(&readers, |state| state.enough == 3 && state.waiting == 1);
+        for end in ends {
+            assert!(end.send(()).is_ok());
+        }
         finish(&readers, all);
     }
 
@@ -323,12 +342,14 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let watch = readers.watch(theirs.into())?;
         until(&readers, |state| state.resting);
-        let end = all[0].request();
+        let ends = occupy(&readers, &all);
         until(&readers, |state| !state.resting);
         std::io::Write::write_all(&mut &ours, b"x")?;
-        until(&readers, |state| state.enough == 2 && state.waiting == 1);
-        assert!(end.send(()).is_ok());
-        until(&readers, |state| state.waiting == 2);
+        until(&readers, |state| state.enough == 3 && state.waiting == 1);
+        for end in ends {
+            assert!(end.send(()).is_ok());
+        }
+        until(&readers, |state| state.waiting == 3);
         finish(&readers, all);
         assert!(watch.join().is_ok());
         Ok(())
