@@ -487,6 +487,11 @@ impl Chain {
         Ok(self.collect(&all))
     }
 
+    /// Returns every pack that a chain file names in any role: a key holder signed that it is one of this vault.
+    pub fn named(&self) -> BTreeSet<PackName> {
+        self.names.iter().copied().collect()
+    }
+
     /// Returns what a removal must keep of a file that it removes.
     pub(crate) fn removed_entry(&self, info: &ChainInfo) -> RemovedFile {
         let names = |numbers: &[u32]| {

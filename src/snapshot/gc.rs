@@ -506,6 +506,10 @@ impl Collection<'_> {
             Ok(())
         })?;
         refuse_missing(&missing)?;
+        // What is deleted here must really be there. Of an adopted pack only its footer may have been read so far.
+        for info in staying.values().filter(|info| !info.proven && replacements.contains(&info.name)) {
+            engine.packs.prove(&info.name)?;
+        }
         Ok(all_closed.then_some(replacements))
     }
 }

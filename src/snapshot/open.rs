@@ -270,7 +270,14 @@ pub fn open_engine(
     };
     if fresh {
         let base = chain.latest(&present, Some(Origin::WorkingTree)).complete;
-        start_from_snapshot(&ctx, unlocked, &live, &packs, &chain, base, &present, opts.owner)?;
+        // Anybody could have put the others there. Nothing needs them, and taken in they would be named by the next snapshot.
+        let named = chain.named();
+        let (known, unknown): (BTreeSet<PackName>, BTreeSet<PackName>) =
+            present.iter().copied().partition(|name| named.contains(name));
+        if !unknown.is_empty() {
+            notes.push(format!("{} packs here are named by no snapshot; they are left alone", unknown.len()));
+        }
+        start_from_snapshot(&ctx, unlocked, &live, &packs, &chain, base, &known, opts.owner)?;
         // The mark still has the generation of the live state that was there before. It holds no changes yet: were the
         // power to go now, it would be made once more.
         raise_mark(false)?;

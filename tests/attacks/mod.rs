@@ -19,13 +19,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use strongroom::disk::SimDisk;
+use strongroom::disk::{Disk, SimDisk};
 use strongroom::format::Cipher;
+use strongroom::fs::{Caller, OpenFlags};
 use strongroom::store::error::StoreError;
+use strongroom::store::records::ROOT_INO;
 
 use crate::common::seed;
 use crate::whole::rng::Rng;
-use crate::whole::view::{difference, dump_fs};
+use crate::whole::view::{difference, dump_fs, survey_snapshot};
 use crate::whole::{Host, panic_text};
 use edits::Attack;
 use judge::{Depth, Verdict, Warm, baseline, judge};
@@ -292,4 +294,67 @@ fn a_copy_without_a_complete_snapshot_does_not_begin_empty() {
         let session = accepting.open(target.key).unwrap();
         assert_eq!(dump_fs(&session.fs).unwrap().len(), 1, "{what}: the root alone");
     }
+}
+
+/// Data that is written while forged packs say to hold it already is there when it is read, here and from packs alone.
+#[test]
+fn heavy_data_written_beside_forged_packs_is_there() {
+    let seed = seed(0xa77_ac0f);
+    let targets = target::make(seed, Cipher::ChaCha20Poly1305);
+    let target = &targets.copy;
+    let mut attacks = frames::moved(target, seed);
+    attacks.retain(|attack| attack.what.contains("a forged pack"));
+    let versions = target.history.versions.values().flatten();
+    let contents: Vec<Arc<Vec<u8>>> =
+        versions.map(|version| Arc::clone(&version.bytes)).filter(|bytes| bytes.len() > 2048).collect();
+    assert!(contents.len() > 20, "{}", contents.len());
+    let name = |n: usize| format!("again {n}").into_bytes();
+    let (mut beside, mut written) = (0, 0);
+    for attack in attacks {
+        let (vault, state) = (target.vault.fork(), target.host.fork());
+        attack.apply(&vault, &state);
+        let host = target.host(&vault, &state, seed ^ 0x51);
+        let write = || -> Result<u64, String> {
+            let session = host.open(target.key).map_err(|e| e.to_string())?;
+            let flags = OpenFlags { write: true, ..OpenFlags::default() };
+            for (n, content) in contents.iter().enumerate() {
+                let made = session.fs.create(ROOT_INO, &name(n), 0o600, 0, flags, Caller::default());
+                let (attr, fh) = made.map_err(|e| e.to_string())?;
+                session.fs.write(attr.ino, fh, 0, content, false).map_err(|e| e.to_string())?;
+                session.fs.release(attr.ino, fh).map_err(|e| e.to_string())?;
+            }
+            let made = session.snapshot(true).map_err(|e| e.to_string())?.ok_or("no snapshot")?;
+            session.unmount().map_err(|e| e.to_string())?;
+            Ok(made.seq)
+        };
+        let seq = match write() {
+            Ok(seq) => seq,
+            // Where the true pack is gone, the copy may be refused, or a directory that stood in it.
+            Err(error) => {
+                assert!(!attack.what.contains("beside"), "{}: {error}", attack.what);
+                continue;
+            }
+        };
+        beside += usize::from(attack.what.contains("beside"));
+        written += 1;
+        let session = host.open(target.key).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(vault.clone());
+        let survey = survey_snapshot(&disk, &target.unlock(), seq).unwrap();
+        for (n, content) in contents.iter().enumerate() {
+            let what = format!("{}: file {n}", attack.what);
+            let ino = session.fs.lookup(ROOT_INO, &name(n)).unwrap().ino;
+            let fh = session.fs.open_file(ino, OpenFlags::default(), Caller::default()).unwrap();
+            let mut is = Vec::new();
+            while is.len() < content.len() {
+                let part = session.fs.read(ino, fh, is.len() as u64, 65_536);
+                is.extend(part.unwrap_or_else(|e| panic!("{what}: {e}")));
+            }
+            assert!(is == **content, "{what}");
+            session.fs.release(ino, fh).unwrap();
+            let cold = survey.items.get(&name(n));
+            let is_there = cold.is_some_and(|item| item.content == *content);
+            assert!(is_there, "{what}, from packs: {:?}", survey.errors.get(&name(n)));
+        }
+    }
+    assert!(beside == 2 && written > 2, "{beside} {written}");
 }

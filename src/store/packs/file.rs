@@ -9,10 +9,16 @@
 //!   knows. Then any block can be read by itself;
 //! - or the whole chunk was read and its id recomputed (PACK-5): ids need a key that only the vault's owner
 //!   has.
+//!
+//! The same holds before new data may be left out because a chunk of its id is said to be there: a pack is proven at
+//! its first hit ([`super::Core::is_believed`]). Packs come to us in two ways: we write them, or a signed chain file of
+//! a key holder names them. Others are never taken in, so the name that a file is compared with is never one that a
+//! meddler chose.
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::codec;
 use super::super::error::{Result, StoreError};
@@ -33,6 +39,8 @@ pub(crate) struct PackFile {
     pub(crate) proven: bool,
     /// What errors call it: its path.
     pub(crate) label: String,
+    /// Stored bytes that had to be read as whole chunks because it is not proven.
+    pub(crate) read_whole: AtomicU64,
 }
 
 /// The first bytes of a pack.
@@ -190,6 +198,7 @@ impl PackFile {
 
     /// Reads a whole chunk and recomputes its id.
     pub(crate) fn read_chunk_verified(&self, keys: &VaultKeys, desc: &ChunkDesc) -> Result<Vec<u8>> {
+        self.read_whole.fetch_add(desc.stored_len(), Ordering::Relaxed);
         let mut plain = Vec::with_capacity(desc.plain_len as usize);
         let last = desc.blocks.len().saturating_sub(1) as u32;
         self.read_blocks(desc, 0, last, &mut |_, block| plain.extend_from_slice(block))?;

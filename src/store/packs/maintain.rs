@@ -1,7 +1,7 @@
 //! Looking after closed packs: taking in foreign ones, condemning, rewriting and forgetting.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::codec;
 use super::super::error::{Result, StoreError};
@@ -68,8 +68,11 @@ impl Packs {
     }
 
     /// Adds the chunks of a pack that stands in `packs/` to the index, but for those that it has already, and
-    /// returns how many chunks the pack has. The pack counts as not proven until [`Packs::prove`] has read
-    /// all of it.
+    /// returns how many chunks the pack has. The pack counts as not proven until all of it was read and found to have
+    /// its name: by [`Packs::prove`], at the first chunk that would be deduplicated against it, or when a good part of
+    /// it was read anyway.
+    ///
+    /// The name must come from a signed chain file: that is what makes it worth comparing with.
     ///
     /// # Errors
     /// `Corrupt` when the file is missing or is no pack of this vault. What was added stays, and the call can
@@ -84,23 +87,8 @@ impl Packs {
     /// # Errors
     /// `Corrupt` when the file is not the one of that name. FORMAT LAY-1
     pub fn prove(&self, name: &PackName) -> Result<()> {
-        let core = &self.core;
-        let (no, row) = core.by_name(name)?;
-        let path = pack_path(name);
-        let file = open_file(&*core.ctx.disk, &path, OpenMode::Read)?;
-        let pack = core.files.get(&core.ctx, no)?;
-        let fresh = PackFile { file, key: Arc::clone(&pack.key), kind: row.kind, proven: false, label: path };
-        let hash = fresh.hash(row.file_len)?;
-        let len = fresh.file.len().map_err(|e| StoreError::io(format!("length of {}", fresh.label), e))?;
-        if hash.name != *name || len != row.file_len {
-            return Err(super::file::damaged(&fresh.label, &"LAY-1: the file is not the one of its name"));
-        }
-        core.change_row(name, |row| {
-            row.proven = true;
-            row.header_hash = hash.header;
-        })?;
-        core.files.drop_file(no);
-        Ok(())
+        let _proving = self.core.files.proving();
+        self.core.prove(name)
     }
 
     /// Returns a pack's chunks in file order, from its footer.
@@ -212,6 +200,51 @@ impl Core {
         change(&mut row);
         self.apply_pack_row(no, row)?;
         Ok(no)
+    }
+
+    /// See [`Packs::prove`]. The caller keeps others from doing it at the same time.
+    fn prove(&self, name: &PackName) -> Result<()> {
+        let (no, row) = self.by_name(name)?;
+        let path = pack_path(name);
+        let file = open_file(&*self.ctx.disk, &path, OpenMode::Read)?;
+        let key = Arc::clone(&self.files.get(&self.ctx, no)?.key);
+        let fresh =
+            PackFile { file, key, kind: row.kind, proven: false, label: path, read_whole: AtomicU64::new(0) };
+        let hash = fresh.hash(row.file_len)?;
+        let len = fresh.file.len().map_err(|e| StoreError::io(format!("length of {}", fresh.label), e))?;
+        if hash.name != *name || len != row.file_len {
+            return Err(super::file::damaged(&fresh.label, &"LAY-1: the file is not the one of its name"));
+        }
+        self.change_row(name, |row| {
+            row.proven = true;
+            row.header_hash = hash.header;
+        })?;
+        self.files.drop_file(no);
+        Ok(())
+    }
+
+    /// Tells whether what a pack says to hold may be relied upon without reading it: the pack is proven, by this very call if
+    /// need be, which reads all of it.
+    pub(super) fn is_believed(&self, no: u32) -> bool {
+        if self.files.is_proven(no) {
+            return true;
+        }
+        if self.files.is_refused(no) {
+            return false;
+        }
+        let _proving = self.files.proving();
+        let Some(row) = self.files.row(no) else { return false };
+        if row.proven || self.files.is_refused(no) {
+            return row.proven;
+        }
+        match self.prove(&row.name) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(pack = %row.name, %error, "a pack could not be proven; nothing new relies on it");
+                self.files.refuse(no);
+                false
+            }
+        }
     }
 
     fn adopt(&self, name: &PackName) -> Result<usize> {
@@ -349,7 +382,9 @@ pub(crate) fn open_named(
     let file = open_file(disk, path, OpenMode::Read)?;
     let read = read_header(&*file, path)?;
     let key = pack_key(keys, &read.header, path)?;
-    let pack = PackFile { file, key, kind: read.header.kind, proven: false, label: path.to_string() };
+    let kind = read.header.kind;
+    let label = path.to_string();
+    let pack = PackFile { file, key, kind, proven: false, label, read_whole: AtomicU64::new(0) };
     Ok((pack, read))
 }
 

@@ -10,7 +10,7 @@
 //!
 //! # Locks
 //!
-//! In this order: in-flight chunk, slot (the open pack of a kind), a pack's `closing`, index (changes of
+//! In this order: in-flight chunk, proving, slot (the open pack of a kind), a pack's `closing`, index (changes of
 //! Chunks and Packs rows), names (moves between `live/open/` and `packs/`), list of unclosed packs, a pack's
 //! state. Applying to the live database may wait for a checkpoint, and so for [`Barrier::before_commit`];
 //! that takes only the last three, so none of them is ever held while a batch is applied.
@@ -301,7 +301,13 @@ impl Core {
     ) -> Result<T> {
         let mut row = self.find(id)?.ok_or_else(|| StoreError::NotFound(format!("chunk {id}")))?;
         loop {
-            let result = self.files.get(&self.ctx, row.pack).and_then(|pack| read(&pack, &row.desc));
+            let result = self.files.get(&self.ctx, row.pack).and_then(|pack| {
+                let value = read(&pack, &row.desc)?;
+                if !pack.proven && self.is_worth_proving(row.pack, &pack) {
+                    self.is_believed(row.pack);
+                }
+                Ok(value)
+            });
             let Err(error) = result else { return result };
             // The chunk may have moved to another pack, and its old one may be gone, since the row was read.
             match self.find(id)? {
@@ -311,6 +317,19 @@ impl Core {
         }
     }
 }
+
+impl Core {
+    /// Tells whether so much of a pack was read as whole chunks that reading all of it once is worth the while: from then on
+    /// single blocks are read.
+    fn is_worth_proving(&self, no: u32, pack: &PackFile) -> bool {
+        let read = pack.read_whole.load(Ordering::Relaxed);
+        self.files.row(no).is_some_and(|row| read >= row.file_len / PROVE_PART)
+    }
+}
+
+/// A pack that is not proven is read as a whole once this part of it was read in chunks: then proving the packs that
+/// are read from costs at most this many times what reading cost already, and those that are not cost nothing.
+const PROVE_PART: u64 = 4;
 
 /// The slot of the open pack for trees.
 const TREE_SLOT: usize = 0;

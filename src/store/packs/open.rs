@@ -116,7 +116,14 @@ impl OpenPack {
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
-        let pack = PackFile { file, key: Arc::new(key), kind, proven: true, label: path.clone() };
+        let pack = PackFile {
+            file,
+            key: Arc::new(key),
+            kind,
+            proven: true,
+            label: path.clone(),
+            read_whole: AtomicU64::new(0),
+        };
         Ok(Arc::new(OpenPack {
             no,
             uid: header.uid,

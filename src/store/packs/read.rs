@@ -1,7 +1,8 @@
 //! Reading chunks: through the block cache, touching only the blocks that are needed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::super::blockcache::{BlockCache, Claim, Lookup};
 use super::super::ctx::Ctx;
@@ -81,6 +82,10 @@ pub(super) struct PackFiles {
     pinned: RwLock<HashMap<u32, Arc<PackFile>>>,
     files: Mutex<Lru<u32, Arc<PackFile>>>,
     keys: Mutex<Lru<u32, Arc<PackKey>>>,
+    /// Packs that could not be proven; not tried again before the vault is opened again.
+    refused: Mutex<HashSet<u32>>,
+    /// Held while a pack is being proven.
+    proving: Mutex<()>,
 }
 
 impl PackFiles {
@@ -90,6 +95,8 @@ impl PackFiles {
             pinned: RwLock::new(HashMap::new()),
             files: Mutex::new(Lru::new(FILES_MAX)),
             keys: Mutex::new(Lru::new(KEYS_MAX)),
+            refused: Mutex::default(),
+            proving: Mutex::new(()),
         }
     }
 
@@ -108,6 +115,11 @@ impl PackFiles {
         self.rows().by_no.get(&no).map(|row| row.state)
     }
 
+    /// Returns whether a pack is proven.
+    pub(super) fn is_proven(&self, no: u32) -> bool {
+        self.rows().by_no.get(&no).is_some_and(|row| row.proven)
+    }
+
     /// Puts a pack's row in, or replaces it.
     pub(super) fn set_row(&self, no: u32, row: PackRow) {
         super::write(&self.rows).set(no, row);
@@ -121,6 +133,21 @@ impl PackFiles {
     /// A pack is closed now, or gone. Readers that still use the open file may go on.
     pub(super) fn unpin(&self, no: u32) {
         super::write(&self.pinned).remove(&no);
+    }
+
+    /// Waits until nobody else proves a pack, and then keeps others from doing so.
+    pub(super) fn proving(&self) -> MutexGuard<'_, ()> {
+        lock(&self.proving)
+    }
+
+    /// Returns whether a pack was found not to be what it should be.
+    pub(super) fn is_refused(&self, no: u32) -> bool {
+        lock(&self.refused).contains(&no)
+    }
+
+    /// Remembers that a pack is not what it should be.
+    pub(super) fn refuse(&self, no: u32) {
+        lock(&self.refused).insert(no);
     }
 
     /// Forgets everything about a pack.
@@ -172,7 +199,14 @@ impl PackFiles {
                 key
             }
         };
-        Ok(Arc::new(PackFile { file, key, kind: row.kind, proven: row.proven, label: path }))
+        Ok(Arc::new(PackFile {
+            file,
+            key,
+            kind: row.kind,
+            proven: row.proven,
+            label: path,
+            read_whole: AtomicU64::new(0),
+        }))
     }
 }
 

@@ -5,7 +5,7 @@
 //! that stays is verified first, so what is closed here is sound.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::error::{Result, StoreError};
 use super::super::live::{Batch, Table};
@@ -139,7 +139,14 @@ impl Core {
             return Err(damaged(path, &"its header is not the one that was recorded"));
         }
         let key = pack_key(&self.ctx.keys, &read.header, path)?;
-        Ok(PackFile { file, key, kind: row.kind, proven: true, label: path.to_string() })
+        Ok(PackFile {
+            file,
+            key,
+            kind: row.kind,
+            proven: true,
+            label: path.to_string(),
+            read_whole: AtomicU64::new(0),
+        })
     }
 
     /// Returns the length of a pack whose footer and trailer had been written, if everything that they name

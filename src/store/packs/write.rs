@@ -55,7 +55,8 @@ impl Core {
         let id = self.ctx.keys.chunk_id(kind, plaintext);
         let _in_flight = self.enter(id);
         let counters = &self.counters;
-        if self.find_usable(&id)?.is_some() {
+        // Found in a pack that is not what it should be, it is stored anew, and its row points there.
+        if self.find_usable(&id)?.is_some_and(|row| self.is_believed(row.pack)) {
             counters.dedup_hits.fetch_add(1, Ordering::Relaxed);
             counters.dedup_bytes.fetch_add(plaintext.len() as u64, Ordering::Relaxed);
             return Ok(id);

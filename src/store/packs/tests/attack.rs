@@ -134,8 +134,14 @@ fn forged(target: &Target) -> Vec<u8> {
         chunks.push(ChunkDesc { id: *id, offset, first_frame, plain_len: evil.len() as u32, blocks });
     }
     let file = ctx.disk.open("forged", crate::disk::OpenMode::CreateNew).unwrap();
-    let pack =
-        PackFile { file, key: Arc::new(key), kind: PackKind::Data, proven: true, label: String::new() };
+    let pack = PackFile {
+        file,
+        key: Arc::new(key),
+        kind: PackKind::Data,
+        proven: true,
+        label: String::new(),
+        read_whole: AtomicU64::new(0),
+    };
     let end = bytes.len() as u64;
     let (tail, _) = open::closing_bytes(&ctx, &pack, &crate::format::Footer { chunks }, end);
     bytes.extend_from_slice(&tail);
@@ -167,4 +173,83 @@ fn a_forged_pack_that_authenticates_is_not_believed() {
     sim.raw_write(&target.path, &forged);
     let store = target.vault.open(Arc::new(sim), quiet(8 << 20)).unwrap();
     assert_eq!(target.failures(&*store.packs), 6);
+}
+
+/// A store on a fresh live database that has adopted the target's pack, whose file is `bytes`.
+fn adopted(target: &Target, bytes: &[u8]) -> (SimDisk, Store) {
+    let sim = SimDisk::new(6);
+    sim.raw_write(&target.path, bytes);
+    let store = target.vault.create(Arc::new(sim.clone()), quiet(8 << 20));
+    assert_eq!(store.packs.adopt(&parse_pack_path(&target.path).unwrap()).unwrap(), 3);
+    (sim, store)
+}
+
+fn is_proven(store: &Store) -> bool {
+    store.packs.closed_packs().unwrap().iter().find(|pack| pack.no == 0).unwrap().proven
+}
+
+/// Whoever once had a key knows ids, and can make a pack that says to hold chunks that somebody will write later.
+#[test]
+fn new_data_is_not_left_out_for_the_sake_of_a_forged_pack() {
+    let target = target();
+    let (sim, store) = adopted(&target, &forged(&target));
+    assert_eq!(target.failures(&*store.packs), 6);
+    for (n, (id, content)) in (1..).zip(&target.chunks) {
+        assert_eq!(store.packs.put(PackKind::Data, content, Effort::Fast).unwrap(), *id);
+        assert_eq!((store.packs.stats().dedup_hits, store.packs.stats().chunks), (0, n));
+    }
+    // It heals what the forged pack hid.
+    assert_eq!(target.failures(&*store.packs), 0);
+    assert_eq!(
+        store.packs.put(PackKind::Data, &target.chunks[0].1, Effort::Fast).unwrap(),
+        target.chunks[0].0
+    );
+    assert_eq!(store.packs.stats().dedup_hits, 1, "now it is there");
+    assert!(!is_proven(&store));
+    store.close();
+    let store = target.vault.open(Arc::new(sim.clone()), quiet(8 << 20)).unwrap();
+    assert_eq!(target.failures(&*store.packs), 0);
+    assert_eq!(target.failures(&target.vault.cold(&sim)), 0);
+}
+
+#[test]
+fn the_first_hit_proves_an_adopted_pack() {
+    let target = target();
+    let (_, store) = adopted(&target, &target.bytes);
+    assert!(!is_proven(&store));
+    for (id, content) in &target.chunks {
+        assert_eq!(store.packs.put(PackKind::Data, content, Effort::Fast).unwrap(), *id);
+        assert!(is_proven(&store));
+    }
+    assert_eq!((store.packs.stats().dedup_hits, store.packs.stats().chunks), (3, 0));
+    assert_eq!(target.failures(&*store.packs), 0);
+    // A pack with a flipped bit where no chunk is read has not its name either.
+    let mut bytes = target.bytes.clone();
+    bytes[PACK_HEADER_LEN + 100] ^= 1;
+    let (_, store) = adopted(&target, &bytes);
+    let (id, content) = &target.chunks[2];
+    assert_eq!(store.packs.put(PackKind::Data, content, Effort::Fast).unwrap(), *id);
+    assert_eq!((store.packs.stats().dedup_hits, store.packs.stats().chunks), (0, 1));
+    assert!(!is_proven(&store));
+}
+
+#[test]
+fn a_pack_that_is_read_a_lot_is_proven() {
+    let target = target();
+    let (_, store) = adopted(&target, &target.bytes);
+    let read = |store: &Store, n: usize| store.packs.read_at(&target.chunks[n].0, 7, &mut [0; 9]);
+    read(&store, 0).unwrap();
+    assert!(!is_proven(&store), "a thousand bytes of it are not a lot");
+    read(&store, 2).unwrap();
+    assert!(is_proven(&store));
+    assert_eq!(target.failures(&*store.packs), 0);
+    // The third chunk, which is most of the pack, stays readable where another one is damaged: the pack is not believed.
+    let mut bytes = target.bytes.clone();
+    bytes[PACK_HEADER_LEN + 100] ^= 1;
+    let (_, store) = adopted(&target, &bytes);
+    for _ in 0..3 {
+        read(&store, 2).unwrap();
+        corrupt(read(&store, 0));
+        assert!(!is_proven(&store));
+    }
 }
