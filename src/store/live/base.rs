@@ -13,6 +13,7 @@ use std::sync::Arc;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::batch::{Table, Value};
+use super::journal::End;
 use super::overlay::Level;
 use super::shield::{Handle, Pass, Shield};
 use crate::store::error::{Result, StoreError};
@@ -24,6 +25,7 @@ const META: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("meta"
 const META_FLOOR: &[u8] = b"journal_floor";
 const META_CLEAN: &[u8] = b"clean";
 const META_EPOCH: &[u8] = b"epoch";
+const META_JOURNAL_END: &[u8] = b"journal_end";
 
 /// Names one life of the live state: drawn when it is created, so a journal of another life is foreign.
 pub(super) type Epoch = [u8; 16];
@@ -36,6 +38,8 @@ pub(super) struct Meta {
     /// Written by a clean close, and by nothing after it.
     pub(super) clean: bool,
     pub(super) epoch: Epoch,
+    /// Of a clean close: where the journal ended.
+    pub(super) journal_end: Option<End>,
 }
 
 fn definition(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
@@ -87,7 +91,7 @@ impl Db {
     pub(super) fn create(shield: Arc<Shield>, cache_bytes: usize, epoch: Epoch) -> Result<(Db, Arc<Base>)> {
         contained("create", || {
             let db = Db::attach(shield, cache_bytes)?;
-            let base = db.write(None, Meta { floor: 0, clean: false, epoch })?;
+            let base = db.write(None, Meta { floor: 0, clean: false, epoch, journal_end: None })?;
             Ok((db, base))
         })
     }
@@ -161,7 +165,12 @@ impl Db {
             _ => return Err(bad()),
         };
         let floor = u64::from_le_bytes(row(META_FLOOR)?.try_into().map_err(|_| bad())?);
-        Ok(Meta { floor, clean, epoch: row(META_EPOCH)?.try_into().map_err(|_| bad())? })
+        let epoch = row(META_EPOCH)?.try_into().map_err(|_| bad())?;
+        let journal_end = match table.get(META_JOURNAL_END).map_err(|e| fail(e.into()))? {
+            Some(end) => Some(End::decode(end.value()).ok_or_else(bad)?),
+            None => None,
+        };
+        Ok(Meta { floor, clean, epoch, journal_end })
     }
 
     /// Returns the last committed state.
@@ -226,6 +235,12 @@ fn fill(txn: &redb::WriteTransaction, level: Option<&Level>, meta: Meta) -> Resu
     let rows = [(META_FLOOR, &floor[..]), (META_CLEAN, &[u8::from(meta.clean)]), (META_EPOCH, &meta.epoch)];
     for (key, value) in rows {
         drop(out.insert(key, value).map_err(|e| fail(e.into()))?);
+    }
+    match meta.journal_end {
+        Some(end) => {
+            drop(out.insert(META_JOURNAL_END, &end.encode()[..]).map_err(|e| fail(e.into()))?);
+        }
+        None => drop(out.remove(META_JOURNAL_END).map_err(|e| fail(e.into()))?),
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ impl Live {
     /// Clears the mark of a clean close.
     pub(super) fn write_unclean(&self) -> Result<()> {
         let mut db = self.db_lock();
-        let meta = Meta { floor: self.mem().floor, clean: false, epoch: self.epoch };
+        let meta = Meta { floor: self.mem().floor, clean: false, epoch: self.epoch, journal_end: None };
         let base = self.write(&mut db, None, meta)?;
         self.mem_mut().base = Some(base);
         Ok(())
@@ -252,7 +252,10 @@ impl Live {
             }
         };
         let retired = self.journal_written.load(Ordering::Acquire);
-        let result = self.write(&mut *db, Some(&frozen), Meta { floor: lsn, clean, epoch: self.epoch });
+        // After a clean close nothing is appended any more.
+        let journal_end = if clean { Some(self.journal_lock().end()) } else { None };
+        let result =
+            self.write(&mut *db, Some(&frozen), Meta { floor: lsn, clean, epoch: self.epoch, journal_end });
         drop(frozen);
         match result {
             Ok(base) => {

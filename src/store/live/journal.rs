@@ -60,6 +60,46 @@ struct Segment {
     size: u64,
 }
 
+/// Where a journal ended when it was closed, for the database to remember: with it the next open needs to read only whether
+/// there is more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    numbers: [u64; 2],
+    current: u8,
+    pos: u64,
+    seq: u64,
+    tag: Tag,
+}
+
+impl End {
+    const LEN: usize = 2 * 8 + 1 + 2 * 8 + TAG;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        out[..8].copy_from_slice(&self.numbers[0].to_le_bytes());
+        out[8..16].copy_from_slice(&self.numbers[1].to_le_bytes());
+        out[16] = self.current;
+        out[17..25].copy_from_slice(&self.pos.to_le_bytes());
+        out[25..33].copy_from_slice(&self.seq.to_le_bytes());
+        out[33..].copy_from_slice(&self.tag);
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<End> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let number =
+            |at: usize| -> u64 { bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)) };
+        let (current, tag) = (bytes[16], *bytes.last_chunk::<TAG>()?);
+        (current < 2).then(|| End {
+            numbers: [number(0), number(8)],
+            current,
+            pos: number(17),
+            seq: number(25),
+            tag,
+        })
+    }
+}
+
 /// The open journal. One commit at a time writes to it.
 pub(super) struct Journal {
     keys: LiveKeys,
@@ -128,13 +168,16 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens both segments and passes every whole group to `replay`, in the order in which they were written.
+    /// Opens both segments and passes every whole group to `replay`, in the order in which they were written. If the journal
+    /// still ends where the database remembers it to have been closed, `closed`, there is nothing to pass, and another segment
+    /// is begun.
     pub(super) fn open(
         disk: &dyn Disk,
         keys: LiveKeys,
         env: Arc<dyn Env>,
         epoch: Epoch,
         size: u64,
+        closed: Option<End>,
         replay: &mut dyn FnMut(Group<'_>) -> Result<()>,
     ) -> Result<Journal> {
         let open = |slot: usize| -> Result<Segment> {
@@ -171,12 +214,21 @@ impl Journal {
         if journal.segments[0].number == journal.segments[1].number {
             return Err(StoreError::Corrupt("both journal segments have the same number".into()));
         }
-        for slot in order {
-            let Some(start) = journal.read_header(slot)? else { continue };
-            let end = journal.scan(slot, start, replay)?;
-            journal.segments[slot].last = end.last;
-            journal.current = slot;
+        let closed = match closed {
+            Some(end) if journal.ends_at(&end)? => Some(end),
+            _ => None,
+        };
+        if let Some(end) = closed {
+            journal.current = usize::from(end.current);
             (journal.pos, journal.seq, journal.tag) = (end.pos, end.seq, end.tag);
+        } else {
+            for slot in order {
+                let Some(start) = journal.read_header(slot)? else { continue };
+                let end = journal.scan(slot, start, replay)?;
+                journal.segments[slot].last = end.last;
+                journal.current = slot;
+                (journal.pos, journal.seq, journal.tag) = (end.pos, end.seq, end.tag);
+            }
         }
         for (slot, segment) in journal.segments.iter_mut().enumerate() {
             if segment.size < size {
@@ -186,7 +238,33 @@ impl Journal {
             // What was replayed may have been in the page cache only, if nothing but the process died.
             segment.file.sync_data().map_err(fail("sync", slot))?;
         }
+        if closed.is_some() {
+            // Not after frames that were not read: if one of them is damaged, recovery would end there.
+            journal.switch().map_err(fail("begin", 1 - journal.current))?;
+        }
         Ok(journal)
+    }
+
+    /// Returns where it ends.
+    pub(super) fn end(&self) -> End {
+        End {
+            numbers: [self.segments[0].number, self.segments[1].number],
+            current: u8::from(self.current == 1),
+            pos: self.pos,
+            seq: self.seq,
+            tag: self.tag,
+        }
+    }
+
+    /// Tells whether neither segment was used since it ended there, as far as headers and the next frame tell.
+    fn ends_at(&self, end: &End) -> Result<bool> {
+        let (slot, number) = (usize::from(end.current), end.numbers[usize::from(end.current)]);
+        if end.numbers != [self.segments[0].number, self.segments[1].number] || end.pos < HEADER_SLOT {
+            return Ok(false);
+        }
+        let Some(sealed) = self.read_sealed(slot, end.pos, u64::MAX)? else { return Ok(true) };
+        let next = self.keys.open_record(&frame_aad(&self.epoch, number, end.seq, &end.tag), &sealed);
+        Ok(next.is_err())
     }
 
     /// Bytes written so far by all commits of this process, and by those that recovery found.
@@ -411,7 +489,7 @@ pub(super) fn fuzz(data: &[u8]) {
             disk.raw_write(path, bytes);
         }
         let mut groups = Vec::new();
-        Journal::open(&disk, keys.clone(), env.clone(), EPOCH, 0, &mut |group| {
+        Journal::open(&disk, keys.clone(), env.clone(), EPOCH, 0, None, &mut |group| {
             groups.push((group.from, group.to, group.ops.0.to_vec()));
             Ok(())
         })?;

@@ -327,7 +327,8 @@ impl Live {
             applied = group.to;
             Ok(())
         };
-        let journal = Journal::open(disk, keys, env.clone(), meta.epoch, cfg.segment(), &mut replay)?;
+        let closed = if meta.clean { meta.journal_end } else { None };
+        let journal = Journal::open(disk, keys, env.clone(), meta.epoch, cfg.segment(), closed, &mut replay)?;
         let (floor, replayed) = (meta.floor, !level.is_empty());
         let live = Self::assemble(
             env,
