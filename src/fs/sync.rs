@@ -20,9 +20,10 @@ const CONVERT_EVERY: Duration = Duration::from_secs(60);
 /// ... or when this many files have some,
 const CONVERT_FILES: usize = 512;
 
-/// ... or when they have grown by this part of what the live database keeps in memory: then a checkpoint writes few of
-/// them into the database, and the end of a mount finds few.
-const CONVERT_OVERLAY_PART: (usize, usize) = (2, 3);
+/// ... or when they have grown by this part of what the live database keeps in memory: long before a checkpoint has to
+/// write them into the database, where 4 KiB of them take 9 KiB in pages that are written again and again; and the end of a
+/// mount finds few.
+const CONVERT_OVERLAY_PART: (usize, usize) = (1, 12);
 
 /// Buffers of streams that nobody needed for this long, up to twice as long, are given back to the system.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
@@ -156,6 +157,8 @@ impl Core {
         };
         if convert {
             self.convert_inline()?;
+            // Now there are rows that name chunks where the bytes were.
+            self.engine.live.checkpoint_if_worth();
         }
         let due = {
             let mut clock = self.clock();

@@ -179,12 +179,12 @@ fn of_random_rows_no_more_is_stored_again_than_is_inline() {
 fn many_inline_bytes_do_not_wait_for_their_time() {
     let vault = Vault::new(5, small_config());
     let mut file = File::stored(&vault, 0);
-    for n in 0..80 {
+    for n in 0..10 {
         file.synced(n * 8192, 4096, n as u64);
         file.fs.tick().unwrap();
     }
-    assert_eq!(file.inline().0, 80, "two thirds of the overlay's bound are 85 rows");
-    for n in 80..90 {
+    assert_eq!(file.inline().0, 10, "a twelfth of the overlay's bound is more than ten rows");
+    for n in 10..15 {
         file.synced(n * 8192, 4096, n as u64);
     }
     // The same page again and again is one row.

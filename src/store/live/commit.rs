@@ -47,7 +47,9 @@ impl Live {
             let room = self.commit_in_turn(&turn)?;
             drop(turn);
             if room {
-                if self.journal_bytes() > self.cfg.segment() / 2 {
+                // Half of both segments: a checkpoint in between costs less if it comes at a good moment, see
+                // `checkpoint_if_worth`, and what is left takes what comes while this one runs.
+                if self.journal_bytes() > self.cfg.segment() {
                     self.kick();
                 }
             } else {
@@ -63,6 +65,14 @@ impl Live {
     pub fn checkpoint(&self) -> Result<()> {
         let mut db = self.db_lock();
         self.checkpoint_locked(&mut db, false).map(drop)
+    }
+
+    /// Starts a checkpoint, in the background if that is allowed, if the journal holds enough to be worth one. For those who
+    /// know that few bytes would go into the database at this moment.
+    pub fn checkpoint_if_worth(&self) {
+        if self.journal_bytes() > self.cfg.segment() / 4 {
+            self.kick();
+        }
     }
 
     /// Makes a checkpoint and returns a view of exactly that state.
