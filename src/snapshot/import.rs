@@ -5,21 +5,22 @@
 //! collide, and a path in the snapshot is the path that was backed up. Sources are resolved first: a link to
 //! a directory is imported as the directory.
 //!
-//! Directories are read in name order and written bottom-up. Files are read by one thread; hashing,
-//! compressing and sealing run on the workers of the chunk store, whose queue bounds what is in memory.
-//! Entries whose chunks are still on their way wait in order.
+//! Directories are read in name order and written bottom-up. Files are read by one thread, for which others
+//! read ahead into the kernel's caches; hashing, compressing and sealing run on the workers of the chunk
+//! store, whose queue bounds what is in memory. Entries whose chunks are still on their way wait in order.
 //!
 //! Nothing is left out silently: what can't be read is in [`ImportReport::errors`] and makes the result
 //! partial; what changed while it was read is in [`ImportReport::changed`], with the content as it was read.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::{AtFlags, FileType as Kind, Stat};
 use rustix::io::Errno;
 
 use crate::env::Time;
@@ -32,6 +33,7 @@ use crate::store::error::StoreError;
 use super::create::{SnapshotInfo, packs_to_list};
 use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
+use super::import_ahead::{Ahead, Listed, Rules, Scout, list};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
 use super::os::{self, Place};
 use super::publish::{Draft, program, publish};
@@ -121,11 +123,14 @@ pub fn import(
     let _gate = while_storing(engine)?;
     engine.check_poison()?;
     let skip = opts.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
-    let mut importer = Importer {
-        engine,
-        opts,
+    let ahead = Ahead::new(Rules {
         excludes,
         skip: skip.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+        one_file_system: opts.one_file_system,
+    });
+    let mut importer = Importer {
+        engine,
+        ahead: &ahead,
         reader: FileReader::new(
             &engine.packs,
             Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
@@ -139,7 +144,10 @@ pub fn import(
         path: Vec::new(),
         stack: Vec::new(),
     };
-    let entry = importer.run(&plan)?;
+    let entry = std::thread::scope(|scope| {
+        let _running = ahead.start(scope);
+        importer.run(&plan)
+    })?;
     let Importer { next_ino, counts, mut report, .. } = importer;
     let Counts { files, dirs, others, bytes } = counts;
     // The root is a directory of the tree, too.
@@ -220,8 +228,12 @@ impl Plan {
 
 /// A directory that is being read.
 struct Frame<'a, 'p> {
-    fd: OwnedFd,
-    names: std::vec::IntoIter<Vec<u8>>,
+    fd: Arc<OwnedFd>,
+    names: Vec<Listed>,
+    /// The next of them.
+    next: usize,
+    /// Absent above the sources.
+    scout: Option<Scout>,
     /// Set above the sources: only these names are wanted.
     plan: Option<&'p Plan>,
     /// How many names of the path lead to the source; patterns see what comes after.
@@ -233,6 +245,17 @@ struct Frame<'a, 'p> {
     waiting: VecDeque<(Entry, Option<Rc<RefCell<Pending<'a>>>>)>,
 }
 
+impl Frame<'_, '_> {
+    fn take_name(&mut self, ahead: &Ahead) -> Option<Vec<u8>> {
+        if let Some(scout) = &mut self.scout {
+            scout.step(ahead, &self.names, self.next);
+        }
+        let (name, _) = self.names.get_mut(self.next)?;
+        self.next += 1;
+        Some(std::mem::take(name))
+    }
+}
+
 /// A file of which more names may come.
 struct Link<'a> {
     entry: Entry,
@@ -242,9 +265,7 @@ struct Link<'a> {
 
 struct Importer<'a, 'p> {
     engine: &'a Engine,
-    opts: &'a ImportOpts,
-    excludes: Excludes,
-    skip: HashSet<(u64, u64)>,
+    ahead: &'a Ahead,
     reader: FileReader<'a>,
     links: HashMap<(u64, u64), Link<'a>>,
     next_ino: u64,
@@ -290,12 +311,12 @@ impl<'a, 'p> Importer<'a, 'p> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| os("examining /", e))?;
         let mut entry = entry_of(Vec::new(), FileType::Dir, 1, &stat);
         entry.xattrs = Place::Fd(fd.as_fd()).xattrs().map_err(|e| os("reading attributes of /", e))?;
-        self.enter(fd, entry, (!plan.whole).then_some(plan), 0, stat.st_dev)?;
+        self.enter(fd, entry, &stat, (!plan.whole).then_some(plan), 0, stat.st_dev)?;
         loop {
             let Some(frame) = self.stack.last_mut() else {
                 return Err(StoreError::Corrupt("an import without a root".into()).into());
             };
-            if let Some(name) = frame.names.next() {
+            if let Some(name) = frame.take_name(self.ahead) {
                 self.one(name)?;
                 self.settle(WAITING_MAX)?;
                 continue;
@@ -316,23 +337,31 @@ impl<'a, 'p> Importer<'a, 'p> {
         &mut self,
         fd: OwnedFd,
         entry: Entry,
+        stat: &Stat,
         plan: Option<&'p Plan>,
         source_depth: usize,
         dev: u64,
     ) -> Result<()> {
         let names = match plan {
-            Some(plan) => plan.below.keys().cloned().collect(),
+            Some(plan) => plan.below.keys().map(|name| (name.clone(), Kind::Unknown)).collect(),
             None => {
-                let (names, error) = list(&fd);
+                let (names, error) = list(&fd, usize::MAX);
                 if let Some(e) = error {
                     self.fail(b"", format_args!("listing: {e}"));
                 }
                 names
             }
         };
+        let fd = Arc::new(fd);
+        let scout = plan.is_none().then(|| {
+            let below = self.path.get(source_depth..).unwrap_or_default();
+            Scout::new(self.ahead, &fd, below, (stat.st_dev, stat.st_ino), dev, &names)
+        });
         self.stack.push(Frame {
             fd,
-            names: names.into_iter(),
+            names,
+            next: 0,
+            scout,
             plan,
             source_depth,
             dev,
@@ -388,7 +417,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         if inner {
             let mut parts: Vec<&[u8]> = self.path[source_depth..].iter().map(Vec::as_slice).collect();
             parts.push(&name);
-            if self.excludes.excludes(&parts, kind == FileType::Dir) {
+            if self.ahead.rules.excludes.excludes(&parts, kind == FileType::Dir) {
                 self.report.excluded += 1;
                 return Ok(());
             }
@@ -437,7 +466,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         dev: u64,
     ) -> Result<()> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
-        if self.skip.contains(&(stat.st_dev, stat.st_ino)) {
+        if self.ahead.rules.skip.contains(&(stat.st_dev, stat.st_ino)) {
             self.report.excluded += 1;
             return Ok(());
         }
@@ -469,7 +498,7 @@ impl<'a, 'p> Importer<'a, 'p> {
             return Ok(());
         }
         let below = above.and_then(|plan| plan.below.get(&entry.name));
-        let foreign = above.is_none() && self.opts.one_file_system && stat.st_dev != dev;
+        let foreign = above.is_none() && self.ahead.rules.one_file_system && stat.st_dev != dev;
         if foreign {
             entry.content = Content::Dir(DirWriter::new(self.engine.packs.as_ref()).finish()?);
             self.push(entry, None);
@@ -477,10 +506,10 @@ impl<'a, 'p> Importer<'a, 'p> {
         }
         self.path.push(entry.name.clone());
         match below {
-            Some(below) if !below.whole => self.enter(fd, entry, Some(below), 0, stat.st_dev),
+            Some(below) if !below.whole => self.enter(fd, entry, &stat, Some(below), 0, stat.st_dev),
             // A source begins here.
-            Some(_) => self.enter(fd, entry, None, self.path.len(), stat.st_dev),
-            None => self.enter(fd, entry, None, source_depth, dev),
+            Some(_) => self.enter(fd, entry, &stat, None, self.path.len(), stat.st_dev),
+            None => self.enter(fd, entry, &stat, None, source_depth, dev),
         }
     }
 
@@ -620,30 +649,4 @@ fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat) -> Entry {
         xattrs: Vec::new(),
         content: if kind == FileType::File { Content::Empty } else { Content::None },
     }
-}
-
-/// Returns all names in a directory, sorted, and the error that ended the listing early.
-fn list(fd: &OwnedFd) -> (Vec<Vec<u8>>, Option<Errno>) {
-    let mut names = Vec::new();
-    let mut error = None;
-    let mut buffer = Vec::with_capacity(64 << 10);
-    let mut dir = rustix::fs::RawDir::new(fd, buffer.spare_capacity_mut());
-    while let Some(entry) = dir.next() {
-        match entry {
-            Ok(entry) => {
-                let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
-                    names.push(name.to_vec());
-                }
-            }
-            Err(e) => {
-                error = Some(e);
-                break;
-            }
-        }
-    }
-    names.sort_unstable();
-    // A directory that changes while it is read may show a name twice.
-    names.dedup();
-    (names, error)
 }

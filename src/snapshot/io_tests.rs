@@ -264,6 +264,75 @@ fn an_import_repeated_stores_nothing_anew() {
     assert_eq!(rig.chain().snapshots().count(), 2);
 }
 
+/// Files that change after the import began, when they may have been read ahead already.
+#[test]
+fn what_changes_under_an_import_is_taken_as_it_is_when_its_turn_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().canonicalize().unwrap();
+    let path = |name: &str| base.join(name);
+    for name in ["a first", "b grows", "c gone", "d turned", "e new content", "f twin"] {
+        std::fs::write(path(name), "before").unwrap();
+    }
+    std::fs::hard_link(path("f twin"), path("g twin")).unwrap();
+    for n in 0..400 {
+        std::fs::write(path(&format!("many {n:03}")), n.to_string()).unwrap();
+    }
+    let rig = Rig::new(34);
+    let began = std::cell::Cell::new(false);
+    // The first call comes while the first file is being read.
+    let report = import(&rig.engine, std::slice::from_ref(&base), &ImportOpts::default(), &|_| {
+        if began.replace(true) {
+            return;
+        }
+        // Those who read ahead had their time.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(path("a first"), "longer than before").unwrap();
+        std::fs::write(path("b grows"), noise(1, 20_000)).unwrap();
+        std::fs::remove_file(path("c gone")).unwrap();
+        std::fs::remove_file(path("d turned")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", path("d turned")).unwrap();
+        std::fs::write(path("e new content"), "after!").unwrap();
+        std::fs::write(path("f twin"), "after!").unwrap();
+        std::fs::remove_file(path("many 399")).unwrap();
+    })
+    .unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    let changed: Vec<_> = report.changed.iter().map(|c| (Path::new(&c.path), c.what.as_str())).collect();
+    let (as_read, vanished) = (
+        "changed while it was read; it is in the snapshot as it was read",
+        "vanished before it was read; it is not in the snapshot",
+    );
+    let paths = ["a first", "c gone", "many 399"].map(path);
+    assert_eq!(
+        changed,
+        [(&*paths[0], as_read), (&*paths[1], vanished), (&*paths[2], vanished)],
+        "in the order of the names"
+    );
+    let content = |name: &str| at(&rig, &report, &path(name)).content;
+    let inline = |bytes: &[u8]| Content::Inline(bytes.to_vec());
+    assert_eq!(content("a first"), inline(b"before"));
+    assert_eq!(at(&rig, &report, &path("b grows")).size, 20_000);
+    assert_eq!(content("d turned"), Content::Symlink(b"elsewhere".to_vec()));
+    assert_eq!(content("e new content"), inline(b"after!"));
+    let twins = ["f twin", "g twin"].map(|name| at(&rig, &report, &path(name)));
+    assert_eq!((twins[0].ino, &twins[0].content), (twins[1].ino, &inline(b"after!")));
+    assert_eq!(twins[0].content, twins[1].content);
+    for n in 0..399 {
+        assert_eq!(content(&format!("many {n:03}")), inline(n.to_string().as_bytes()));
+    }
+    let dest = dir.path().join("dest");
+    let back = restore(
+        rig.engine.packs.as_ref(),
+        &at(&rig, &report, &base),
+        &dest,
+        &RestoreOpts::default(),
+        &|_| (),
+    )
+    .unwrap();
+    assert!(back.is_complete(), "{back:?}");
+    assert_eq!(std::fs::read(dest.join("b grows")).unwrap(), noise(1, 20_000));
+}
+
 #[test]
 fn sources_keep_their_paths_and_patterns_their_root() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,7 @@ pub mod gc;
 mod gc_mark;
 mod glob;
 pub mod import;
+mod import_ahead;
 mod import_file;
 #[cfg(test)]
 mod io_tests;
