@@ -582,8 +582,9 @@ impl<'a> Job<'a> {
     fn write_content(&self, file: &OwnedFd, entry: &Entry) -> Result<()> {
         let io = |e: Errno| StoreError::Io { what: "writing".into(), source: e.into() };
         let mut reported = 0;
-        if let Content::Inline(bytes) = &entry.content {
+        let written = if let Content::Inline(bytes) = &entry.content {
             write_all(file, bytes, 0).map_err(io)?;
+            bytes.len() as u64
         } else {
             let mut extents = self.reader.extents(&entry.content, entry.size, 0)?;
             let mut last: Option<(crate::format::ChunkId, Arc<[u8]>)> = None;
@@ -605,9 +606,12 @@ impl<'a> Job<'a> {
                 self.tick(0, extent.end() - reported);
                 reported = extent.end();
             }
+            reported
+        };
+        // What no extent covers was never written, so it is a hole here as well, at the end, too.
+        if written != entry.size {
+            rustix::fs::ftruncate(file, entry.size).map_err(io)?;
         }
-        // What no extent covers was never written, so it is a hole here as well.
-        rustix::fs::ftruncate(file, entry.size).map_err(io)?;
         self.tick(0, entry.size - reported);
         Ok(())
     }
