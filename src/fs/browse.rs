@@ -76,11 +76,17 @@ impl State {
     }
 }
 
+/// Where an inode was found. Every place but those in the top directory is below another one that is there too.
 #[derive(Clone)]
 struct Place {
     parent: u64,
     seq: u64,
     name: Box<[u8]>,
+    /// How often the kernel was told of the inode and has not forgotten it. It forgets some number of times at once, and
+    /// another thread may have told it once more a moment before.
+    told: u64,
+    /// Places with this one as their parent. A file with two names outlives the directory that it was first found in.
+    below: u64,
 }
 
 struct OpenDir {
@@ -195,12 +201,38 @@ impl Browse {
         }
     }
 
-    /// Remembers where an inode is until it is forgotten: for those that the kernel is told of, and only for those, since
-    /// nobody forgets any other.
-    fn remember(&self, ino: u64, parent: u64, seq: u64, entry: &Arc<Entry>) {
+    /// The top directory is always there, and never forgotten.
+    fn is_top(&self, ino: u64) -> bool {
+        ino == match &self.roots {
+            Roots::One(_) => ROOT_INO,
+            Roots::All(_) => SNAPSHOTS_INO,
+        }
+    }
+
+    /// Remembers where an inode is until it is forgotten as often as this was called: for those that the kernel is told of, and
+    /// only for those, since nobody forgets any other. Called before it is told. ENOENT when it has forgotten the directory.
+    fn remember(&self, ino: u64, parent: u64, seq: u64, entry: &Arc<Entry>) -> FsResult<()> {
         let mut state = self.state();
-        state.places.entry(ino).or_insert_with(|| Place { parent, seq, name: entry.name.as_slice().into() });
+        if let Some(place) = state.places.get_mut(&ino) {
+            place.told += 1;
+        } else {
+            if !self.is_top(parent) {
+                state.places.get_mut(&parent).ok_or(Errno::NOENT)?.below += 1;
+            }
+            let name = entry.name.as_slice().into();
+            state.places.insert(ino, Place { parent, seq, name, told: 1, below: 0 });
+        }
         state.keep(ino, entry);
+        Ok(())
+    }
+
+    /// Answers `.` and `..`, of which the kernel is told as of any other name.
+    fn lookup_known(&self, ino: u64) -> FsResult<Attr> {
+        let attr = self.getattr(ino)?;
+        if !self.is_top(ino) {
+            self.state().places.get_mut(&ino).ok_or(Errno::NOENT)?.told += 1;
+        }
+        Ok(attr)
     }
 
     /// Returns how many inodes are remembered.
@@ -236,27 +268,27 @@ impl Browse {
         Ok(entry)
     }
 
-    /// Returns what a name stands for.
+    /// Returns what a name stands for. The inode is remembered until [`Browse::forget`] was told of each such answer.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Attr> {
         if name == b"." {
-            return self.getattr(parent);
+            return self.lookup_known(parent);
         }
         if name == b".." {
-            return self.getattr(self.parent_of(parent));
+            return self.lookup_known(self.parent_of(parent));
         }
         if parent == SNAPSHOTS_INO {
             let Roots::All(engine) = &self.roots else { return Err(Errno::NOENT.into()) };
             let snapshots = self.snapshots(engine)?;
             let found = snapshots.iter().find(|s| s.name.as_bytes() == name).ok_or(Errno::NOENT)?;
             let ino = self.number(found.seq, &found.root);
-            self.remember(ino, parent, found.seq, &found.root);
+            self.remember(ino, parent, found.seq, &found.root)?;
             return Ok(attr_of(ino, &found.root));
         }
         let dir = self.entry(parent)?;
         let found = Arc::new(self.reader.lookup(dir_of(&dir)?, name)?.ok_or(Errno::NOENT)?);
         let seq = self.seq_of(parent);
         let ino = self.number(seq, &found);
-        self.remember(ino, parent, seq, &found);
+        self.remember(ino, parent, seq, &found)?;
         Ok(attr_of(ino, &found))
     }
 
@@ -375,7 +407,8 @@ impl Browse {
         Ok(Fh(fh))
     }
 
-    /// Lists a directory from after the entry that `cookie` came with until `each` returns false.
+    /// Lists a directory from after the entry that `cookie` came with until `each` returns false. With `plus`, every inode that
+    /// `each` took is remembered as by [`Browse::lookup`], `.` and `..` excepted; on an error none is.
     pub fn readdir(
         &self,
         fh: Fh,
@@ -400,7 +433,7 @@ impl Browse {
             for snapshot in by_name {
                 let name = snapshot.name.as_bytes();
                 if listing.last().is_none_or(|last| last < name)
-                    && !self.give(&mut listing, ino, snapshot.seq, name, &snapshot.root, each, plus)
+                    && !self.give(&mut listing, ino, snapshot.seq, name, &snapshot.root, each, plus)?
                 {
                     break;
                 }
@@ -408,12 +441,21 @@ impl Browse {
             return Ok(());
         }
         let (dir, seq) = (self.entry(ino)?, self.seq_of(ino));
+        let mut given = false;
         loop {
-            let page = self.reader.children(dir_of(&dir)?, listing.last(), LIST_ENTRIES)?;
+            let page = match self.reader.children(dir_of(&dir)?, listing.last(), LIST_ENTRIES) {
+                // What was given is answered first. The kernel goes on from there, and gets the error then.
+                Err(error) if given => {
+                    tracing::debug!(ino, %error, "a listing ends early");
+                    return Ok(());
+                }
+                page => page?,
+            };
+            given = true;
             let full = page.len() == LIST_ENTRIES;
             for entry in page {
                 let entry = Arc::new(entry);
-                if !self.give(&mut listing, ino, seq, &entry.name, &entry, each, plus) {
+                if !self.give(&mut listing, ino, seq, &entry.name, &entry, each, plus)? {
                     return Ok(());
                 }
             }
@@ -433,18 +475,20 @@ impl Browse {
         entry: &Arc<Entry>,
         each: &mut dyn FnMut(&DirEnt<'_>) -> bool,
         plus: bool,
-    ) -> bool {
+    ) -> FsResult<bool> {
         let ino = self.number(seq, entry);
         let attr = plus.then(|| attr_of(ino, entry));
+        if plus {
+            self.remember(ino, parent, seq, entry)?;
+        }
         let more = each(&DirEnt { ino, kind: entry.kind, name, cookie: listing.next_cookie(), attr });
         if more {
             listing.push(name);
-            if plus {
-                // The kernel learns of it. What did not fit into the answer it will ask for again, or never.
-                self.remember(ino, parent, seq, entry);
-            }
+        } else if plus {
+            // It did not fit into the answer: the kernel will ask for it again, or never.
+            self.forget(ino, 1);
         }
-        more
+        Ok(more)
     }
 
     /// Closes a directory.
@@ -452,11 +496,24 @@ impl Browse {
         self.state().listings.remove(&fh.0).map(drop).ok_or_else(|| Errno::BADF.into())
     }
 
-    /// Forgets an inode that nobody refers to any more.
-    pub fn forget(&self, ino: u64) {
+    /// The kernel forgets `n` answers that named an inode. When none is left, neither to it nor to one below it, so is its place.
+    pub fn forget(&self, ino: u64, n: u64) {
         let mut state = self.state();
-        state.places.remove(&ino);
-        state.entries.remove(&ino);
+        let Some(place) = state.places.get_mut(&ino) else { return };
+        place.told = place.told.saturating_sub(n);
+        let mut at = ino;
+        while let Some(place) = state.places.get(&at)
+            && place.told == 0
+            && place.below == 0
+        {
+            let parent = place.parent;
+            state.places.remove(&at);
+            state.entries.remove(&at);
+            if let Some(dir) = state.places.get_mut(&parent) {
+                dir.below -= 1;
+            }
+            at = parent;
+        }
     }
 }
 

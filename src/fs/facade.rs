@@ -64,7 +64,8 @@ impl Fs {
         if is_snapshots_dir(parent, name) { Err(Errno::PERM.into()) } else { Ok(tree) }
     }
 
-    /// Returns what a name stands for.
+    /// Returns what a name stands for. An inode of a snapshot is remembered until it is forgotten as often as it was returned
+    /// here and by [`Fs::readdir`] with attributes.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Attr> {
         match &self.tree {
             Some(_) if is_snapshots_dir(parent, name) => self.snapshots.snapshots_attr(),
@@ -77,10 +78,10 @@ impl Fs {
         }
     }
 
-    /// Forgets an inode that the kernel does not refer to any more. Only those of snapshots take memory.
-    pub fn forget(&self, ino: u64) {
+    /// The kernel forgets `n` answers that named an inode. Only inodes of snapshots take memory, and are counted.
+    pub fn forget(&self, ino: u64, n: u64) {
         if self.is_snapshot(ino) {
-            self.snapshots.forget(ino);
+            self.snapshots.forget(ino, n);
         }
     }
 

@@ -19,7 +19,6 @@ use fuser::{
 };
 
 use super::errno::{self, Weight, panic_text};
-use super::known::Known;
 use super::lane::Lane;
 use super::op::{self, Op};
 use super::options::AdapterOptions;
@@ -64,7 +63,6 @@ pub(super) struct Inner {
     lane: Lane,
     /// Calls that make the kernel hand over data, one at a time; see [`Inner::hand_over`].
     handover: Lane,
-    known: Known,
     readers: Arc<Readers>,
     notifier: OnceLock<Notifier>,
 }
@@ -114,18 +112,6 @@ impl Inner {
                 (self.options.poison)(text);
                 Err(fuser::Errno::EIO)
             }
-        }
-    }
-
-    /// Tells whether the filesystem keeps something for an inode as long as the kernel refers to it.
-    fn is_counted(&self, ino: u64) -> bool {
-        self.options.snapshot || reply::is_browse(ino)
-    }
-
-    /// Counts that the kernel is about to learn of an inode once more.
-    fn learns(&self, ino: u64) {
-        if self.is_counted(ino) {
-            self.known.learns(ino);
         }
     }
 
@@ -191,7 +177,6 @@ impl Adapter {
                 options,
                 lane: Lane::new(slow_width),
                 handover: Lane::new(HANDOVER_THREADS),
-                known: Known::default(),
                 readers: Arc::default(),
                 notifier: OnceLock::new(),
             }),
@@ -260,19 +245,13 @@ impl fuser::Filesystem for Adapter {
             Err(error) => Err(error),
         });
         answer!(reply, found, found => match found {
-            Some(attr) => {
-                self.inner.learns(attr.ino);
-                reply.entry(&self.inner.ttl(attr.ino), &reply::attr(&attr), GENERATION);
-            }
+            Some(attr) => reply.entry(&self.inner.ttl(attr.ino), &reply::attr(&attr), GENERATION),
             None => reply.entry(&reply::negative_ttl(parent.0, self.inner.options.snapshot), &reply::absent(), GENERATION),
         });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        // Inodes of the working tree are found by number; nothing is kept for them.
-        if self.inner.is_counted(ino.0) && self.inner.known.forgets(ino.0, nlookup) {
-            self.inner.fs.forget(ino.0);
-        }
+        self.inner.fs.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -560,11 +539,7 @@ impl fuser::Filesystem for Adapter {
             );
             let name = OsStr::from_bytes(entry.name);
             let ttl = self.inner.ttl(entry.ino);
-            let full = reply.add(INodeNo(entry.ino), entry.cookie, name, &ttl, &attr, GENERATION);
-            if !full && entry.attr.is_some() {
-                self.inner.learns(entry.ino);
-            }
-            !full
+            !reply.add(INodeNo(entry.ino), entry.cookie, name, &ttl, &attr, GENERATION)
         };
         let result = self.call(req, op::READDIRPLUS, ino, |fs| fs.readdir(Fh(fh.0), offset, &mut add, true));
         answer!(reply, result, () => reply.ok());

@@ -9,7 +9,6 @@ pub mod activity;
 mod adapter;
 mod errno;
 mod init;
-mod known;
 mod lane;
 mod op;
 mod options;

@@ -10,6 +10,7 @@ use super::check::check_rows;
 use super::crash::names_of_fs;
 use super::ops::{Op, Pair, Shape};
 use super::{ALICE, RW, Rng, Vault, close, get, list, put, small_config};
+use crate::format::tree::FileType;
 use crate::snapshot::create::{SnapshotOpts, create};
 use crate::store::engine::Engine;
 use crate::store::live::Table;
@@ -165,7 +166,7 @@ fn snapshots_are_browsed_and_never_change() {
     let old_many = fs.lookup(old.ino, b"many").unwrap().ino;
     assert_eq!(list(&fs, old_many).unwrap().len(), 1000);
     // A forgotten inode is found again by its name only.
-    fs.forget(file.ino);
+    fs.forget(file.ino, 1);
     assert_eq!(fs.getattr(file.ino).unwrap_err().errno, Errno::NOENT);
     assert_eq!(fs.lookup(old_dir.ino, b"f").unwrap(), file);
 
@@ -213,11 +214,119 @@ fn only_inodes_that_the_kernel_was_told_of_are_remembered() {
     assert_eq!(fs.counters().snapshot_inodes, 1 + 7);
     for ino in &told[2..] {
         assert_eq!(fs.getattr(*ino).unwrap().ino, *ino);
-        fs.forget(*ino);
+        fs.forget(*ino, 1);
         assert_eq!(fs.getattr(*ino).unwrap_err().errno, Errno::NOENT);
     }
-    fs.forget(root);
+    fs.forget(root, 1);
     assert_eq!(fs.counters().snapshot_inodes, 0);
+    close(&engine, fs);
+}
+
+/// Makes the cache of entries lose what it holds: an inode is then found by its place, or not at all.
+fn fill_cache(fs: &Fs, dir: u64) {
+    for (name, _) in list(fs, dir).unwrap() {
+        let ino = fs.lookup(dir, &name).unwrap().ino;
+        fs.forget(ino, 1);
+    }
+}
+
+#[test]
+fn an_inode_is_known_until_every_answer_is_forgotten() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    let dir = fs.mkdir(ROOT_INO, b"d", 0o755, 0, ALICE).unwrap().ino;
+    fs.mkdir(dir, b"e", 0o755, 0, ALICE).unwrap();
+    snapshot(&engine, &fs);
+    let shown = list(&fs, SNAPSHOTS_INO).unwrap();
+    let root = fs.lookup(SNAPSHOTS_INO, &shown[0].0).unwrap().ino;
+    let dir = fs.lookup(root, b"d").unwrap().ino;
+    // One thread looks it up again while another one handles what the kernel forgot of the answers before.
+    assert_eq!(fs.lookup(root, b"d").unwrap().ino, dir);
+    fs.forget(dir, 1);
+    assert_eq!(fs.getattr(dir).unwrap().ino, dir);
+    // Each listing with attributes is an answer too, but not of what it had no room for.
+    let list_plus = |room: usize| {
+        let fh = fs.opendir(root).unwrap();
+        let mut taken = 0;
+        let mut add = |_: &DirEnt<'_>| {
+            taken += 1;
+            taken <= room
+        };
+        fs.readdir(fh, 0, &mut add, true).unwrap();
+        fs.releasedir(fh).unwrap();
+    };
+    list_plus(2);
+    list_plus(3);
+    assert_eq!(fs.lookup(dir, b".").unwrap().ino, dir);
+    fs.forget(dir, 2);
+    let below = fs.lookup(dir, b"e").unwrap().ino;
+    fs.forget(below, 1);
+    fs.forget(dir, 1);
+    assert_eq!(fs.getattr(dir).unwrap_err().errno, Errno::NOENT);
+    assert_eq!(fs.lookup(dir, b"e").unwrap_err().errno, Errno::NOENT);
+    assert_eq!(fs.counters().snapshot_inodes, 1);
+    fs.forget(root, 9);
+    fs.forget(root, 1);
+    assert_eq!(fs.counters().snapshot_inodes, 0);
+    close(&engine, fs);
+}
+
+#[test]
+fn an_inode_looked_up_while_it_is_forgotten_keeps_its_place() {
+    const TURNS: u64 = 20_000;
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    fs.mkdir(ROOT_INO, b"d", 0o755, 0, ALICE).unwrap();
+    snapshot(&engine, &fs);
+    let shown = list(&fs, SNAPSHOTS_INO).unwrap();
+    let root = fs.lookup(SNAPSHOTS_INO, &shown[0].0).unwrap().ino;
+    // As the kernel does: what was answered is used, and later forgotten by another thread.
+    let (answers, forgotten) = std::sync::mpsc::channel();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for ino in forgotten {
+                fs.forget(ino, 1);
+            }
+        });
+        for _ in 0..TURNS {
+            let ino = fs.lookup(root, b"d").unwrap().ino;
+            assert_eq!(fs.getattr(ino).unwrap().ino, ino);
+            answers.send(ino).unwrap();
+        }
+        drop(answers);
+    });
+    assert_eq!(fs.counters().snapshot_inodes, 1);
+    close(&engine, fs);
+}
+
+#[test]
+fn a_file_with_two_names_outlives_the_directory_it_was_found_in() {
+    let vault = Vault::new(1, small_config());
+    let (engine, fs) = vault.open();
+    let many = fs.mkdir(ROOT_INO, b"many", 0o755, 0, ALICE).unwrap().ino;
+    for n in 0..8200 {
+        fs.mknod(many, format!("{n}").as_bytes(), FileType::File, 0o644, 0, (0, 0), ALICE).unwrap();
+    }
+    let [one, two] = [b"1", b"2"].map(|name| fs.mkdir(ROOT_INO, name, 0o755, 0, ALICE).unwrap().ino);
+    let (ino, fh) = put(&fs, one, b"f", b"content");
+    fs.link(ino, two, b"f").unwrap();
+    fs.release(ino, fh).unwrap();
+    snapshot(&engine, &fs);
+    let shown = list(&fs, SNAPSHOTS_INO).unwrap();
+    let root = fs.lookup(SNAPSHOTS_INO, &shown[0].0).unwrap().ino;
+    let [one, two, many] = [b"1".as_slice(), b"2", b"many"].map(|name| fs.lookup(root, name).unwrap().ino);
+    let file = fs.lookup(one, b"f").unwrap().ino;
+    assert_eq!(fs.lookup(two, b"f").unwrap().ino, file);
+    // The kernel drops the first name, then its directory.
+    fs.forget(file, 1);
+    fs.forget(one, 1);
+    fill_cache(&fs, many);
+    assert_eq!(get(&fs, file).unwrap(), b"content");
+    fs.forget(file, 1);
+    for ino in [two, many, root] {
+        fs.forget(ino, 1);
+    }
+    assert_eq!(fs.counters().snapshot_inodes, 0, "nor is the directory remembered for it");
     close(&engine, fs);
 }
 
