@@ -215,6 +215,10 @@ impl<D: Disk> Disk for FaultyDisk<D> {
         self.faults.run(FaultOp::Rename, from, || self.inner.rename(from, to))
     }
 
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        self.faults.run(FaultOp::Rename, from, || self.inner.rename_new(from, to))
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         self.faults.run(FaultOp::Remove, path, || self.inner.remove(path))
     }

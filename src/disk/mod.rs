@@ -73,6 +73,10 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Renames a file, replacing what has the new name. Durable after [`Disk::sync_dir`] of both parents.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Renames a file to a name that nothing has yet; what is there is left alone, and the error is `AlreadyExists`.
+    /// Durable after [`Disk::sync_dir`] of both parents.
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Removes a file. Durable after [`Disk::sync_dir`] of its parent.
     fn remove(&self, path: &str) -> io::Result<()>;
 
@@ -273,6 +277,14 @@ mod tests {
         assert_eq!(disk.len("a/top").unwrap(), Some(10_004));
         assert_eq!(disk.len("a/b/one").unwrap(), None);
         assert_eq!(kind(disk.rename("a/b/one", "a/x")), io::ErrorKind::NotFound);
+        disk.write_file_atomic("a/other", b"other").unwrap();
+        assert_eq!(kind(disk.rename_new("a/other", "a/top")), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(disk.rename_new("a/other", "a/b")), io::ErrorKind::AlreadyExists);
+        assert_eq!(disk.len("a/top").unwrap(), Some(10_004));
+        disk.rename_new("a/other", "a/b/fresh").unwrap();
+        assert_eq!((disk.len("a/other").unwrap(), disk.len("a/b/fresh").unwrap()), (None, Some(5)));
+        assert_eq!(kind(disk.rename_new("a/other", "a/x")), io::ErrorKind::NotFound);
+        disk.remove("a/b/fresh").unwrap();
         disk.remove("a/top").unwrap();
         assert_eq!(kind(disk.remove("a/top")), io::ErrorKind::NotFound);
         // An open file outlives its name.

@@ -12,8 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    Advice, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, StatVfs,
-    fadvise, fallocate, flock, fstat, fstatvfs, fsync, mkdirat, openat, openat2, renameat, statat, unlinkat,
+    Advice, AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags,
+    StatVfs, fadvise, fallocate, flock, fstat, fstatvfs, fsync, linkat, mkdirat, openat, openat2, renameat,
+    renameat_with, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -105,6 +106,21 @@ impl Disk for RealDisk {
         let from_fd = self.open_dir(from_dir, OFlags::PATH)?;
         let to_fd = self.open_dir(to_dir, OFlags::PATH)?;
         renameat(&from_fd, from_name, &to_fd, to_name).map_err(|e| describe("rename", from, e))
+    }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (split(from)?, split(to)?);
+        let from_fd = self.open_dir(from_dir, OFlags::PATH)?;
+        let to_fd = self.open_dir(to_dir, OFlags::PATH)?;
+        match renameat_with(&from_fd, from_name, &to_fd, to_name, RenameFlags::NOREPLACE) {
+            // NFS knows no flags, but it knows links.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                linkat(&from_fd, from_name, &to_fd, to_name, AtFlags::empty())
+                    .map_err(|e| describe("link", from, e))?;
+                unlinkat(&from_fd, from_name, AtFlags::empty()).map_err(|e| describe("remove", from, e))
+            }
+            other => other.map_err(|e| describe("rename", from, e)),
+        }
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

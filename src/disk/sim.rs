@@ -202,6 +202,28 @@ impl FileState {
 }
 
 impl Core {
+    /// Gives a file another name, in place of whatever file has it.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (split(from)?, split(to)?);
+        let node = self.file(from)?.ok_or_else(|| missing(from))?;
+        let replaced = self.file(to)?;
+        self.dir(to_dir)?;
+        if from == to {
+            return Ok(());
+        }
+        if from_dir == to_dir {
+            self.dir(from_dir)?.record(NameOp::Rename(from_name.to_string(), to_name.to_string()));
+        } else {
+            let id = node.id;
+            self.dir(to_dir)?.record(NameOp::Link(to_name.to_string(), node));
+            self.dir(from_dir)?.record(NameOp::Leave(from_name.to_string(), to_dir.to_string(), id));
+        }
+        if let Some(replaced) = replaced {
+            self.unlinked(&replaced);
+        }
+        Ok(())
+    }
+
     /// Counts an operation, and fails it once the power is off.
     fn step(&mut self) -> io::Result<()> {
         if !self.power_off {
@@ -519,26 +541,19 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let ((from_dir, from_name), (to_dir, to_name)) = (split(from)?, split(to)?);
         let mut core = self.lock_core();
         core.step()?;
-        let node = core.file(from)?.ok_or_else(|| missing(from))?;
-        let replaced = core.file(to)?;
-        core.dir(to_dir)?;
-        if from == to {
-            return Ok(());
+        core.rename(from, to)
+    }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        split(to)?;
+        let mut core = self.lock_core();
+        core.step()?;
+        if core.dirs.contains_key(to) || core.file(to)?.is_some() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{to} exists")));
         }
-        if from_dir == to_dir {
-            core.dir(from_dir)?.record(NameOp::Rename(from_name.to_string(), to_name.to_string()));
-        } else {
-            let id = node.id;
-            core.dir(to_dir)?.record(NameOp::Link(to_name.to_string(), node));
-            core.dir(from_dir)?.record(NameOp::Leave(from_name.to_string(), to_dir.to_string(), id));
-        }
-        if let Some(replaced) = replaced {
-            core.unlinked(&replaced);
-        }
-        Ok(())
+        core.rename(from, to)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

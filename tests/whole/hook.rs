@@ -143,6 +143,11 @@ impl Disk for HookDisk {
         self.inner.rename(from, to)
     }
 
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        self.note(false, "rename", from);
+        self.inner.rename_new(from, to)
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         self.note(false, "remove", path);
         self.inner.remove(path)
