@@ -9,5 +9,6 @@ pub mod format;
 pub mod fs;
 pub mod fuse;
 pub mod mount;
+pub mod remote;
 pub mod snapshot;
 pub mod store;

@@ -9,18 +9,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("format", &["env"]),
     ("crypto", &["env", "format"]),
     ("disk", &["env"]),
+    ("remote", &["env", "disk"]),
     ("store", &["env", "format", "crypto", "disk"]),
     ("snapshot", &["env", "format", "crypto", "disk", "store"]),
     ("fs", &["env", "format", "crypto", "disk", "store", "snapshot"]),
+    ("ship", &["env", "format", "crypto", "disk", "store", "snapshot", "remote"]),
     ("fuse", &["env", "format", "store", "snapshot", "fs"]),
     ("mount", &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "fuse", "config"]),
     ("config", &["env", "format", "store"]),
-    ("cli", &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "mount", "config"]),
+    (
+        "cli",
+        &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "mount", "config", "remote", "ship"],
+    ),
 ];
 
 /// Crates that only one module may name.
 const OWNED_CRATES: &[(&str, &str)] = &[
     ("fuser", "fuse"),
+    ("tokio", "remote"),
+    ("aws_sdk_s3", "remote"),
+    ("aws_config", "remote"),
     ("redb", "store"),
     ("chacha20poly1305", "crypto"),
     ("aws_lc_rs", "crypto"),

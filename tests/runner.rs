@@ -27,6 +27,7 @@ mod posix;
 mod privileges;
 mod programs;
 mod recorded;
+mod remote;
 mod remount;
 mod rotation;
 mod rsync_tree;

@@ -1,0 +1,99 @@
+//! Counts what goes over the wire.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Checksum, Features, Key, Meta, Page, Put, Remote, Result, Source};
+
+/// What was asked and moved so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    requests: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Counters {
+    /// Calls of the remote, those included that were tried again.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of objects sent by calls that succeeded.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of objects received.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn call(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A remote whose calls are counted.
+#[derive(Debug)]
+pub struct Counted {
+    inner: Arc<dyn Remote>,
+    counters: Arc<Counters>,
+}
+
+impl Counted {
+    /// Counts the calls of `inner`.
+    pub fn new(inner: Arc<dyn Remote>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
+    }
+}
+
+impl Remote for Counted {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+
+    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
+        self.counters.call();
+        let put = self.inner.put_if_absent(key, body, checksum)?;
+        if put == Put::Created {
+            self.counters.sent.fetch_add(body.len(), Ordering::Relaxed);
+        }
+        Ok(put)
+    }
+
+    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
+        self.counters.call();
+        self.inner.replace(key, was, body, checksum)?;
+        self.counters.sent.fetch_add(body.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
+        self.counters.call();
+        let bytes = self.inner.get(key, range)?;
+        self.counters.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn head(&self, key: &Key) -> Result<Meta> {
+        self.counters.call();
+        self.inner.head(key)
+    }
+
+    fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
+        self.counters.call();
+        self.inner.list_page(prefix, after)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.counters.call();
+        self.inner.delete(key)
+    }
+
+    fn features(&self) -> Result<Features> {
+        self.counters.call();
+        self.inner.features()
+    }
+}

@@ -1,0 +1,363 @@
+//! Where a remote is and how to reach it: URLs and settings. Secrets are in neither.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ErrorKind, Key, RemoteError, Result};
+
+/// A parsed URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// `file:///path`
+    Dir {
+        /// The directory, absolute.
+        path: PathBuf,
+    },
+    /// `s3://bucket/prefix`
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// What all names begin with, with a slash at its end; or empty.
+        prefix: String,
+    },
+    /// `sftp://user@host:port/path`
+    Sftp {
+        /// Who logs in; `None`: what ssh_config says.
+        user: Option<String>,
+        /// The host, or a name that ssh_config has.
+        host: String,
+        /// The port; `None`: what ssh_config says.
+        port: Option<u16>,
+        /// The directory, absolute.
+        path: String,
+    },
+}
+
+impl Location {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// `Misconfigured`, with what is wrong.
+    pub fn parse(url: &str) -> Result<Self> {
+        let wrong = |what: &str| {
+            Err(RemoteError::new(ErrorKind::Misconfigured, format!("{}: {what}", without_secret(url))))
+        };
+        if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return wrong("a URL has no blanks and no control characters");
+        }
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return wrong("no URL; it begins with s3://, sftp:// or file:///");
+        };
+        match scheme {
+            "file" => {
+                let path = PathBuf::from(rest);
+                if !path.is_absolute() {
+                    return wrong(
+                        "file:// needs an absolute path, with three slashes: file:///mnt/usb/vault",
+                    );
+                }
+                Ok(Self::Dir { path })
+            }
+            "s3" => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+                if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(good) {
+                    return wrong("no name of a bucket; credentials are never part of a URL");
+                }
+                let prefix = prefix.trim_end_matches('/');
+                if prefix.is_empty() {
+                    return Ok(Self::S3 { bucket: bucket.into(), prefix: String::new() });
+                }
+                if Key::new(prefix).is_none() {
+                    return wrong("a prefix has letters, digits, '-', '_', '.' and '/'");
+                }
+                Ok(Self::S3 { bucket: bucket.into(), prefix: format!("{prefix}/") })
+            }
+            "sftp" => match parse_sftp(rest) {
+                Ok(location) => Ok(location),
+                Err(what) => wrong(what),
+            },
+            _ => wrong("this program ships to s3://, sftp:// and file:///"),
+        }
+    }
+
+    /// Returns whether it is a directory of this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Dir { .. })
+    }
+}
+
+/// A URL for messages: whatever might be a password is left out.
+fn without_secret(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(start), Some(at)) if start < at => format!("{}...{}", &url[..start + 3], &url[at..]),
+        _ => url.to_string(),
+    }
+}
+
+fn parse_sftp(rest: &str) -> std::result::Result<Location, &'static str> {
+    let (login, path) = rest.split_once('/').ok_or("a path is missing: sftp://user@host/path")?;
+    let (user, host) = match login.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, login),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err("a password is never part of a URL; SFTP remotes log in with keys");
+    }
+    // An IPv6 address stands in brackets.
+    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or("no port")?)),
+        None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+    };
+    let port = match port {
+        None => None,
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or("that is no port")?),
+    };
+    // What begins with a dash would be an option of ssh.
+    let word = |text: &str, more: &[u8]| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.') || more.contains(&b);
+        !text.is_empty() && !text.starts_with('-') && text.bytes().all(good)
+    };
+    if !word(host, b":%") {
+        return Err("that is no host");
+    }
+    if user.is_some_and(|user| !word(user, b"+\\$")) {
+        return Err("that is no user");
+    }
+    let path = format!("/{}", path.trim_matches('/'));
+    if path.split('/').any(|part| part == "." || part == "..") {
+        return Err("a path has no . and ..");
+    }
+    Ok(Location::Sftp { user: user.map(String::from), host: host.to_string(), port, path })
+}
+
+/// How a remote is reached. What does not fit its scheme is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where it is.
+    pub url: String,
+    /// S3: region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// S3: URL of the endpoint; AWS's own when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// S3: profile of the credentials and configuration files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// S3: a credentials file of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<PathBuf>,
+    /// S3: name of a systemd credential that is such a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// S3: the bucket stands in the path, not in the host's name.
+    #[serde(skip_serializing_if = "is_false")]
+    pub path_style: bool,
+    /// S3: storage class of packs; headers and snapshots stay in the standard one, so that they can be read at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// S3: server-side encryption, `AES256` or `aws:kms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse: Option<String>,
+    /// S3: key of `aws:kms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_kms_key_id: Option<String>,
+    /// SFTP: the private key's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_file: Option<PathBuf>,
+    /// SFTP: a known_hosts file of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known_hosts: Option<PathBuf>,
+    /// SFTP: an ssh_config of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_config: Option<PathBuf>,
+    /// SFTP: objects are not read back after they were sent.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_read_back: bool,
+    /// Bytes a second to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_upload: Option<u64>,
+    /// Bytes a second from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_download: Option<u64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Settings {
+    /// Reads the URL, and checks that the other settings fit it.
+    ///
+    /// # Errors
+    /// `Misconfigured`.
+    pub fn location(&self) -> Result<Location> {
+        let location = Location::parse(&self.url)?;
+        let s3 = [
+            (self.region.is_some(), "--region"),
+            (self.endpoint.is_some(), "--endpoint"),
+            (self.profile.is_some(), "--profile"),
+            (self.credentials_file.is_some(), "--credentials-file"),
+            (self.credential.is_some(), "--credential"),
+            (self.path_style, "--path-style"),
+            (self.storage_class.is_some(), "--storage-class"),
+            (self.sse.is_some(), "--sse"),
+            (self.sse_kms_key_id.is_some(), "--sse-kms-key-id"),
+        ];
+        let sftp = [
+            (self.identity_file.is_some(), "--identity-file"),
+            (self.known_hosts.is_some(), "--known-hosts"),
+            (self.ssh_config.is_some(), "--ssh-config"),
+            (self.no_read_back, "--no-read-back"),
+        ];
+        let foreign =
+            |list: &[(bool, &'static str)]| list.iter().find(|(set, _)| *set).map(|(_, name)| *name);
+        let (wrong, kind) = match &location {
+            Location::Dir { .. } => (foreign(&s3).or_else(|| foreign(&sftp)), "file://"),
+            Location::S3 { .. } => (foreign(&sftp), "s3://"),
+            Location::Sftp { .. } => (foreign(&s3), "sftp://"),
+        };
+        let refuse = |text: String| Err(RemoteError::new(ErrorKind::Misconfigured, text));
+        if let Some(name) = wrong {
+            return refuse(format!("{name} means nothing to a {kind} remote"));
+        }
+        if self.sse.as_deref().is_some_and(|sse| !matches!(sse, "AES256" | "aws:kms" | "aws:kms:dsse")) {
+            return refuse("--sse is AES256, aws:kms or aws:kms:dsse".into());
+        }
+        if self.sse_kms_key_id.is_some() && !self.sse.as_deref().is_some_and(|sse| sse.starts_with("aws:kms"))
+        {
+            return refuse("--sse-kms-key-id goes with --sse aws:kms".into());
+        }
+        let secure = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        if self.endpoint.as_deref().is_some_and(|url| !secure(url) || url.contains('@')) {
+            return refuse(
+                "--endpoint is a URL that begins with https:// (or http:// for a server on this machine)"
+                    .into(),
+            );
+        }
+        let names = [&self.region, &self.profile, &self.storage_class, &self.credential];
+        if names.into_iter().flatten().any(|name| Key::new(name).is_none() || name.contains('/')) {
+            return refuse(
+                "regions, profiles, storage classes and credentials have names of letters and digits".into(),
+            );
+        }
+        Ok(location)
+    }
+}
+
+/// Reads a speed in bytes a second: `500k`, `10M`, `1.5M`, `1G`, with powers of 1024; a plain number is bytes.
+#[must_use]
+pub fn parse_speed(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" | "B" => 1_u32,
+        "k" | "K" | "KiB" => 1 << 10,
+        "m" | "M" | "MiB" => 1 << 20,
+        "g" | "G" | "GiB" => 1 << 30,
+        _ => return None,
+    };
+    let value: f64 = number.parse().ok()?;
+    let bytes = value * f64::from(factor);
+    // Exact up to 2^53, which is 8 PiB a second.
+    (1.0..=9e15).contains(&bytes).then_some(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sftp(user: Option<&str>, host: &str, port: Option<u16>, path: &str) -> Location {
+        Location::Sftp { user: user.map(String::from), host: host.into(), port, path: path.into() }
+    }
+
+    #[test]
+    fn urls_mean_what_they_say() {
+        let parse = |url| Location::parse(url).unwrap();
+        assert_eq!(parse("file:///mnt/usb"), Location::Dir { path: "/mnt/usb".into() });
+        let s3 = |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        assert_eq!(parse("s3://bucket"), s3("bucket", ""));
+        assert_eq!(parse("s3://bucket/"), s3("bucket", ""));
+        assert_eq!(parse("s3://my.bucket-1/a/b/"), s3("my.bucket-1", "a/b/"));
+        assert_eq!(
+            parse("sftp://backup@host:2222/srv/v"),
+            sftp(Some("backup"), "host", Some(2222), "/srv/v")
+        );
+        assert_eq!(parse("sftp://host/srv/v/"), sftp(None, "host", None, "/srv/v"));
+        assert_eq!(parse("sftp://u@[::1]:22/v"), sftp(Some("u"), "::1", Some(22), "/v"));
+        assert_eq!(parse("sftp://[fe80::1%eth0]/v"), sftp(None, "fe80::1%eth0", None, "/v"));
+    }
+
+    #[test]
+    fn what_could_be_an_option_or_a_secret_is_refused() {
+        for url in [
+            "",
+            "/mnt/usb",
+            "file://mnt/usb",
+            "file:",
+            "ftp://host/x",
+            "s3://",
+            "s3://ab",
+            "s3://bucket/a b",
+            "s3://bucket/../x",
+            "s3://bucket//x",
+            "s3://key:secret@bucket/x",
+            "sftp://host",
+            "sftp:///x",
+            "sftp://-oProxyCommand=x/y",
+            "sftp://-u@host/y",
+            "sftp://u@host:0/y",
+            "sftp://u@host:99999/y",
+            "sftp://u@host:x/y",
+            "sftp://host/a/../b",
+            "sftp://u@h;id/y",
+            "file:///a\nb",
+            "sftp://[::1]x/y",
+        ] {
+            let error = Location::parse(url).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Misconfigured, "{url}");
+        }
+        for url in ["sftp://u:hunter2@host/x", "s3://key:hunter2@bucket/x", "https://u:hunter2@host/x"] {
+            assert!(!Location::parse(url).unwrap_err().message.contains("hunter2"), "{url}");
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_refused() {
+        let base = |url: &str| Settings { url: url.into(), ..Settings::default() };
+        base("s3://bucket").location().unwrap();
+        let wrong = [
+            Settings { region: Some("eu-central-1".into()), ..base("file:///x") },
+            Settings { no_read_back: true, ..base("s3://bucket") },
+            Settings { profile: Some("p".into()), ..base("sftp://h/x") },
+            Settings { sse: Some("rot13".into()), ..base("s3://bucket") },
+            Settings { sse_kms_key_id: Some("k".into()), ..base("s3://bucket") },
+            Settings { endpoint: Some("localhost:9000".into()), ..base("s3://bucket") },
+            Settings { endpoint: Some("https://u:p@host".into()), ..base("s3://bucket") },
+            Settings { credential: Some("../../etc/shadow".into()), ..base("s3://bucket") },
+        ];
+        for settings in wrong {
+            assert_eq!(settings.location().unwrap_err().kind, ErrorKind::Misconfigured, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn speeds_read_as_people_write_them() {
+        assert_eq!(
+            ["1", "500k", "10M", "1.5MiB", "2G", "7B"].map(parse_speed),
+            [Some(1), Some(500 << 10), Some(10 << 20), Some(3 << 19), Some(2 << 30), Some(7)]
+        );
+        assert_eq!(
+            ["", "0", "0.1", "-1", "10 M", "M", "1T", "1e9", "nan", "1.2.3", "99999999999999999"]
+                .map(parse_speed),
+            [None; 11]
+        );
+    }
+}

@@ -1,0 +1,373 @@
+//! Objects elsewhere: trait [`Remote`], and what implements it.
+//!
+//! A remote is a flat set of immutable objects with names like `packs/ab/ab34...`. An object appears whole or not at all,
+//! is never changed, and a name that is taken is never taken again: [`Remote::put_if_absent`] is the only way to add.
+//! The one exception is the vault's header, which changes with the keys: [`Remote::replace`].
+//!
+//! Nothing that a remote says is believed: lists are bounded and must ascend, lengths are checked before anything is
+//! allocated, and what is stored is compared with what was sent.
+//!
+//! The trait is synchronous, as everything above it. What needs a runtime (S3) keeps a small one for itself; no other module
+//! knows of it. What is common to all remotes (trying again, speed limits, counting) wraps one remote in another.
+
+mod count;
+mod dir;
+mod error;
+mod faulty;
+mod limit;
+mod location;
+mod open;
+mod probe;
+mod retry;
+mod s3;
+mod sftp;
+mod walk;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+pub use count::{Counted, Counters};
+pub use dir::DirRemote;
+pub use error::{ErrorKind, RemoteError, Result};
+pub use faulty::{Fault, FaultyRemote, Op};
+pub use limit::{Limited, Limiter};
+pub use location::{Location, Settings, parse_speed};
+pub use open::{OpenOptions, open};
+pub use probe::{Check, Probe, Verdict, probe};
+pub use retry::{Pause, RealPause, RetryPolicy, Retrying};
+pub use s3::{S3Remote, Times};
+pub use sftp::SftpRemote;
+
+/// The longest name of an object, in bytes.
+const KEY_LEN_MAX: usize = 255;
+/// The most objects that a listing may have: 2^26 packs of 64 MiB are 4 EiB.
+const LIST_MAX: usize = 1 << 26;
+/// Bytes of a body that are in memory at a time.
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// Name of an object: components of letters, digits, `-`, `_` and `.`, separated by `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// Reads a name; `None` when it is none: empty or hidden components, other letters, more than 255 bytes.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let good = |part: &str| {
+            let letters = part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            !part.is_empty() && !part.starts_with('.') && letters
+        };
+        (text.len() <= KEY_LEN_MAX && text.split('/').all(good)).then(|| Self(text.to_owned()))
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Bytes that are to be sent. They may be read more than once, from several threads, and must not change.
+pub trait Source: Send + Sync + fmt::Debug {
+    /// Returns the length in bytes.
+    fn len(&self) -> u64;
+
+    /// Reads up to `buf.len()` bytes at `off`; 0 at the end.
+    fn read_at(&self, buf: &mut [u8], off: u64) -> io::Result<usize>;
+
+    /// Tells whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Bytes in memory.
+#[derive(Clone)]
+pub struct Bytes(pub Arc<[u8]>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.0.len())
+    }
+}
+
+impl Bytes {
+    /// A source of these bytes.
+    pub fn source(bytes: impl Into<Arc<[u8]>>) -> Arc<dyn Source> {
+        Arc::new(Self(bytes.into()))
+    }
+}
+
+impl Source for Bytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], off: u64) -> io::Result<usize> {
+        let start = usize::try_from(off).unwrap_or(usize::MAX).min(self.0.len());
+        let n = buf.len().min(self.0.len() - start);
+        buf[..n].copy_from_slice(&self.0[start..start + n]);
+        Ok(n)
+    }
+}
+
+/// SHA-256 of an object's bytes: what S3 endpoints verify and keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Checksum(pub [u8; 32]);
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checksum({})", data_encoding::HEXLOWER.encode(&self.0[..4]))
+    }
+}
+
+impl Checksum {
+    /// Hashes bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Hashes a source, and shows its pieces to `also`.
+    ///
+    /// # Errors
+    /// When it can't be read, or ends early.
+    pub fn of_source(source: &dyn Source, also: &mut dyn FnMut(&[u8])) -> io::Result<Self> {
+        let mut hasher = Sha256::new();
+        for_each_piece(source, &mut |piece| {
+            hasher.update(piece);
+            also(piece);
+            Ok(())
+        })?;
+        Ok(Self(hasher.finalize().into()))
+    }
+}
+
+/// Shows all bytes of a source, in order, in pieces of at most [`PIECE`].
+pub(crate) fn for_each_piece(
+    source: &dyn Source,
+    act: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buf = vec![0; PIECE];
+    let mut off = 0;
+    while off < source.len() {
+        let n = read_piece(source, &mut buf, off)?;
+        act(&buf[..n])?;
+        off += n as u64;
+    }
+    Ok(())
+}
+
+/// Reads the next piece at `off`, which lies before the end.
+pub(crate) fn read_piece(source: &dyn Source, buf: &mut [u8], off: u64) -> io::Result<usize> {
+    let left = usize::try_from(source.len().saturating_sub(off)).unwrap_or(usize::MAX);
+    let want = buf.len().min(left);
+    match source.read_at(&mut buf[..want], off)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read")),
+        n => Ok(n),
+    }
+}
+
+/// How a put ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is new.
+    Created,
+    /// It was there already, with the same bytes.
+    Same,
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Length in bytes.
+    pub len: u64,
+    /// The checksum that the endpoint keeps, if it keeps one.
+    pub checksum: Option<Checksum>,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name as the endpoint says it: not yet a [`Key`], it may be anything.
+    pub name: String,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// A part of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Objects in ascending order of names.
+    pub items: Vec<Listed>,
+    /// Whether there are more, after the last name here.
+    pub more: bool,
+}
+
+/// Whether an endpoint has something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has.
+    Yes(String),
+    /// It has not.
+    No(String),
+    /// It does not say.
+    Unknown(String),
+    /// Nothing of this kind exists there.
+    NotApplicable(String),
+}
+
+/// What an endpoint says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// It never replaces an object when it is told to create one.
+    pub create_only: Answer,
+    /// It keeps old versions of objects.
+    pub versioning: Answer,
+    /// It can keep objects from being deleted for a time.
+    pub object_lock: Answer,
+    /// How it is known that it stores what was sent.
+    pub verification: String,
+}
+
+/// A set of immutable objects.
+pub trait Remote: Send + Sync + fmt::Debug {
+    /// Returns where it is, as the user wrote it; it never has a secret in it.
+    fn url(&self) -> String;
+
+    /// Stores an object under a name that is not taken, durably, and makes sure that what is stored has this checksum.
+    ///
+    /// # Errors
+    /// `Conflict`: the name is taken by other bytes, which stay. `Corrupt`: what is stored, or what was read from
+    /// `body`, is not what `checksum` says. All else as [`ErrorKind`] has it. After an error the object may be there.
+    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put>;
+
+    /// Replaces a small object that has the checksum `was`.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none. `Conflict`: it is another one by now. Else as [`Remote::put_if_absent`].
+    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()>;
+
+    /// Reads a range of an object, exactly.
+    ///
+    /// # Errors
+    /// `Corrupt` when the object ends before it; `NotFound`.
+    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>>;
+
+    /// Describes an object.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn head(&self, key: &Key) -> Result<Meta>;
+
+    /// Lists objects whose names begin with `prefix`, in ascending order of their bytes, from the first one after
+    /// `after`. See [`list`] for all of them.
+    ///
+    /// # Errors
+    /// As [`ErrorKind`] has it.
+    fn list_page(&self, prefix: &str, after: &str) -> Result<Page>;
+
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// `Denied`, mostly: few credentials should have this right.
+    fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Asks the endpoint what it can do.
+    ///
+    /// # Errors
+    /// When it does not answer at all.
+    fn features(&self) -> Result<Features>;
+}
+
+/// Shows all objects whose names begin with `prefix`, in ascending order.
+///
+/// # Errors
+/// `Corrupt` when the endpoint lists in another order, something else, or without end; what `visit` says; what
+/// [`Remote::list_page`] says.
+pub fn list(remote: &dyn Remote, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+    let hostile =
+        |what: &str| Err(RemoteError::new(ErrorKind::Corrupt, format!("listing {prefix:?}: {what}")));
+    let mut after = String::new();
+    let mut count = 0;
+    loop {
+        let page = remote.list_page(prefix, &after)?;
+        if page.more && page.items.is_empty() {
+            return hostile("an empty page that says there is more");
+        }
+        for item in page.items {
+            count += 1;
+            if count > LIST_MAX {
+                return hostile("more objects than any vault has");
+            }
+            if !item.name.starts_with(prefix) || item.name <= after {
+                return hostile("names that were not asked for, or not in order");
+            }
+            after.clone_from(&item.name);
+            visit(item)?;
+        }
+        if !page.more {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads a whole object of at most `max` bytes.
+///
+/// # Errors
+/// `Corrupt` when it is longer; what [`Remote::head`] and [`Remote::get`] say.
+pub fn read(remote: &dyn Remote, key: &Key, max: u64) -> Result<Vec<u8>> {
+    let len = remote.head(key)?.len;
+    if len > max {
+        return Err(RemoteError::new(
+            ErrorKind::Corrupt,
+            format!("{key} has {len} bytes, more than the {max} expected"),
+        ));
+    }
+    remote.get(key, 0..len)
+}
+
+/// Checks that an object has these bytes, by the checksum that the endpoint keeps, or else by reading it.
+///
+/// # Errors
+/// What [`Remote::head`] and [`Remote::get`] say.
+pub(crate) fn has_bytes(remote: &dyn Remote, key: &Key, len: u64, checksum: &Checksum) -> Result<bool> {
+    let meta = remote.head(key)?;
+    if meta.len != len {
+        return Ok(false);
+    }
+    match meta.checksum {
+        Some(kept) => Ok(kept == *checksum),
+        None => Ok(stored_checksum(remote, key, len)? == *checksum),
+    }
+}
+
+/// Reads an object in pieces and hashes it.
+pub(crate) fn stored_checksum(remote: &dyn Remote, key: &Key, len: u64) -> Result<Checksum> {
+    let mut hasher = Sha256::new();
+    let mut off = 0;
+    while off < len {
+        let end = len.min(off + 8 * PIECE as u64);
+        hasher.update(remote.get(key, off..end)?);
+        off = end;
+    }
+    Ok(Checksum(hasher.finalize().into()))
+}
+
+/// The error for a name that is taken by other bytes.
+pub(crate) fn conflict(key: &Key) -> RemoteError {
+    RemoteError::new(ErrorKind::Conflict, format!("{key} exists there with other bytes"))
+}
+
+#[cfg(test)]
+mod tests;

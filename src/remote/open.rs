@@ -1,0 +1,78 @@
+//! Settings to a remote: the right kind, inside what all kinds need.
+
+use std::sync::Arc;
+
+use super::location::{Location, Settings};
+use super::{
+    Counted, Counters, DirRemote, Limited, Limiter, Pause, RealPause, Remote, Result, RetryPolicy, Retrying,
+    S3Remote, SftpRemote, Times,
+};
+use crate::env::{Env, SystemEnv};
+
+/// What does not depend on the remote.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Clock and randomness.
+    pub env: Arc<dyn Env>,
+    /// How to wait.
+    pub pause: Arc<dyn Pause>,
+    /// How to try again; `None`: as fits the kind.
+    pub retry: Option<RetryPolicy>,
+    /// Where calls are counted.
+    pub counters: Arc<Counters>,
+    /// Bytes a second to it, instead of what the settings say.
+    pub limit_upload: Option<u64>,
+    /// Bytes a second from it, instead of what the settings say.
+    pub limit_download: Option<u64>,
+    /// Deadlines of S3 requests.
+    pub times: Times,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            env: Arc::new(SystemEnv),
+            pause: Arc::new(RealPause),
+            retry: None,
+            counters: Arc::default(),
+            limit_upload: None,
+            limit_download: None,
+            times: Times::default(),
+        }
+    }
+}
+
+/// Opens a remote.
+///
+/// # Errors
+/// What is wrong with the settings, or with a directory. S3 and SFTP are not asked yet.
+pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote>> {
+    let location = settings.location()?;
+    let env = &options.env;
+    let up = options.limit_upload.or(settings.limit_upload);
+    let down = options.limit_download.or(settings.limit_download);
+    let slowest = [up, down].into_iter().flatten().min().map_or(options.times.slowest, |limit| {
+        // Many requests share the limit.
+        options.times.slowest.min((limit / 64).max(1))
+    });
+    let policy = options.retry.unwrap_or(match location.is_local() {
+        true => RetryPolicy::LOCAL,
+        false => RetryPolicy::NETWORK,
+    });
+    let base: Arc<dyn Remote> = match location {
+        Location::Dir { path } => Arc::new(DirRemote::open(&settings.url, &path, Arc::clone(env))?),
+        Location::S3 { bucket, prefix } => {
+            Arc::new(S3Remote::open(settings, &bucket, &prefix, Times { slowest, ..options.times })?)
+        }
+        Location::Sftp { user, host, port, path } => {
+            Arc::new(SftpRemote::new(settings, user, host, port, path, Arc::clone(env)))
+        }
+    };
+    let counted = Arc::new(Counted::new(base, Arc::clone(&options.counters)));
+    let limiter = |speed: u64| Arc::new(Limiter::new(speed, Arc::clone(env), Arc::clone(&options.pause)));
+    let limited: Arc<dyn Remote> = match (up, down) {
+        (None, None) => counted,
+        (up, down) => Arc::new(Limited::new(counted, up.map(limiter), down.map(limiter))),
+    };
+    Ok(Arc::new(Retrying::new(limited, policy, Arc::clone(env), Arc::clone(&options.pause))))
+}

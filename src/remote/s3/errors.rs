@@ -1,0 +1,175 @@
+//! What S3 endpoints answer, in our kinds of errors.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::super::{ErrorKind, RemoteError};
+
+/// Classes a failed call.
+pub(super) fn classify<E>(what: &str, error: SdkError<E, HttpResponse>) -> RemoteError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let said = |text: &str| RemoteError::new(ErrorKind::Unavailable, format!("{what}: {text}"));
+    let with = |kind: ErrorKind, text: &str| RemoteError { kind, ..said(text) };
+    match &error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            let meta = service.err().meta();
+            let code = meta.code().unwrap_or("");
+            let text = match (code, meta.message()) {
+                ("", _) => format!("the endpoint answered with status {status}"),
+                (code, Some(message)) => format!("{} ({})", printable(message), printable(code)),
+                (code, None) => printable(code),
+            };
+            with(kind_of(code, status), &text)
+        }
+        SdkError::TimeoutError(_) => with(ErrorKind::Timeout, "no answer in time"),
+        other => {
+            let chain = chain(other);
+            let long = printable(&DisplayErrorContext(&error).to_string());
+            tracing::debug!(what, error = %long, "a request failed");
+            let last = chain.last().map_or_else(|| error.to_string(), |text| printable(text));
+            match &error {
+                _ if has_credentials_error(&error) => {
+                    with(ErrorKind::NoCredentials, &format!("no credentials: {last}"))
+                }
+                SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+                    with(ErrorKind::Timeout, "no connection in time")
+                }
+                _ if chain.iter().any(|text| text.contains("invalid peer certificate")) => {
+                    with(ErrorKind::Untrusted, &format!("the endpoint's certificate is not trusted: {last}"))
+                }
+                SdkError::DispatchFailure(_) => with(ErrorKind::Unreachable, &last),
+                SdkError::ConstructionFailure(_) => with(ErrorKind::Misconfigured, &last),
+                _ => with(ErrorKind::Unavailable, &last),
+            }
+        }
+    }
+}
+
+/// A class for each code that AWS and the others use; the status where there is no code (HEAD has no body).
+fn kind_of(code: &str, status: u16) -> ErrorKind {
+    match code {
+        "NoSuchKey" | "NotFound" | "NoSuchVersion" => ErrorKind::NotFound,
+        "NoSuchBucket"
+        | "InvalidBucketName"
+        | "PermanentRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException"
+        | "InvalidStorageClass"
+        | "InvalidRegion" => ErrorKind::Misconfigured,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp" => ErrorKind::Denied,
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "Unauthorized" => {
+            ErrorKind::NoCredentials
+        }
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => ErrorKind::ExpiredCredentials,
+        "RequestTimeTooSkewed" | "RequestExpired" => ErrorKind::ClockSkew,
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "ServiceUnavailable"
+        | "ServerBusy" => ErrorKind::Throttled,
+        "RequestTimeout" => ErrorKind::Timeout,
+        "PreconditionFailed" => ErrorKind::Conflict,
+        // Two writers of one name at the same moment: the loser finds out by trying again.
+        "ConditionalRequestConflict" | "OperationAborted" => ErrorKind::Unavailable,
+        "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "IncompleteBody"
+        | "InvalidDigest" => ErrorKind::Damaged,
+        "QuotaExceeded"
+        | "InsufficientStorage"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "EntityTooLarge"
+        | "StorageQuotaExceeded" => ErrorKind::Full,
+        "NotImplemented" | "MethodNotAllowed" | "NotSupported" => ErrorKind::Unsupported,
+        _ => kind_of_status(status),
+    }
+}
+
+fn kind_of_status(status: u16) -> ErrorKind {
+    match status {
+        404 => ErrorKind::NotFound,
+        401 | 403 => ErrorKind::Denied,
+        408 => ErrorKind::Timeout,
+        412 => ErrorKind::Conflict,
+        429 | 503 => ErrorKind::Throttled,
+        301 | 307 | 400 => ErrorKind::Misconfigured,
+        405 | 501 => ErrorKind::Unsupported,
+        416 => ErrorKind::Corrupt,
+        507 => ErrorKind::Full,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+/// The messages of an error and of all its causes.
+fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut texts = vec![error.to_string()];
+    let mut at = error.source();
+    while let Some(error) = at {
+        texts.push(error.to_string());
+        at = error.source();
+    }
+    texts
+}
+
+fn has_credentials_error(error: &(dyn Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        at = error.source();
+    }
+    false
+}
+
+/// What an endpoint says, short and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_statuses_have_their_kinds() {
+        for (code, status, kind) in [
+            ("NoSuchKey", 404, ErrorKind::NotFound),
+            ("", 404, ErrorKind::NotFound),
+            ("NoSuchBucket", 404, ErrorKind::Misconfigured),
+            ("AccessDenied", 403, ErrorKind::Denied),
+            ("", 403, ErrorKind::Denied),
+            ("RequestTimeTooSkewed", 403, ErrorKind::ClockSkew),
+            ("ExpiredToken", 400, ErrorKind::ExpiredCredentials),
+            ("SignatureDoesNotMatch", 403, ErrorKind::NoCredentials),
+            ("SlowDown", 503, ErrorKind::Throttled),
+            ("", 429, ErrorKind::Throttled),
+            ("InternalError", 500, ErrorKind::Unavailable),
+            ("", 502, ErrorKind::Unavailable),
+            ("PreconditionFailed", 412, ErrorKind::Conflict),
+            ("ConditionalRequestConflict", 409, ErrorKind::Unavailable),
+            ("BadDigest", 400, ErrorKind::Damaged),
+            ("NotImplemented", 501, ErrorKind::Unsupported),
+            ("QuotaExceeded", 403, ErrorKind::Full),
+            ("InsufficientStorage", 507, ErrorKind::Full),
+        ] {
+            assert_eq!(kind_of(code, status), kind, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_says_can_not_drive_a_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\n"), "a[2Jb");
+        assert_eq!(printable(&"x".repeat(1000)).len(), 300);
+    }
+}

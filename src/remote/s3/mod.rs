@@ -1,0 +1,431 @@
+//! `s3://bucket/prefix`: AWS and whatever speaks its protocol.
+//!
+//! Every put is conditional (`If-None-Match: *`), carries a SHA-256 that the endpoint must check (as
+//! `x-amz-checksum-sha256`, and signed as the body's hash), and what the endpoint says it stored is compared with it. One
+//! that keeps no SHA-256 is judged by its MD5 (ETag), and one that keeps neither by reading the object back.
+//!
+//! A pack has at most 1 GiB, so an object is one request: no multipart uploads, which can't be conditional everywhere, keep
+//! checksums of parts only, and leave parts that cost money when they are given up.
+
+mod body;
+mod client;
+mod errors;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, ChecksumMode, ObjectLockEnabled, ServerSideEncryption, StorageClass,
+};
+use md5::Md5;
+use sha2::Digest;
+use tokio::runtime::Runtime;
+
+use super::location::Settings;
+use super::{
+    Answer, Checksum, ErrorKind, Features, Key, Listed, Meta, Page, Put, Remote, RemoteError, Result, Source,
+    conflict, for_each_piece, stored_checksum,
+};
+use body::{BoundResponse, SignBody, stream};
+use errors::classify;
+
+/// The longest time until an answer to a request with no body.
+const ANSWER: Duration = Duration::from_secs(60);
+/// A response that is no object has at most this: 1,000 names of 1 KiB each, in XML.
+const RESPONSE_MAX: usize = 8 << 20;
+/// Names in one page.
+const PAGE: i32 = 1000;
+/// Objects with names like this go to the storage class that was chosen; everything else stays where it can be read at once.
+const PACKS: &str = "packs/";
+
+/// A bucket, or a part of one.
+#[derive(Debug)]
+pub struct S3Remote {
+    url: String,
+    client: Client,
+    runtime: Runtime,
+    bucket: String,
+    prefix: String,
+    storage_class: Option<StorageClass>,
+    sse: Option<ServerSideEncryption>,
+    sse_kms_key_id: Option<String>,
+    times: Times,
+    /// The endpoint has said that it knows no conditional create: existing names are looked up first instead.
+    unconditional: AtomicBool,
+}
+
+/// How patient to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Until an answer, counted from when the last byte could have been sent.
+    pub answer: Duration,
+    /// Slower than this, in bytes a second, a transfer is given up.
+    pub slowest: u64,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { answer: ANSWER, slowest: 16 << 10 }
+    }
+}
+
+impl S3Remote {
+    /// Makes a client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// `Misconfigured`, `NoCredentials`, `UnsafeFile`.
+    pub fn open(settings: &Settings, bucket: &str, prefix: &str, times: Times) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("s3")
+            .enable_all()
+            .build()
+            .map_err(|e| RemoteError::new(ErrorKind::Local, format!("starting threads: {e}")))?;
+        let client = runtime.block_on(client::connect(settings))?;
+        Ok(Self {
+            url: settings.url.clone(),
+            client,
+            runtime,
+            bucket: bucket.to_string(),
+            prefix: prefix.to_string(),
+            storage_class: settings.storage_class.as_deref().map(StorageClass::from),
+            sse: settings.sse.as_deref().map(ServerSideEncryption::from),
+            sse_kms_key_id: settings.sse_kms_key_id.clone(),
+            times,
+            unconditional: AtomicBool::new(false),
+        })
+    }
+
+    fn name(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Waits for an answer, but not for ever: `bytes` go over the wire in one direction or the other.
+    fn wait<T, E>(
+        &self,
+        what: &str,
+        bytes: u64,
+        call: impl Future<Output = std::result::Result<T, E>>,
+        failed: impl FnOnce(E) -> RemoteError,
+    ) -> Result<T> {
+        let limit = self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1));
+        self.runtime.block_on(async {
+            match tokio::time::timeout(limit, call).await {
+                Ok(answer) => answer.map_err(failed),
+                Err(_) => {
+                    let text = format!("{what}: no answer within {} seconds", limit.as_secs());
+                    Err(RemoteError::new(ErrorKind::Timeout, text))
+                }
+            }
+        })
+    }
+
+    /// Everything of a put but its condition.
+    fn put_request(
+        &self,
+        key: &Key,
+        body: &Arc<dyn Source>,
+        checksum: &Checksum,
+    ) -> Result<PutObjectFluentBuilder> {
+        let len = i64::try_from(body.len())
+            .map_err(|_| RemoteError::new(ErrorKind::Local, format!("{key} is too long")))?;
+        let class = self.storage_class.clone().filter(|_| key.as_str().starts_with(PACKS));
+        Ok(self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.name(key))
+            .content_length(len)
+            .content_type("application/octet-stream")
+            .checksum_sha256(data_encoding::BASE64.encode(&checksum.0))
+            .set_storage_class(class)
+            .set_server_side_encryption(self.sse.clone())
+            .set_ssekms_key_id(self.sse_kms_key_id.clone()))
+    }
+
+    fn send_put(
+        &self,
+        key: &Key,
+        request: PutObjectFluentBuilder,
+        body: &Arc<dyn Source>,
+        checksum: &Checksum,
+    ) -> Result<PutObjectOutput> {
+        let what = format!("writing {key}");
+        let call = async {
+            // Made in here: reading the body takes the runtime's threads.
+            let request = request.body(stream(body)).customize();
+            request.interceptor(SignBody(*checksum)).interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        self.wait(&what, body.len(), call, |e| classify(&what, e))
+    }
+
+    /// Compares what the endpoint says it stored with what was sent.
+    fn verify(
+        &self,
+        key: &Key,
+        said: Option<&str>,
+        etag: Option<&str>,
+        body: &dyn Source,
+        checksum: &Checksum,
+    ) -> Result<()> {
+        let wrong = || {
+            RemoteError::new(
+                ErrorKind::Corrupt,
+                format!("{key}: the endpoint stored other bytes than were sent"),
+            )
+        };
+        if let Some(said) = said {
+            return if decode_checksum(said) == Some(*checksum) { Ok(()) } else { Err(wrong()) };
+        }
+        let meta = self.head(key)?;
+        if meta.len != body.len() {
+            return Err(wrong());
+        }
+        if let Some(kept) = meta.checksum {
+            return if kept == *checksum { Ok(()) } else { Err(wrong()) };
+        }
+        if etag.map(|etag| etag.trim_matches('"')) == Some(md5_of(body)?.as_str()) {
+            return Ok(());
+        }
+        if stored_checksum(self, key, body.len())? == *checksum { Ok(()) } else { Err(wrong()) }
+    }
+
+    fn same(&self, key: &Key, body: &dyn Source, checksum: &Checksum) -> Result<Put> {
+        let meta = self.head(key)?;
+        let same = meta.len == body.len()
+            && match meta.checksum {
+                Some(kept) => kept == *checksum,
+                None => stored_checksum(self, key, body.len())? == *checksum,
+            };
+        if same { Ok(Put::Same) } else { Err(conflict(key)) }
+    }
+}
+
+fn md5_of(body: &dyn Source) -> Result<String> {
+    let mut hasher = Md5::new();
+    for_each_piece(body, &mut |piece| {
+        hasher.update(piece);
+        Ok(())
+    })
+    .map_err(|e| RemoteError::source(&e))?;
+    Ok(data_encoding::HEXLOWER.encode(&hasher.finalize()))
+}
+
+fn decode_checksum(text: &str) -> Option<Checksum> {
+    let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok()?;
+    bytes.try_into().ok().map(Checksum)
+}
+
+impl Remote for S3Remote {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
+        let mut request = self.put_request(key, body, checksum)?;
+        if self.unconditional.load(Ordering::Relaxed) {
+            match self.same(key, body.as_ref(), checksum) {
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                other => return other,
+            }
+        } else {
+            request = request.if_none_match("*");
+        }
+        match self.send_put(key, request, body, checksum) {
+            Ok(answer) => {
+                self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)?;
+                Ok(Put::Created)
+            }
+            Err(e) if e.kind == ErrorKind::Conflict => self.same(key, body.as_ref(), checksum),
+            Err(e)
+                if e.kind == ErrorKind::Unsupported && !self.unconditional.swap(true, Ordering::Relaxed) =>
+            {
+                tracing::warn!(url = %self.url, "the endpoint knows no conditional create");
+                self.put_if_absent(key, body, checksum)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
+        let what = format!("reading {key}");
+        let call = async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.name(key)).customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let len = u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0);
+        if stored_checksum(self, key, len)? != *was {
+            return Err(conflict(key));
+        }
+        // The tag that was there before the bytes were read: who changed them in between is found out.
+        let request = self.put_request(key, body, checksum)?.set_if_match(head.e_tag().map(String::from));
+        let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
+            ErrorKind::Conflict => conflict(key),
+            _ => e,
+        })?;
+        self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
+    }
+
+    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
+        let want = range.end.saturating_sub(range.start);
+        if want == 0 {
+            return Ok(Vec::new());
+        }
+        let what = format!("reading {key}");
+        let other = |text: String| Err(RemoteError::new(ErrorKind::Corrupt, format!("{what}: {text}")));
+        let size = usize::try_from(want)
+            .map_err(|_| RemoteError::new(ErrorKind::Local, "a range larger than memory"))?;
+        let call = async {
+            let request = self
+                .client
+                .get_object()
+                .bucket(&self.bucket)
+                .key(self.name(key))
+                .range(format!("bytes={}-{}", range.start, range.end - 1))
+                .customize();
+            let limit = size.max(RESPONSE_MAX);
+            let mut answer =
+                request.interceptor(BoundResponse(limit)).send().await.map_err(|e| classify(&what, e))?;
+            let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
+            let begins = |said: &str| said.starts_with(&format!("bytes {}-", range.start));
+            if len != Some(want) || !answer.content_range().is_none_or(begins) {
+                return other(format!("{want} bytes were asked for, the endpoint sends {len:?}"));
+            }
+            let mut bytes = Vec::with_capacity(size);
+            while let Some(piece) = answer.body.next().await {
+                let broke = |e| {
+                    RemoteError::new(ErrorKind::Unavailable, format!("{what}: the connection broke: {e}"))
+                };
+                let piece = piece.map_err(broke)?;
+                if bytes.len() + piece.len() > size {
+                    return other("more bytes than were asked for".into());
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            match bytes.len() == size {
+                true => Ok(bytes),
+                false => {
+                    Err(RemoteError::new(ErrorKind::Unavailable, format!("{what}: the connection broke")))
+                }
+            }
+        };
+        self.wait(&what, want, call, |e| e)
+    }
+
+    fn head(&self, key: &Key) -> Result<Meta> {
+        let what = format!("looking at {key}");
+        let call = async {
+            let request = self
+                .client
+                .head_object()
+                .bucket(&self.bucket)
+                .key(self.name(key))
+                .checksum_mode(ChecksumMode::Enabled)
+                .customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let len = head.content_length().and_then(|len| u64::try_from(len).ok());
+        let len = len.ok_or_else(|| RemoteError::new(ErrorKind::Corrupt, format!("{what}: no length")))?;
+        Ok(Meta { len, checksum: head.checksum_sha256().and_then(decode_checksum) })
+    }
+
+    fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
+        let what = format!("listing {prefix:?}");
+        let call = async {
+            let start = (!after.is_empty()).then(|| format!("{}{after}", self.prefix));
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(format!("{}{prefix}", self.prefix))
+                // By name, not by token: a page can be asked for again, and an endpoint can't lead us in circles.
+                .set_start_after(start)
+                .max_keys(PAGE)
+                .customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        let answer = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let mut page = Page { items: Vec::new(), more: answer.is_truncated().unwrap_or(false) };
+        for object in answer.contents() {
+            let name = object.key().and_then(|name| name.strip_prefix(self.prefix.as_str()));
+            let len = object.size().and_then(|len| u64::try_from(len).ok());
+            let (Some(name), Some(len)) = (name, len) else {
+                return Err(RemoteError::new(
+                    ErrorKind::Corrupt,
+                    format!("{what}: an object without name or size"),
+                ));
+            };
+            page.items.push(Listed { name: name.to_string(), len });
+        }
+        Ok(page)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        let what = format!("deleting {key}");
+        let call = async {
+            let request = self.client.delete_object().bucket(&self.bucket).key(self.name(key)).customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        match self.wait(&what, 0, call, |e| classify(&what, e)) {
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn features(&self) -> Result<Features> {
+        let what = "asking for the bucket's versioning";
+        let call = async { self.client.get_bucket_versioning().bucket(&self.bucket).send().await };
+        let versioning = match self.wait(what, 0, call, |e| classify(what, e)) {
+            Ok(answer) if answer.status() == Some(&BucketVersioningStatus::Enabled) => {
+                Answer::Yes("enabled".into())
+            }
+            Ok(_) => Answer::No("not enabled: an overwritten object is gone".into()),
+            Err(e) => unless_it_does_not_say(e)?,
+        };
+        let what = "asking for the bucket's Object Lock";
+        let call = async { self.client.get_object_lock_configuration().bucket(&self.bucket).send().await };
+        let object_lock = match self.wait(what, 0, call, |e| classify(what, e)) {
+            Ok(answer) => {
+                let on = answer.object_lock_configuration().and_then(|lock| lock.object_lock_enabled());
+                match on == Some(&ObjectLockEnabled::Enabled) {
+                    true => Answer::Yes("enabled".into()),
+                    false => Answer::No("not enabled".into()),
+                }
+            }
+            // AWS says ObjectLockConfigurationNotFoundError, with this status.
+            Err(e) if e.kind == ErrorKind::NotFound => {
+                Answer::No("not enabled: it is chosen when a bucket is made".into())
+            }
+            Err(e) => unless_it_does_not_say(e)?,
+        };
+        let create_only = match self.unconditional.load(Ordering::Relaxed) {
+            true => Answer::No(
+                "the endpoint knows no conditional create: names are looked up first, and two writers at the same moment are not \
+                 kept apart"
+                    .into(),
+            ),
+            false => Answer::Yes("conditional create (If-None-Match)".into()),
+        };
+        let verification =
+            "a SHA-256 goes with every object, and is compared with what the endpoint stored".into();
+        Ok(Features { create_only, versioning, object_lock, verification })
+    }
+}
+
+/// Ship needs no right to ask such questions, and not every endpoint knows them.
+fn unless_it_does_not_say(error: RemoteError) -> Result<Answer> {
+    match error.kind {
+        ErrorKind::Denied => Ok(Answer::Unknown("the credentials may not ask".into())),
+        ErrorKind::Unsupported | ErrorKind::NotFound => {
+            Ok(Answer::Unknown("the endpoint does not say".into()))
+        }
+        _ => Err(error),
+    }
+}

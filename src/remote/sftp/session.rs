@@ -1,0 +1,541 @@
+//! One SFTP session: an `ssh` process with the sftp subsystem at its far end.
+//!
+//! The system's OpenSSH does everything that has to do with trust: host keys (never accepted unseen), user keys, agent,
+//! ssh_config, jump hosts. It asks nothing (`BatchMode`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::super::location::Settings;
+use super::super::{ErrorKind, RemoteError, Result, Source, read_piece};
+use super::wire::*;
+
+/// Requests under way at a time: 2 MiB of data, which is what an SSH channel holds.
+const WINDOW: usize = 64;
+/// No byte either way for this long, and the session is given up.
+const IDLE: Duration = Duration::from_secs(120);
+/// What ssh says is kept up to this length.
+const STDERR_MAX: u64 = 8 << 10;
+
+/// Where to log in.
+#[derive(Clone, Debug)]
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
+    pub(super) settings: Settings,
+}
+
+impl Login {
+    fn command(&self) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-oBatchMode=yes").arg("-oStrictHostKeyChecking=yes").arg("-oUpdateHostKeys=no");
+        ssh.arg("-oConnectTimeout=15").arg("-oServerAliveInterval=15").arg("-oServerAliveCountMax=3");
+        ssh.arg("-oForwardAgent=no").arg("-oForwardX11=no").arg("-oClearAllForwardings=yes");
+        ssh.arg("-oPermitLocalCommand=no").arg("-oRequestTTY=no").arg("-oCompression=no");
+        if let Some(path) = &self.settings.ssh_config {
+            ssh.arg("-F").arg(path);
+        }
+        if let Some(path) = &self.settings.known_hosts {
+            ssh.arg(format!("-oUserKnownHostsFile={}", quote(path))).arg("-oGlobalKnownHostsFile=none");
+        }
+        if let Some(path) = &self.settings.identity_file {
+            ssh.arg("-i").arg(path).arg("-oIdentitiesOnly=yes");
+        }
+        if let Some(port) = self.port {
+            ssh.arg("-p").arg(port.to_string());
+        }
+        if let Some(user) = &self.user {
+            ssh.arg("-l").arg(user);
+        }
+        ssh.arg("-s").arg("--").arg(&self.host).arg("sftp");
+        ssh
+    }
+}
+
+/// A path in an option of ssh, which splits at blanks and replaces what follows a percent sign.
+fn quote(path: &std::path::Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('%', "%%"))
+}
+
+/// A connected session.
+#[derive(Debug)]
+pub(super) struct Session {
+    socket: UnixStream,
+    child: Child,
+    stderr: Option<JoinHandle<String>>,
+    extensions: BTreeSet<String>,
+    next_id: u32,
+    broken: bool,
+}
+
+/// An answer: its type and what follows the id.
+struct Reply {
+    kind: u8,
+    body: Vec<u8>,
+}
+
+/// A file or directory that is open at the far side.
+pub(super) type Handle = Vec<u8>;
+
+impl Session {
+    /// Connects and logs in.
+    pub(super) fn connect(login: &Login) -> Result<Self> {
+        let local = |e: io::Error| RemoteError::new(ErrorKind::Local, format!("starting ssh: {e}"));
+        let (socket, theirs) = UnixStream::pair().map_err(local)?;
+        socket.set_read_timeout(Some(IDLE)).map_err(local)?;
+        socket.set_write_timeout(Some(IDLE)).map_err(local)?;
+        let mut ssh = login.command();
+        ssh.stdin(OwnedFd::from(theirs.try_clone().map_err(local)?))
+            .stdout(OwnedFd::from(theirs))
+            .stderr(Stdio::piped());
+        let mut child = ssh.spawn().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => RemoteError::new(
+                ErrorKind::Misconfigured,
+                "the program ssh is missing (Debian: openssh-client): SFTP remotes go through it",
+            ),
+            _ => local(e),
+        })?;
+        // Its ends of the socket are the child's alone now: when it dies we see an end of file.
+        drop(ssh);
+        let stderr = child.stderr.take().map(|pipe| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                // What could not be read is missing in a message, nothing else.
+                drop(pipe.take(STDERR_MAX).read_to_end(&mut text));
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        let mut session =
+            Self { socket, child, stderr, extensions: BTreeSet::new(), next_id: 0, broken: false };
+        session.handshake()?;
+        Ok(session)
+    }
+
+    fn handshake(&mut self) -> Result<()> {
+        self.send(&Writer::new(INIT).u32(3).finish())?;
+        let packet = self.receive()?;
+        if packet.first() != Some(&VERSION) {
+            return Err(self.break_with("the far side does not speak SFTP; does its login print something?"));
+        }
+        let mut reader = Reader::new(&packet[1..]);
+        if reader.u32()? < 3 {
+            return Err(self.break_with("the SFTP server is older than version 3"));
+        }
+        while !reader.is_empty() {
+            let name = String::from_utf8_lossy(reader.string()?).into_owned();
+            reader.string()?;
+            self.extensions.insert(name);
+        }
+        Ok(())
+    }
+
+    /// Whether it can't be used any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether the server has an extension.
+    pub(super) fn knows(&self, extension: &str) -> bool {
+        self.extensions.contains(extension)
+    }
+
+    fn break_with(&mut self, what: &str) -> RemoteError {
+        self.broken = true;
+        RemoteError::new(ErrorKind::Corrupt, what)
+    }
+
+    /// Says why the connection broke, by what ssh printed.
+    fn explain(&mut self, error: &io::Error) -> RemoteError {
+        self.broken = true;
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            let text = format!("the SFTP server was silent for {} seconds", IDLE.as_secs());
+            return RemoteError::new(ErrorKind::Timeout, text);
+        }
+        // ssh ends when its connection does; what does not end by itself is ended.
+        for _ in 0..200 {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                _ => break,
+            }
+        }
+        drop(self.child.kill());
+        let said = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        explain_stderr(&said)
+    }
+
+    fn send(&mut self, packet: &[u8]) -> Result<()> {
+        self.socket.write_all(packet).map_err(|e| self.explain(&e))
+    }
+
+    fn receive(&mut self) -> Result<Vec<u8>> {
+        let mut head = [0; 4];
+        self.socket.read_exact(&mut head).map_err(|e| self.explain(&e))?;
+        let len = u32::from_be_bytes(head) as usize;
+        if len == 0 || len > PACKET_MAX {
+            return Err(self.break_with("the SFTP server sends packets of a size that none has"));
+        }
+        let mut packet = vec![0; len];
+        self.socket.read_exact(&mut packet).map_err(|e| self.explain(&e))?;
+        Ok(packet)
+    }
+
+    /// Sends a request whose id is filled in by `make`.
+    fn request(&mut self, make: impl FnOnce(u32) -> Writer) -> Result<u32> {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        self.send(&make(id).finish())?;
+        Ok(id)
+    }
+
+    fn reply(&mut self) -> Result<(u32, Reply)> {
+        let mut packet = self.receive()?;
+        if packet.len() < 5 {
+            return Err(self.break_with("the SFTP server sends packets that make no sense"));
+        }
+        let id = Reader::new(&packet[1..5]).u32()?;
+        let kind = packet[0];
+        packet.drain(..5);
+        Ok((id, Reply { kind, body: packet }))
+    }
+
+    /// Sends a request and waits for its answer.
+    fn call(&mut self, make: impl FnOnce(u32) -> Writer) -> Result<Reply> {
+        let id = self.request(make)?;
+        let (answered, reply) = self.reply()?;
+        if answered != id {
+            return Err(self.break_with("the SFTP server answers what was not asked"));
+        }
+        Ok(reply)
+    }
+
+    /// The answer must be of this type; a status is an error.
+    fn expect(&mut self, kind: u8, what: &str, reply: Reply) -> Result<Vec<u8>> {
+        if reply.kind == kind {
+            return Ok(reply.body);
+        }
+        match self.status(&reply)? {
+            OK => Err(self.break_with("the SFTP server answers with a status where it has to say more")),
+            code => Err(status_error(what, code)),
+        }
+    }
+
+    fn status(&mut self, reply: &Reply) -> Result<u32> {
+        if reply.kind != STATUS {
+            return Err(self.break_with("the SFTP server answers what was not asked"));
+        }
+        Reader::new(&reply.body).u32()
+    }
+
+    fn done(&mut self, what: &str, reply: &Reply) -> Result<()> {
+        match self.status(reply)? {
+            OK => Ok(()),
+            code => Err(status_error(what, code)),
+        }
+    }
+
+    pub(super) fn open(&mut self, path: &str, flags: u32) -> Result<Handle> {
+        let reply =
+            self.call(|id| Writer::new(OPEN).u32(id).string(path.as_bytes()).u32(flags).mode(0o600))?;
+        let body = self.expect(HANDLE, path, reply)?;
+        Ok(Reader::new(&body).string()?.to_vec())
+    }
+
+    pub(super) fn close(&mut self, handle: &Handle) -> Result<()> {
+        let reply = self.call(|id| Writer::new(CLOSE).u32(id).string(handle))?;
+        self.done("closing", &reply)
+    }
+
+    pub(super) fn fstat(&mut self, handle: &Handle) -> Result<Attrs> {
+        let reply = self.call(|id| Writer::new(FSTAT).u32(id).string(handle))?;
+        let body = self.expect(ATTRS, "describing a file", reply)?;
+        Reader::new(&body).attrs()
+    }
+
+    pub(super) fn stat(&mut self, path: &str, follow: bool) -> Result<Attrs> {
+        let kind = if follow { STAT } else { LSTAT };
+        let reply = self.call(|id| Writer::new(kind).u32(id).string(path.as_bytes()))?;
+        let body = self.expect(ATTRS, path, reply)?;
+        Reader::new(&body).attrs()
+    }
+
+    pub(super) fn mkdir(&mut self, path: &str) -> Result<()> {
+        let reply = self.call(|id| Writer::new(MKDIR).u32(id).string(path.as_bytes()).mode(0o700))?;
+        self.done(path, &reply)
+    }
+
+    pub(super) fn remove(&mut self, path: &str) -> Result<()> {
+        let reply = self.call(|id| Writer::new(REMOVE).u32(id).string(path.as_bytes()))?;
+        self.done(path, &reply)
+    }
+
+    /// Gives a file a name that nothing has. Version 3 says that it fails where something has it.
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let reply =
+            self.call(|id| Writer::new(RENAME).u32(id).string(from.as_bytes()).string(to.as_bytes()))?;
+        self.done(to, &reply)
+    }
+
+    /// Gives a file a name in place of whatever has it.
+    pub(super) fn rename_over(&mut self, from: &str, to: &str) -> Result<()> {
+        let reply = self.call(|id| {
+            let packet = Writer::new(EXTENDED).u32(id).string(b"posix-rename@openssh.com");
+            packet.string(from.as_bytes()).string(to.as_bytes())
+        })?;
+        self.done(to, &reply)
+    }
+
+    pub(super) fn fsync(&mut self, handle: &Handle) -> Result<()> {
+        let reply =
+            self.call(|id| Writer::new(EXTENDED).u32(id).string(b"fsync@openssh.com").string(handle))?;
+        self.done("making a file durable", &reply)
+    }
+
+    /// Returns the free bytes of the filesystem that holds `path`.
+    pub(super) fn free(&mut self, path: &str) -> Result<u64> {
+        let name = b"statvfs@openssh.com";
+        let reply = self.call(|id| Writer::new(EXTENDED).u32(id).string(name).string(path.as_bytes()))?;
+        let body = self.expect(EXTENDED_REPLY, path, reply)?;
+        let mut reader = Reader::new(&body);
+        let (_block, fragment, _blocks, _free) = (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
+        Ok(fragment.saturating_mul(reader.u64()?))
+    }
+
+    /// Writes a whole source, with many requests under way; `seen` gets its bytes in order.
+    pub(super) fn write_all(
+        &mut self,
+        handle: &Handle,
+        source: &dyn Source,
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut waiting = BTreeSet::new();
+        let mut buf = vec![0; CHUNK];
+        let mut off = 0;
+        let mut failed = None;
+        while off < source.len() || !waiting.is_empty() {
+            if off < source.len() && waiting.len() < WINDOW && failed.is_none() {
+                match read_piece(source, &mut buf, off) {
+                    Ok(n) => {
+                        seen(&buf[..n]);
+                        let at = off;
+                        off += n as u64;
+                        let id = self.request(|id| {
+                            Writer::new(WRITE).u32(id).string(handle).u64(at).string(&buf[..n])
+                        })?;
+                        waiting.insert(id);
+                    }
+                    Err(e) => failed = Some(RemoteError::source(&e)),
+                }
+                continue;
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            let (id, reply) = self.reply()?;
+            if !waiting.remove(&id) {
+                return Err(self.break_with("the SFTP server answers what was not asked"));
+            }
+            // The answers that are still under way are taken in before the failure is told.
+            if let Err(e) = self.done("writing", &reply) {
+                if self.broken {
+                    return Err(e);
+                }
+                failed = failed.or(Some(e));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Reads `len` bytes at `start`, in order, with many requests under way.
+    pub(super) fn read_exact(&mut self, handle: &Handle, start: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut waiting: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        // What is still to be asked for: first what came short, then the rest.
+        let mut again: Vec<(usize, usize)> = Vec::new();
+        let mut next = 0;
+        let mut failed = None;
+        loop {
+            let wanted = (failed.is_none() && waiting.len() < WINDOW).then(|| {
+                again.pop().or_else(|| {
+                    let n = CHUNK.min(len - next);
+                    next += n;
+                    (n > 0).then_some((next - n, n))
+                })
+            });
+            if let Some((at, n)) = wanted.flatten() {
+                let off = start + at as u64;
+                let ask = u32::try_from(n).unwrap_or(u32::MAX);
+                let id = self.request(|id| Writer::new(READ).u32(id).string(handle).u64(off).u32(ask))?;
+                waiting.insert(id, (at, n));
+                continue;
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            let (id, reply) = self.reply()?;
+            let Some((at, n)) = waiting.remove(&id) else {
+                return Err(self.break_with("the SFTP server answers what was not asked"));
+            };
+            if reply.kind == DATA {
+                let data = Reader::new(&reply.body).string()?;
+                if data.is_empty() || data.len() > n {
+                    return Err(self.break_with("the SFTP server sends other lengths than were asked for"));
+                }
+                bytes[at..at + data.len()].copy_from_slice(data);
+                if data.len() < n {
+                    again.push((at + data.len(), n - data.len()));
+                }
+            } else {
+                let error = match self.status(&reply)? {
+                    EOF => RemoteError::new(ErrorKind::Corrupt, "it is shorter than it should be"),
+                    OK => return Err(self.break_with("the SFTP server answers a read with nothing")),
+                    code => status_error("reading", code),
+                };
+                failed = failed.or(Some(error));
+            }
+        }
+        failed.map_or(Ok(bytes), Err)
+    }
+
+    /// Lists a directory: names that are text, with their attributes; at most `max`.
+    pub(super) fn list(&mut self, path: &str, max: usize) -> Result<Vec<(String, Attrs)>> {
+        let reply = self.call(|id| Writer::new(OPENDIR).u32(id).string(path.as_bytes()))?;
+        let body = self.expect(HANDLE, path, reply)?;
+        let handle = Reader::new(&body).string()?.to_vec();
+        let mut items = Vec::new();
+        loop {
+            let reply = self.call(|id| Writer::new(READDIR).u32(id).string(&handle))?;
+            if reply.kind == STATUS {
+                match self.status(&reply)? {
+                    EOF => break,
+                    code => return Err(status_error(path, code)),
+                }
+            }
+            let body = self.expect(NAME, path, reply)?;
+            let mut reader = Reader::new(&body);
+            let count = reader.u32()?;
+            if count == 0 {
+                return Err(self.break_with("the SFTP server lists without end"));
+            }
+            for _ in 0..count {
+                let name = std::str::from_utf8(reader.string()?).map(String::from);
+                reader.string()?;
+                let attrs = reader.attrs()?;
+                if items.len() >= max {
+                    return Err(self.break_with("the SFTP server lists more than any vault has"));
+                }
+                items.extend(name.ok().filter(|name| name != "." && name != "..").map(|name| (name, attrs)));
+            }
+        }
+        self.close(&handle)?;
+        Ok(items)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nothing is under way that anybody waits for; a process that is gone already is no matter.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn status_error(what: &str, code: u32) -> RemoteError {
+    let (kind, text) = match code {
+        NO_SUCH_FILE => (ErrorKind::NotFound, "no such file"),
+        PERMISSION_DENIED => (ErrorKind::Denied, "permission denied"),
+        FAILURE => (ErrorKind::Unavailable, "the server says only that it failed"),
+        OP_UNSUPPORTED => (ErrorKind::Unsupported, "the server can't do this"),
+        EOF => (ErrorKind::Corrupt, "it ends early"),
+        _ => (ErrorKind::Unavailable, "the server failed"),
+    };
+    RemoteError::new(kind, format!("{what}: {text}"))
+}
+
+/// Classes what ssh says before it gives up.
+fn explain_stderr(said: &str) -> RemoteError {
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let kind = if has(&[
+        "Host key verification failed",
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "host key is known",
+    ]) {
+        ErrorKind::Untrusted
+    } else if has(&["Permission denied", "Too many authentication failures", "no such identity", "Load key"])
+    {
+        ErrorKind::NoCredentials
+    } else if has(&["Connection timed out", "Operation timed out"]) {
+        ErrorKind::Timeout
+    } else if has(&["Could not resolve", "Connection refused", "No route to host", "Network is unreachable"])
+    {
+        ErrorKind::Unreachable
+    } else if has(&["subsystem request failed"]) {
+        ErrorKind::Unsupported
+    } else if has(&[
+        "Bad configuration",
+        "Bad owner or permissions",
+        "Can't open user config file",
+        "Unknown option",
+    ]) {
+        ErrorKind::Misconfigured
+    } else {
+        ErrorKind::Unavailable
+    };
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@'));
+    let last: Vec<&str> = lines.collect();
+    let text: String = match last.len() {
+        0 => "the SSH connection ended".into(),
+        n => last[n.saturating_sub(2)..].join("; "),
+    };
+    let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+    RemoteError::new(kind, format!("ssh: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ssh_says_has_a_kind() {
+        for (said, kind) in [
+            (
+                "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.\n",
+                ErrorKind::Untrusted,
+            ),
+            ("u@h: Permission denied (publickey).\n", ErrorKind::NoCredentials),
+            ("ssh: connect to host h port 22: Connection refused\n", ErrorKind::Unreachable),
+            ("ssh: Could not resolve hostname h: Name or service not known\n", ErrorKind::Unreachable),
+            ("ssh: connect to host h port 22: Connection timed out\n", ErrorKind::Timeout),
+            ("subsystem request failed on channel 0\n", ErrorKind::Unsupported),
+            ("", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(explain_stderr(said).kind, kind, "{said}");
+        }
+    }
+
+    #[test]
+    fn ssh_asks_nothing_and_trusts_nobody_unseen() {
+        let login = Login {
+            user: Some("backup".into()),
+            host: "host".into(),
+            port: Some(2222),
+            settings: Settings { known_hosts: Some("/a b/k%h".into()), ..Settings::default() },
+        };
+        let command = login.command();
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        for arg in [
+            "-oBatchMode=yes",
+            "-oStrictHostKeyChecking=yes",
+            "-oForwardAgent=no",
+            "-oUserKnownHostsFile=\"/a b/k%%h\"",
+        ] {
+            assert!(args.iter().any(|a| a == arg), "{arg} is missing in {args:?}");
+        }
+        assert_eq!(args[args.len() - 4..], ["-s", "--", "host", "sftp"]);
+    }
+}

@@ -1,0 +1,214 @@
+//! One suite that every kind of remote passes: a directory, an S3 server, a real sshd. Then what is special to each.
+
+pub mod s3_server;
+pub mod sshd;
+
+mod s3;
+mod sftp;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom::remote::{
+    self, Bytes, Checksum, ErrorKind, Key, OpenOptions, Put, Remote, RemoteError, RetryPolicy, Settings,
+    Source,
+};
+
+pub fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+pub fn put(remote: &dyn Remote, name: &str, bytes: &[u8]) -> Result<Put, RemoteError> {
+    remote.put_if_absent(&key(name), &Bytes::source(bytes), &Checksum::of(bytes))
+}
+
+pub fn names(remote: &dyn Remote, prefix: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    remote::list(remote, prefix, &mut |item| {
+        names.push(item.name);
+        Ok(())
+    })
+    .unwrap();
+    names
+}
+
+/// One try of each call, so that a test sees what happens.
+pub fn once() -> OpenOptions {
+    OpenOptions {
+        retry: Some(RetryPolicy { tries_max: 1, ..RetryPolicy::NETWORK }),
+        ..OpenOptions::default()
+    }
+}
+
+/// Many quick tries.
+pub fn patient() -> OpenOptions {
+    let retry = RetryPolicy {
+        tries_max: 50,
+        first: Duration::from_millis(1),
+        pause_max: Duration::from_millis(2),
+        total_max: Duration::from_secs(600),
+    };
+    OpenOptions { retry: Some(retry), ..OpenOptions::default() }
+}
+
+/// A file that only its owner may read.
+pub fn private_file(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A source that breaks off.
+#[derive(Debug)]
+struct Broken;
+
+impl Source for Broken {
+    fn len(&self) -> u64 {
+        3 << 20
+    }
+
+    fn read_at(&self, buf: &mut [u8], off: u64) -> io::Result<usize> {
+        if off > 1 << 20 {
+            return Err(io::Error::other("the disk here broke"));
+        }
+        buf.fill(1);
+        Ok(buf.len())
+    }
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+}
+
+/// What every remote must do.
+fn conforms(remote: &Arc<dyn Remote>, many: usize) {
+    let r = remote.as_ref();
+    let kind = |result: Result<Put, RemoteError>| result.unwrap_err().kind;
+    // Nothing is there.
+    assert!(names(r, "packs/").is_empty() && names(r, "").is_empty());
+    assert_eq!(r.head(&key("packs/aa/x")).unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(r.get(&key("packs/aa/x"), 0..1).unwrap_err().kind, ErrorKind::NotFound);
+    r.delete(&key("packs/aa/x")).unwrap();
+    // Objects of all sizes, whole and in parts.
+    for len in [0, 1, 1000, (1 << 20) - 1, (3 << 20) + 17] {
+        let name = format!("packs/aa/{len}");
+        let bytes = pattern(len, 7);
+        assert_eq!(put(r, &name, &bytes).unwrap(), Put::Created);
+        assert_eq!(put(r, &name, &bytes).unwrap(), Put::Same);
+        assert_eq!(r.head(&key(&name)).unwrap().len, len as u64);
+        assert_eq!(remote::read(r, &key(&name), 4 << 20).unwrap(), bytes);
+    }
+    let big = pattern((3 << 20) + 17, 7);
+    let name = key("packs/aa/3145745");
+    for range in [0..1, 5..5, 1_000_000..1_100_001, 3_145_744..3_145_745] {
+        let (start, end) = (range.start as usize, range.end as usize);
+        assert_eq!(r.get(&name, range).unwrap(), big[start..end]);
+    }
+    assert_eq!(r.get(&name, 3_145_744..3_145_746).unwrap_err().kind, ErrorKind::Corrupt);
+    assert_eq!(remote::read(r, &name, 1000).unwrap_err().kind, ErrorKind::Corrupt, "longer than expected");
+    // A name that is taken stays taken, by other bytes of the same and of another length.
+    let other = pattern(big.len(), 8);
+    assert_eq!(kind(put(r, name.as_str(), &other)), ErrorKind::Conflict);
+    assert_eq!(kind(put(r, name.as_str(), b"short")), ErrorKind::Conflict);
+    assert_eq!(remote::read(r, &name, 4 << 20).unwrap(), big);
+    // What does not arrive as it should is not there.
+    let wrong = r.put_if_absent(&key("packs/bb/wrong"), &Bytes::source(*b"bytes"), &Checksum::of(b"other"));
+    assert!(matches!(wrong.unwrap_err().kind, ErrorKind::Corrupt | ErrorKind::Damaged));
+    let broken: Arc<dyn Source> = Arc::new(Broken);
+    r.put_if_absent(&key("packs/bb/broken"), &broken, &Checksum::of(b"")).unwrap_err();
+    assert!(names(r, "packs/bb/").is_empty());
+    // The header is replaced, by who knows what it replaces.
+    put(r, "vault.json", b"first").unwrap();
+    let replace = |was: &[u8], now: &[u8]| {
+        r.replace(&key("vault.json"), &Checksum::of(was), &Bytes::source(now), &Checksum::of(now))
+    };
+    replace(b"first", b"second one").unwrap();
+    assert_eq!(replace(b"first", b"third").unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(remote::read(r, &key("vault.json"), 100).unwrap(), b"second one");
+    let missing = r.replace(&key("none"), &Checksum::of(b""), &Bytes::source(*b"x"), &Checksum::of(b"x"));
+    assert_eq!(missing.unwrap_err().kind, ErrorKind::NotFound);
+    parallel(remote);
+    // Lists, of one directory and of all, more than a page of them.
+    for n in 0..many {
+        put(r, &format!("snapshots/{n:05}"), b"s").unwrap();
+    }
+    let expected: Vec<String> = (0..many).map(|n| format!("snapshots/{n:05}")).collect();
+    assert_eq!(names(r, "snapshots/"), expected);
+    assert_eq!(names(r, "snapshots/0000"), expected[..10]);
+    let all = names(r, "");
+    assert!(
+        all.is_sorted() && all.contains(&"vault.json".to_string()) && all.len() > many + 5,
+        "{}",
+        all.len()
+    );
+    assert!(names(r, "nothing/").is_empty());
+    // Gone is gone, and may be deleted again.
+    r.delete(&name).unwrap();
+    r.delete(&name).unwrap();
+    assert_eq!(r.head(&name).unwrap_err().kind, ErrorKind::NotFound);
+    let probe = remote::probe(r).unwrap();
+    assert!(probe.is_good(), "{probe:?}");
+    assert!(!names(r, "").iter().any(|name| name.contains("damaged")));
+}
+
+/// Many writers at the same time: of different names, and of one.
+fn parallel(remote: &Arc<dyn Remote>) {
+    let ends: Vec<Result<Put, RemoteError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8_u8)
+            .map(|n| {
+                scope.spawn(move || {
+                    let bytes = pattern(300_000, n);
+                    assert_eq!(put(remote.as_ref(), &format!("packs/cc/{n}"), &bytes).unwrap(), Put::Created);
+                    put(remote.as_ref(), "packs/cc/one", &bytes)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let winners: Vec<usize> = (0..8).filter(|&n| ends[n] == Ok(Put::Created)).collect();
+    assert_eq!(winners.len(), 1, "{ends:?}");
+    for (n, end) in ends.iter().enumerate().filter(|(n, _)| *n != winners[0]) {
+        assert_eq!(end.as_ref().unwrap_err().kind, ErrorKind::Conflict, "{n}");
+    }
+    let winner = pattern(300_000, u8::try_from(winners[0]).unwrap());
+    assert_eq!(remote::read(remote.as_ref(), &key("packs/cc/one"), 1 << 20).unwrap(), winner);
+}
+
+fn dir_settings(path: &Path) -> Settings {
+    Settings { url: format!("file://{}", path.display()), ..Settings::default() }
+}
+
+#[test]
+fn a_directory_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    conforms(&remote::open(&dir_settings(dir.path()), &once()).unwrap(), 1100);
+    let left: Vec<_> =
+        fs::read_dir(dir.path().join(".incoming")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"], "no scratch file is left");
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = remote::open(&dir_settings(&dir.path().join("mnt")), &once()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Misconfigured);
+    assert!(error.message.contains("is the disk mounted?") && !dir.path().join("mnt").exists(), "{error}");
+}
+
+#[test]
+fn links_in_a_directory_lead_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    fs::create_dir(dir.path().join("packs")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("packs/aa")).unwrap();
+    let remote = remote::open(&dir_settings(dir.path()), &once()).unwrap();
+    remote.get(&key("packs/aa/secret"), 0..6).unwrap_err();
+    put(remote.as_ref(), "packs/aa/new", b"x").unwrap_err();
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    assert_eq!(names(remote.as_ref(), "packs/"), ["packs/aa"], "the link itself, nothing behind it");
+}

@@ -1,0 +1,258 @@
+//! S3: endpoints that are slow, broken, wrong, or that lie.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom::remote::{
+    self, ErrorKind, Fault, FaultyRemote, Op, OpenOptions, Put, Remote, Settings, Times, Verdict,
+};
+
+use super::s3_server::{ACCESS_KEY, BUCKET, Defects, SECRET_KEY, Server, Trouble};
+use super::{conforms, key, names, once, patient, pattern, private_file, put};
+
+/// Settings for a bucket of this server; the credentials are in a file below `dir`.
+pub fn settings(server: &Server, dir: &Path) -> Settings {
+    let path = dir.join("credentials");
+    private_file(
+        &path,
+        &format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"),
+    );
+    Settings {
+        url: format!("s3://{BUCKET}/some/vault"),
+        endpoint: Some(server.endpoint()),
+        region: Some("eu-central-1".into()),
+        credentials_file: Some(path),
+        path_style: true,
+        ..Settings::default()
+    }
+}
+
+struct World {
+    server: Server,
+    settings: Settings,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
+        let settings = settings(&server, dir.path());
+        Self { server, settings, _dir: dir }
+    }
+
+    fn open(&self, options: &OpenOptions) -> Arc<dyn Remote> {
+        remote::open(&self.settings, options).unwrap()
+    }
+}
+
+#[test]
+fn an_s3_bucket_conforms() {
+    let world = World::new();
+    conforms(&world.open(&once()), 1100);
+    assert!(
+        world.server.keys().iter().all(|key| key.starts_with("some/vault/")),
+        "nothing outside the prefix"
+    );
+}
+
+#[test]
+fn endpoints_with_fewer_talents_conform_too() {
+    for defects in [
+        Defects { knows_no_checksums: true, ..Defects::default() },
+        Defects { forbids_questions: true, ..Defects::default() },
+    ] {
+        let world = World::new();
+        world.server.set_defects(defects);
+        let remote = world.open(&once());
+        let bytes = pattern(100_000, 1);
+        assert_eq!(put(remote.as_ref(), "packs/aa/one", &bytes).unwrap(), Put::Created, "{defects:?}");
+        assert_eq!(put(remote.as_ref(), "packs/aa/one", &bytes).unwrap(), Put::Same);
+        assert_eq!(put(remote.as_ref(), "packs/aa/one", b"other").unwrap_err().kind, ErrorKind::Conflict);
+        let probe = remote::probe(remote.as_ref()).unwrap();
+        assert!(probe.is_good(), "{probe:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_without_conditions_is_asked_first_and_said() {
+    let world = World::new();
+    world.server.set_defects(Defects { knows_no_conditions: true, ..Defects::default() });
+    let remote = world.open(&once());
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Created);
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Same);
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"two").unwrap_err().kind, ErrorKind::Conflict);
+    let probe = remote::probe(remote.as_ref()).unwrap();
+    let conditional = probe.checks.iter().find(|check| check.name == "conditional-create").unwrap();
+    assert_eq!(conditional.verdict, Verdict::No, "{conditional:?}");
+}
+
+#[test]
+fn an_endpoint_that_overwrites_is_not_safe() {
+    let world = World::new();
+    world.server.set_defects(Defects { overwrites: true, ..Defects::default() });
+    let probe = remote::probe(world.open(&once()).as_ref()).unwrap();
+    assert!(!probe.is_good());
+    let check = probe.checks.iter().find(|check| check.name == "create-only").unwrap();
+    assert_eq!((check.verdict, check.required), (Verdict::No, true));
+}
+
+#[test]
+fn an_endpoint_that_stores_other_bytes_is_found_out() {
+    for knows_no_checksums in [false, true] {
+        let world = World::new();
+        world.server.set_defects(Defects {
+            stores_other_bytes: true,
+            knows_no_checksums,
+            ..Defects::default()
+        });
+        let error = put(world.open(&once()).as_ref(), "packs/aa/one", b"hello").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+    }
+}
+
+#[test]
+fn answers_that_were_not_asked_for_are_refused() {
+    let world = World::new();
+    let remote = world.open(&once());
+    put(remote.as_ref(), "packs/aa/one", b"hello").unwrap();
+    world.server.set_defects(Defects { ignores_ranges: true, lists_strangers: true, ..Defects::default() });
+    assert_eq!(remote.get(&key("packs/aa/one"), 1..3).unwrap_err().kind, ErrorKind::Corrupt);
+    let listed = remote::list(remote.as_ref(), "packs/", &mut |_| Ok(()));
+    assert_eq!(listed.unwrap_err().kind, ErrorKind::Corrupt);
+}
+
+#[test]
+fn what_the_bucket_has_is_said() {
+    for (versioned, locked) in [(true, true), (true, false), (false, false)] {
+        let world = World::new();
+        world.server.set_bucket(versioned, locked);
+        world.server.set_defects(Defects { forbids_delete: versioned, ..Defects::default() });
+        let probe = remote::probe(world.open(&once()).as_ref()).unwrap();
+        let verdict = |name: &str| probe.checks.iter().find(|check| check.name == name).unwrap().verdict;
+        let expected = |on: bool| if on { Verdict::Yes } else { Verdict::No };
+        assert_eq!(verdict("versioning"), expected(versioned));
+        assert_eq!(verdict("object-lock"), expected(locked));
+        assert_eq!(
+            verdict("no-delete"),
+            expected(versioned),
+            "versioned is where deleting is forbidden here"
+        );
+        assert!(probe.is_good());
+    }
+}
+
+#[test]
+fn each_trouble_has_its_kind() {
+    let world = World::new();
+    let remote = world.open(&once());
+    for (code, status, kind) in [
+        ("SlowDown", 503, ErrorKind::Throttled),
+        ("TooManyRequests", 429, ErrorKind::Throttled),
+        ("InternalError", 500, ErrorKind::Unavailable),
+        ("AccessDenied", 403, ErrorKind::Denied),
+        ("ExpiredToken", 400, ErrorKind::ExpiredCredentials),
+        ("RequestTimeTooSkewed", 403, ErrorKind::ClockSkew),
+        ("InvalidAccessKeyId", 403, ErrorKind::NoCredentials),
+        ("InsufficientStorage", 507, ErrorKind::Full),
+        ("NoSuchBucket", 404, ErrorKind::Misconfigured),
+    ] {
+        world.server.set_trouble(move |_, op, _| (op == "put").then_some(Trouble::Before(code, status)));
+        let error = put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err();
+        assert_eq!(error.kind, kind, "{code}: {error}");
+        assert!(kind.hint().is_some(), "{code}");
+    }
+    world.server.calm();
+    assert!(names(remote.as_ref(), "").is_empty());
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_is_given_up() {
+    let world = World::new();
+    world.server.set_trouble(|_, _, _| Some(Trouble::Stall));
+    let times = Times { answer: Duration::from_millis(300), ..Times::default() };
+    let remote = world.open(&OpenOptions { times, ..once() });
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(remote.get(&key("packs/aa/one"), 0..5).unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(remote.list_page("packs/", "").unwrap_err().kind, ErrorKind::Timeout);
+}
+
+#[test]
+fn a_connection_that_breaks_is_no_end_of_file() {
+    let world = World::new();
+    let remote = world.open(&once());
+    put(remote.as_ref(), "packs/aa/one", &pattern(100_000, 3)).unwrap();
+    world.server.set_trouble(|_, op, _| (op == "get").then_some(Trouble::Cut));
+    let error = remote.get(&key("packs/aa/one"), 0..100_000).unwrap_err();
+    assert!(error.kind.is_retryable(), "{error}");
+}
+
+#[test]
+fn a_storm_of_troubles_passes() {
+    let world = World::new();
+    world.server.set_trouble(|n, op, _| match n % 7 {
+        0 => Some(Trouble::Before("SlowDown", 503)),
+        2 if op == "put" => Some(Trouble::After("InternalError", 500)),
+        3 => Some(Trouble::Before("InternalError", 500)),
+        5 if op == "get" => Some(Trouble::Cut),
+        _ => None,
+    });
+    let remote = world.open(&patient());
+    for n in 0..20_u8 {
+        put(remote.as_ref(), &format!("packs/aa/{n}"), &pattern(50_000, n)).unwrap();
+    }
+    for n in 0..20_u8 {
+        let bytes = remote::read(remote.as_ref(), &key(&format!("packs/aa/{n}")), 1 << 20).unwrap();
+        assert_eq!(bytes, pattern(50_000, n));
+    }
+    assert_eq!(names(remote.as_ref(), "packs/").len(), 20);
+    assert!(world.server.requests() > 60, "there was trouble: {}", world.server.requests());
+}
+
+#[test]
+fn wrong_credentials_and_addresses_are_told_apart() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let failure = |settings: &Settings| match remote::open(settings, &once()) {
+        Ok(remote) => put(remote.as_ref(), "x", b"x").unwrap_err(),
+        Err(error) => error,
+    };
+    let wrong = dir.path().join("wrong");
+    private_file(
+        &wrong,
+        &format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = wrong\n"),
+    );
+    let open_to_all = dir.path().join("open");
+    std::fs::write(&open_to_all, "[default]\n").unwrap();
+    let empty = dir.path().join("empty");
+    private_file(&empty, "[other]\naws_access_key_id = a\naws_secret_access_key = b\n");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let base = || world.settings.clone();
+    let cases = [
+        (Settings { credentials_file: Some(wrong), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: Some(open_to_all), ..base() }, ErrorKind::UnsafeFile),
+        (Settings { credentials_file: Some(empty), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: Some(dir.path().join("none")), ..base() }, ErrorKind::NoCredentials),
+        (Settings { url: "s3://no-such-bucket/x".into(), ..base() }, ErrorKind::Misconfigured),
+        (Settings { endpoint: Some(format!("http://{closed}")), ..base() }, ErrorKind::Unreachable),
+    ];
+    for (settings, kind) in cases {
+        let error = failure(&settings);
+        assert_eq!(error.kind, kind, "{settings:?}: {error}");
+        assert!(!error.message.contains(SECRET_KEY));
+    }
+}
+
+/// Two writers, one of which lost its answer: both believe what is true.
+#[test]
+fn a_lost_answer_is_found_to_be_a_success() {
+    let world = World::new();
+    let faulty = FaultyRemote::new(world.open(&once()), |n, op, _| {
+        (n == 1 && op == Op::Put).then_some(Fault::After(ErrorKind::Timeout))
+    });
+    assert_eq!(put(&faulty, "packs/aa/one", b"one").unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(put(&faulty, "packs/aa/one", b"one").unwrap(), Put::Same);
+    assert_eq!(world.server.stored("some/vault/packs/aa/one").unwrap(), b"one");
+    world.server.plant("some/vault/packs/aa/two", b"planted");
+    assert_eq!(put(&faulty, "packs/aa/two", b"two").unwrap_err().kind, ErrorKind::Conflict);
+}

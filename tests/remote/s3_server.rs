@@ -1,0 +1,423 @@
+//! An S3 server in memory, on loopback. It enforces what a good endpoint enforces (conditional writes, checksums, versions,
+//! Object Lock), misbehaves on command, and checks signatures.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use md5::Md5;
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::S3ServiceBuilder;
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+use sha2::{Digest, Sha256};
+
+pub const ACCESS_KEY: &str = "test-access-key";
+pub const SECRET_KEY: &str = "test-secret-key";
+pub const BUCKET: &str = "backups";
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// An error with this code and status, and no effect.
+    Before(&'static str, u16),
+    /// The effect, then an error.
+    After(&'static str, u16),
+    /// No answer, ever.
+    Stall,
+    /// A get sends half of its bytes, then the connection breaks.
+    Cut,
+}
+
+/// Lasting defects of an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defects {
+    /// If-None-Match is ignored: every put overwrites.
+    pub overwrites: bool,
+    /// If-None-Match is answered with 501.
+    pub knows_no_conditions: bool,
+    /// Checksums are neither checked nor kept.
+    pub knows_no_checksums: bool,
+    /// What is stored is not what was sent.
+    pub stores_other_bytes: bool,
+    /// Range is ignored: every get sends the whole object.
+    pub ignores_ranges: bool,
+    /// Deleting is not allowed.
+    pub forbids_delete: bool,
+    /// Nothing but objects: questions about the bucket are not allowed.
+    pub forbids_questions: bool,
+    /// A listing has a name that was not asked for.
+    pub lists_strangers: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    bytes: Arc<Vec<u8>>,
+    sha256: Option<String>,
+    deleted: bool,
+}
+
+impl Version {
+    fn etag(&self) -> ETag {
+        ETag::Strong(data_encoding::HEXLOWER.encode(&Md5::digest(self.bytes.as_slice())))
+    }
+}
+
+type Choose = dyn Fn(u64, &str, &str) -> Option<Trouble> + Send + Sync;
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Vec<Version>>,
+    versioned: bool,
+    object_lock: bool,
+    defects: Defects,
+    trouble: Option<Box<Choose>>,
+    requests: u64,
+}
+
+impl State {
+    fn newest(&self, key: &str) -> Option<&Version> {
+        self.objects.get(key).and_then(|versions| versions.last()).filter(|version| !version.deleted)
+    }
+}
+
+#[derive(Clone)]
+struct Backend(Arc<Mutex<State>>);
+
+/// A running server; it ends with this value.
+pub struct Server {
+    backend: Backend,
+    address: SocketAddr,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let backend = Backend(Arc::default());
+        let mut builder = S3ServiceBuilder::new(backend.clone());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let listener =
+            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port on loopback");
+        let address = listener.local_addr().expect("its address");
+        runtime.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    // A client that went away is no matter.
+                    drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
+                });
+            }
+        });
+        Self { backend, address, runtime: Some(runtime) }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.backend.0.lock().expect("no test panics inside")
+    }
+
+    pub fn set_defects(&self, defects: Defects) {
+        self.state().defects = defects;
+    }
+
+    pub fn set_bucket(&self, versioned: bool, object_lock: bool) {
+        let mut state = self.state();
+        (state.versioned, state.object_lock) = (versioned, object_lock);
+    }
+
+    /// Chooses what happens to the `n`-th request from now on, by its operation and key.
+    pub fn set_trouble(&self, choose: impl Fn(u64, &str, &str) -> Option<Trouble> + Send + Sync + 'static) {
+        let mut state = self.state();
+        state.trouble = Some(Box::new(choose));
+        state.requests = 0;
+    }
+
+    pub fn calm(&self) {
+        self.state().trouble = None;
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.state().requests
+    }
+
+    /// What is stored under a key now.
+    pub fn stored(&self, key: &str) -> Option<Vec<u8>> {
+        self.state().newest(key).map(|version| version.bytes.to_vec())
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        let state = self.state();
+        state.objects.keys().filter(|key| state.newest(key).is_some()).cloned().collect()
+    }
+
+    /// Puts bytes behind everybody's back.
+    pub fn plant(&self, key: &str, bytes: &[u8]) {
+        let version = Version { bytes: Arc::new(bytes.to_vec()), sha256: None, deleted: false };
+        self.state().objects.insert(key.to_string(), vec![version]);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn fail(code: &str, status: u16) -> S3Error {
+    let code = S3ErrorCode::from_bytes(code.as_bytes()).expect("a code");
+    let mut error = S3Error::new(code);
+    error.set_status_code(http_status(status));
+    error.set_message("as the test wants it");
+    error
+}
+
+fn http_status(status: u16) -> hyper::StatusCode {
+    hyper::StatusCode::from_u16(status).expect("a status")
+}
+
+impl Backend {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics inside")
+    }
+
+    /// Counts a request and makes its trouble; the error that comes after the effect is returned.
+    async fn trouble(&self, op: &str, key: &str) -> S3Result<Option<Trouble>> {
+        let trouble = {
+            let mut state = self.state();
+            state.requests += 1;
+            state.trouble.as_ref().and_then(|choose| choose(state.requests, op, key))
+        };
+        match trouble {
+            Some(Trouble::Before(code, status)) => Err(fail(code, status)),
+            Some(Trouble::Stall) => std::future::pending().await,
+            other => Ok(other),
+        }
+    }
+
+    fn store(&self, input: &PutObjectInput, mut bytes: Vec<u8>) -> S3Result<Version> {
+        let mut state = self.state();
+        if input.bucket != BUCKET {
+            return Err(fail("NoSuchBucket", 404));
+        }
+        let none_match = input.if_none_match.as_ref().is_some_and(ETagCondition::is_any);
+        if none_match && state.defects.knows_no_conditions {
+            return Err(fail("NotImplemented", 501));
+        }
+        if none_match && !state.defects.overwrites && state.newest(&input.key).is_some() {
+            return Err(fail("PreconditionFailed", 412));
+        }
+        if let Some(wanted) = input.if_match.as_ref().and_then(ETagCondition::as_etag) {
+            match state.newest(&input.key) {
+                None => return Err(fail("NoSuchKey", 404)),
+                Some(version) if version.etag() != *wanted => return Err(fail("PreconditionFailed", 412)),
+                Some(_) => {}
+            }
+        }
+        let sha256 = data_encoding::BASE64.encode(&Sha256::digest(&bytes));
+        if !state.defects.knows_no_checksums
+            && input.checksum_sha256.as_ref().is_some_and(|said| *said != sha256)
+        {
+            return Err(fail("BadDigest", 400));
+        }
+        if state.defects.stores_other_bytes
+            && let Some(first) = bytes.first_mut()
+        {
+            *first ^= 1;
+        }
+        let sha256 = (!state.defects.knows_no_checksums)
+            .then(|| data_encoding::BASE64.encode(&Sha256::digest(&bytes)));
+        let version = Version { bytes: Arc::new(bytes), sha256, deleted: false };
+        let versions = state.objects.entry(input.key.clone()).or_default();
+        versions.push(version.clone());
+        Ok(version)
+    }
+
+    fn find(&self, bucket: &str, key: &str) -> S3Result<Version> {
+        if bucket != BUCKET {
+            return Err(fail("NoSuchBucket", 404));
+        }
+        self.state().newest(key).cloned().ok_or_else(|| fail("NoSuchKey", 404))
+    }
+}
+
+fn length(bytes: usize) -> Option<i64> {
+    i64::try_from(bytes).ok()
+}
+
+#[async_trait::async_trait]
+impl S3 for Backend {
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let mut input = request.input;
+        let trouble = self.trouble("put", &input.key).await?;
+        let body = input.body.take().expect("a body");
+        let bytes =
+            Body::from(body).collect().await.map_err(|_| fail("IncompleteBody", 400))?.to_bytes().to_vec();
+        let version = self.store(&input, bytes)?;
+        if let Some(Trouble::After(code, status)) = trouble {
+            return Err(fail(code, status));
+        }
+        let output = PutObjectOutput {
+            e_tag: Some(version.etag()),
+            checksum_sha256: version.sha256,
+            ..PutObjectOutput::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = request.input;
+        let trouble = self.trouble("get", &input.key).await?;
+        let version = self.find(&input.bucket, &input.key)?;
+        let whole = version.bytes.len() as u64;
+        let ignored = self.state().defects.ignores_ranges;
+        let range = match input.range.as_ref().filter(|_| !ignored) {
+            Some(range) => range.check(whole).map_err(|_| fail("InvalidRange", 416))?,
+            None => 0..whole,
+        };
+        let slice = |n: u64| usize::try_from(n).expect("small");
+        let bytes = version.bytes[slice(range.start)..slice(range.end)].to_vec();
+        let len = length(bytes.len());
+        let body = match trouble {
+            Some(Trouble::Cut) => {
+                let half = bytes::Bytes::from(bytes[..bytes.len() / 2].to_vec());
+                let frames = [Ok(half), Err(std::io::Error::other("cut"))];
+                StreamingBlob::wrap(futures::stream::iter(frames))
+            }
+            _ => StreamingBlob::from(Body::from(bytes)),
+        };
+        let output = GetObjectOutput {
+            body: Some(body),
+            content_length: len,
+            content_range: (!ignored)
+                .then(|| format!("bytes {}-{}/{whole}", range.start, range.end.saturating_sub(1))),
+            e_tag: Some(version.etag()),
+            ..GetObjectOutput::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = request.input;
+        self.trouble("head", &input.key).await?;
+        let version = self.find(&input.bucket, &input.key)?;
+        let output = HeadObjectOutput {
+            content_length: length(version.bytes.len()),
+            e_tag: Some(version.etag()),
+            checksum_sha256: version.sha256.filter(|_| input.checksum_mode.is_some()),
+            ..HeadObjectOutput::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = request.input;
+        let prefix = input.prefix.unwrap_or_default();
+        self.trouble("list", &prefix).await?;
+        if input.bucket != BUCKET {
+            return Err(fail("NoSuchBucket", 404));
+        }
+        let after = input.start_after.unwrap_or_default();
+        let max = usize::try_from(input.max_keys.unwrap_or(1000)).expect("a count");
+        let state = self.state();
+        let mut found: Vec<Object> = state
+            .objects
+            .keys()
+            .filter(|key| key.starts_with(&prefix) && **key > after)
+            .filter_map(|key| Some((key, state.newest(key)?)))
+            .take(max + 1)
+            .map(|(key, version)| Object {
+                key: Some(key.clone()),
+                size: length(version.bytes.len()),
+                ..Object::default()
+            })
+            .collect();
+        let truncated = found.len() > max;
+        found.truncate(max);
+        if state.defects.lists_strangers {
+            found.push(Object { key: Some("elsewhere/x".into()), size: Some(1), ..Object::default() });
+        }
+        let output = ListObjectsV2Output {
+            is_truncated: Some(truncated),
+            key_count: i32::try_from(found.len()).ok(),
+            contents: Some(found),
+            ..ListObjectsV2Output::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let input = request.input;
+        self.trouble("delete", &input.key).await?;
+        let mut state = self.state();
+        if state.defects.forbids_delete {
+            return Err(fail("AccessDenied", 403));
+        }
+        if state.versioned {
+            let marker = Version { bytes: Arc::default(), sha256: None, deleted: true };
+            if let Some(versions) = state.objects.get_mut(&input.key) {
+                versions.push(marker);
+            }
+        } else {
+            state.objects.remove(&input.key);
+        }
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn get_bucket_versioning(
+        &self,
+        _request: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        self.trouble("versioning", "").await?;
+        let state = self.state();
+        if state.defects.forbids_questions {
+            return Err(fail("AccessDenied", 403));
+        }
+        let status =
+            state.versioned.then(|| BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED));
+        Ok(S3Response::new(GetBucketVersioningOutput { status, ..GetBucketVersioningOutput::default() }))
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        _request: S3Request<GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
+        self.trouble("lock", "").await?;
+        let state = self.state();
+        if state.defects.forbids_questions {
+            return Err(fail("AccessDenied", 403));
+        }
+        if !state.object_lock {
+            return Err(fail("ObjectLockConfigurationNotFoundError", 404));
+        }
+        let configuration = ObjectLockConfiguration {
+            object_lock_enabled: Some(ObjectLockEnabled::from_static(ObjectLockEnabled::ENABLED)),
+            rule: None,
+        };
+        Ok(S3Response::new(GetObjectLockConfigurationOutput {
+            object_lock_configuration: Some(configuration),
+        }))
+    }
+}

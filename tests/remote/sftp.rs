@@ -1,0 +1,127 @@
+//! SFTP, against the real thing.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use strongroom::remote::{self, ErrorKind, Put, Remote, Settings};
+
+use super::sshd::Sshd;
+use super::{conforms, key, once, put};
+
+/// Settings for a directory of this server.
+pub fn settings(sshd: &Sshd, path: &Path) -> Settings {
+    Settings {
+        url: sshd.url(path),
+        identity_file: Some(sshd.identity()),
+        known_hosts: Some(sshd.known_hosts()),
+        // The user's own configuration must not matter here.
+        ssh_config: Some("/dev/null".into()),
+        ..Settings::default()
+    }
+}
+
+struct World {
+    sshd: Sshd,
+    settings: Settings,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sshd = Sshd::start(&dir.path().join("sshd"), extra);
+        let vault = dir.path().join("vault");
+        fs::create_dir(&vault).unwrap();
+        let settings = settings(&sshd, &vault);
+        Self { sshd, settings, dir }
+    }
+
+    fn open(&self) -> Arc<dyn Remote> {
+        remote::open(&self.settings, &once()).unwrap()
+    }
+
+    fn failure(&self, settings: &Settings) -> remote::RemoteError {
+        assert_ne!(*settings, self.settings);
+        put(remote::open(settings, &once()).unwrap().as_ref(), "x", b"x").unwrap_err()
+    }
+}
+
+#[test]
+fn an_sftp_server_conforms() {
+    let world = World::new("");
+    conforms(&world.open(), 40);
+    let left = fs::read_dir(world.dir.path().join("vault/.incoming")).unwrap().count();
+    assert_eq!(left, 0, "no scratch file is left");
+}
+
+#[test]
+fn an_unknown_or_changed_host_key_is_refused() {
+    let world = World::new("");
+    fs::write(world.sshd.known_hosts(), "").unwrap();
+    let error = put(world.open().as_ref(), "x", b"x").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Untrusted, "{error}");
+    world.sshd.make_key("other_host");
+    world.sshd.write_known_hosts("other_host.pub");
+    let error = put(world.open().as_ref(), "x", b"x").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Untrusted, "{error}");
+    world.sshd.write_known_hosts("host_key.pub");
+    assert_eq!(put(world.open().as_ref(), "x", b"x").unwrap(), Put::Created);
+}
+
+#[test]
+fn what_is_wrong_is_told_apart() {
+    let world = World::new("");
+    let other = world.sshd.make_key("other_user");
+    let base = || world.settings.clone();
+    let error = world.failure(&Settings { identity_file: Some(other), ..base() });
+    assert_eq!(error.kind, ErrorKind::NoCredentials, "{error}");
+    let error = world.failure(&Settings { url: world.sshd.url(&world.dir.path().join("none")), ..base() });
+    assert_eq!(error.kind, ErrorKind::Misconfigured, "{error}");
+    assert!(!world.dir.path().join("none").exists());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = world.failure(&Settings { url: format!("sftp://127.0.0.1:{closed}/x"), ..base() });
+    assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
+}
+
+#[test]
+fn a_read_only_account_reads_and_does_not_write() {
+    let world = World::new("ForceCommand internal-sftp -R");
+    fs::write(world.dir.path().join("vault/vault.json"), "header").unwrap();
+    let remote = world.open();
+    assert_eq!(remote::read(remote.as_ref(), &key("vault.json"), 100).unwrap(), b"header");
+    assert_eq!(put(remote.as_ref(), "new", b"x").unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(remote.delete(&key("vault.json")).unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[test]
+fn a_host_without_sftp_is_named_as_such() {
+    let world = World::new("ForceCommand /bin/false");
+    let error = put(world.open().as_ref(), "x", b"x").unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Unsupported), "{error}");
+}
+
+/// A connection that ends in the middle is replaced at the next request.
+#[test]
+fn a_lost_connection_is_made_again() {
+    let world = World::new("");
+    let remote = world.open();
+    put(remote.as_ref(), "one", b"one").unwrap();
+    // The only ssh of this address is ours: ended by its own process id.
+    let port = world.settings.url.split(':').nth(2).unwrap().split('/').next().unwrap().to_string();
+    let mut ended = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(args) = fs::read(entry.path().join("cmdline")) else { continue };
+        let args: Vec<&[u8]> = args.split(|b| *b == 0).collect();
+        if args.first() == Some(&&b"ssh"[..]) && args.contains(&port.as_bytes()) {
+            let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            ended += 1;
+        }
+    }
+    assert_eq!(ended, 1);
+    let error = put(remote.as_ref(), "two", b"two").unwrap_err();
+    assert!(error.kind.is_retryable(), "{error}");
+    assert_eq!(put(remote.as_ref(), "two", b"two").unwrap(), Put::Created);
+}
