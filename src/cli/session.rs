@@ -260,7 +260,7 @@ fn open_unlocked(
 
 /// Closes an engine after work, with its high-water mark.
 pub(crate) fn close_work(path: &Path, opened: &Opened) -> CliResult<()> {
-    let chain = Chain::load(opened.engine.ctx.disk.as_ref(), &opened.engine.header)?;
+    let chain = Chain::of(&opened.engine)?;
     let newest = chain.head().map(|info| (info.seq, info.id.to_hex()));
     opened.engine.close()?;
     open::note_highwater(&opened.engine, &path_text(path), newest, false)?;

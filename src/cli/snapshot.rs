@@ -259,7 +259,7 @@ fn report_deleted(seqs: &[u64], out: &Output) -> CliResult {
 /// Finds and deletes snapshots by name.
 fn delete_named(engine: &crate::store::engine::Engine, names: &[String], force: bool) -> CliResult<Vec<u64>> {
     let disk = engine.ctx.disk.as_ref();
-    let chain = crate::snapshot::chain::Chain::load(disk, &engine.header)?;
+    let chain = crate::snapshot::chain::Chain::of(engine)?;
     let present = open::list_packs(disk)?.into_keys().collect();
     let mut seqs = Vec::new();
     for name in names {

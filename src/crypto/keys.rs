@@ -1,5 +1,8 @@
 //! Everything that is derived from the root secret, and what only the vault's owner can do with it.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use x_wing::kem::common::rand_core::{TryCryptoRng, TryRng};
 use x_wing::{Decapsulate, DecapsulationKey, Decapsulator, Encapsulate, EncapsulationKey, KeyExport};
@@ -17,6 +20,9 @@ use crate::format::{ChunkId, Cipher, Header, PackHeader, PackKind, PackUid, Snap
 
 const SNAPSHOT_SEAL_DOMAIN: &[u8] = b"strongroom v1 snapshot seal";
 
+/// Chain files whose signatures are remembered: 32 bytes each.
+const VERIFIED_MAX: usize = 1 << 17;
+
 /// The keys of an unlocked vault. Share it in an `Arc`.
 pub struct VaultKeys {
     vault_id: VaultId,
@@ -26,6 +32,10 @@ pub struct VaultKeys {
     kem: DecapsulationKey,
     signing: SigningKey,
     verifying: ChainVerifier,
+    /// Hashes of chain files whose signature was right.
+    verified: Mutex<HashSet<SnapshotId>>,
+    #[cfg(test)]
+    verifications: std::sync::atomic::AtomicU64,
     chunker_seed: u64,
     live: LiveKeys,
 }
@@ -122,6 +132,9 @@ impl VaultKeys {
                 owner: signing.verifying_key(),
                 ingest: ingest_signing,
             },
+            verified: Mutex::default(),
+            #[cfg(test)]
+            verifications: std::sync::atomic::AtomicU64::default(),
             kem,
             signing,
             chunker_seed: u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
@@ -223,9 +236,29 @@ impl VaultKeys {
         Ok((file, id))
     }
 
-    /// Reads a chain file and checks its signature; see [`verify_chain_file`].
+    /// Reads a chain file and checks its signature; see [`verify_chain_file`]. The hash of what was right is remembered, so
+    /// that a chain of hundreds of files is verified once while a vault is open; other bytes have another hash.
     pub fn verify_chain_file(&self, bytes: &[u8]) -> Result<ChainFile, CryptoError> {
-        self.verifying.verify(bytes)
+        let id = chain::id_of(bytes);
+        let known = self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(&id);
+        if known {
+            return Ok(ChainFile::parse(bytes)?.0);
+        }
+        #[cfg(test)]
+        self.verifications.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let file = self.verifying.verify(bytes)?;
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(id);
+        Ok(file)
+    }
+
+    /// How many signatures of chain files were verified.
+    #[cfg(test)]
+    pub(crate) fn verifications(&self) -> u64 {
+        self.verifications.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Opens the sealed part of a verified chain file; `bytes` is the whole file.

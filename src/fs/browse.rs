@@ -149,7 +149,7 @@ impl Browse {
         {
             return Ok(shown.snapshots.clone());
         }
-        let chain = Chain::load(disk, &engine.header)?;
+        let chain = Chain::of(engine)?;
         let present = present_packs(disk)?;
         let mut snapshots: Vec<Snapshot> = Vec::new();
         for info in chain.snapshots().filter(|info| chain.is_complete(info.seq, &present)) {

@@ -66,7 +66,7 @@ impl LiveVault {
     }
 
     fn chain(&self) -> Result<Chain> {
-        Ok(Chain::load(self.engine.ctx.disk.as_ref(), &self.engine.header)?)
+        Ok(Chain::of(&self.engine)?)
     }
 
     /// Everything up to closing, each step tried even if one before it failed.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
-use crate::crypto::{VaultKeys, verify_chain_file};
+use crate::crypto::{CryptoError, VaultKeys, verify_chain_file};
 use crate::disk::{DirItem, Disk};
 use crate::env::Time;
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, name, parse_name};
@@ -19,6 +19,7 @@ use crate::format::pack::parse_pack_path;
 use crate::format::{
     ChainFile, Header, Origin, PackList, PackName, RemovedFile, SealedPart, Signer, SnapshotId,
 };
+use crate::store::engine::Engine;
 use crate::store::error::{Result, StoreError};
 
 /// Folder of the chain files.
@@ -114,6 +115,9 @@ pub struct Chain {
     listed: Vec<String>,
 }
 
+/// Reads a chain file of a vault and checks its signature.
+type Verify<'a> = &'a dyn Fn(&[u8]) -> std::result::Result<ChainFile, CryptoError>;
+
 /// What is in `snapshots/`, in order of names.
 fn list(disk: &dyn Disk) -> Result<Vec<DirItem>> {
     match disk.list(DIR) {
@@ -126,6 +130,21 @@ impl Chain {
     /// Reads and proves everything in `snapshots/`. Only I/O errors fail; what the files say wrong is in
     /// [`Chain::problems`]. One file is in memory at a time.
     pub fn load(disk: &dyn Disk, header: &Header) -> Result<Chain> {
+        Self::load_by(disk, &|bytes| verify_chain_file(header, bytes))
+    }
+
+    /// [`Chain::load`] with the keys of the vault, which remember which files were proved. Every file is read and hashed each
+    /// time all the same.
+    pub fn load_with(disk: &dyn Disk, keys: &VaultKeys) -> Result<Chain> {
+        Self::load_by(disk, &|bytes| keys.verify_chain_file(bytes))
+    }
+
+    /// The chain of an opened vault, as it is now.
+    pub fn of(engine: &Engine) -> Result<Chain> {
+        Self::load_with(engine.ctx.disk.as_ref(), &engine.ctx.keys)
+    }
+
+    fn load_by(disk: &dyn Disk, verify: Verify<'_>) -> Result<Chain> {
         let mut chain = Chain::default();
         let items = list(disk)?;
         chain.listed = items.iter().map(|item| item.name.clone()).collect();
@@ -140,7 +159,7 @@ impl Chain {
                 }
                 continue;
             };
-            match chain.read(disk, header, &path, seq, id)? {
+            match chain.read(disk, verify, &path, seq, id)? {
                 Ok((info, removed)) => found.entry(seq).or_default().push((id, info, removed)),
                 Err(what) => chain.report(&path, &what, false),
             }
@@ -163,7 +182,7 @@ impl Chain {
     fn read(
         &mut self,
         disk: &dyn Disk,
-        header: &Header,
+        verify: Verify<'_>,
         path: &str,
         seq: u64,
         id: SnapshotId,
@@ -180,14 +199,11 @@ impl Chain {
         if id_of(&bytes) != id {
             return Ok(Err("its bytes are not the ones that its name promises (LAY-1)".into()));
         }
-        let file = match verify_chain_file(header, &bytes) {
+        let file = match verify(&bytes) {
             Ok(file) => file,
             Err(e) => return Ok(Err(e.to_string())),
         };
         let public = file.public;
-        if public.vault_id != header.vault_id {
-            return Ok(Err("belongs to another vault".into()));
-        }
         if public.seq != seq {
             return Ok(Err("its name has another sequence than the file (SNAP-1)".into()));
         }

@@ -90,7 +90,7 @@ fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> 
     engine.check_poison()?;
     tree.flush()?;
     let view = engine.with_reserve(|| engine.live.view())?;
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+    let chain = Chain::of(engine)?;
     let newest = newest_of_working_tree(engine, &chain)?;
     let marks = marks(&view)?;
     if marks.is_empty() && matches!(newest, Newest::Root(_)) && !opts.force {

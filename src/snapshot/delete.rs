@@ -52,7 +52,7 @@ pub fn delete(engine: &Engine, seqs: &[u64], opts: &DeleteOpts) -> Result<Vec<u6
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable();
     seqs.dedup();
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+    let chain = Chain::of(engine)?;
     let is_snapshot = |seq: &u64| chain.get(*seq).is_some_and(|info| info.is_snapshot());
     let missing: Vec<u64> = seqs.iter().filter(|seq| !is_snapshot(seq)).copied().collect();
     if !missing.is_empty() {
@@ -120,14 +120,13 @@ fn remove(engine: &Engine, seqs: &[u64], opts: &DeleteOpts) -> Result<Option<u64
         batch.delete(Table::Snapshots, seq.to_be_bytes());
     }
     engine.live.apply(batch)?;
-    delete_leftovers(engine)?;
+    delete_leftovers(engine, &Chain::of(engine)?)?;
     Ok(published.map(|published| published.seq))
 }
 
 /// Deletes chain files that a durable removal removed. Returns their number.
-pub(crate) fn delete_leftovers(engine: &Engine) -> Result<usize, StoreError> {
+pub(crate) fn delete_leftovers(engine: &Engine, chain: &Chain) -> Result<usize, StoreError> {
     let disk = &engine.ctx.disk;
-    let chain = Chain::load(disk.as_ref(), &engine.header)?;
     for path in chain.leftovers() {
         match disk.remove(path) {
             Ok(()) => {}

@@ -157,7 +157,7 @@ pub struct GcReport {
 }
 
 fn load_whole_chain(engine: &Engine) -> Result<Chain> {
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+    let chain = Chain::of(engine)?;
     if let Some(problem) = chain.problems().iter().find(|p| p.breaks_chain) {
         let text =
             format!("{}: {}; nothing is deleted while the chain is broken", problem.file, problem.what);
@@ -315,7 +315,8 @@ pub fn execute(engine: &Engine, tree: &dyn WorkingTree, plan: GcPlan) -> Result<
     let done = work.condemn_and_copy(tree, &mut going).and_then(|()| work.retire(&chain, &going, &plan.host));
     if let Err(error) = done {
         // Best effort: a poisoned vault can't be changed, and the next open takes the condemnation back.
-        if let Err(undo) = undo(engine, &chain) {
+        // Read again: its removal may have been written before it failed.
+        if let Err(undo) = Chain::of(engine).and_then(|chain| undo(engine, &chain)) {
             tracing::warn!(%undo, "a failed collection is undone when the vault is opened next");
         }
         return Err(error);
@@ -527,10 +528,9 @@ pub(crate) fn clear_undone(engine: &Engine) -> Result<()> {
     engine.live.apply(batch)
 }
 
-/// Takes condemnations back that no removal has made final. Returns their number.
+/// Takes condemnations back that no removal in the chain as it is now has made final. Returns their number.
 fn undo(engine: &Engine, chain: &Chain) -> Result<u64> {
-    let retired = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?.retired();
-    debug_assert!(chain.retired().is_subset(&retired), "a chain only grows");
+    let retired = chain.retired();
     let mut undone = 0;
     for pack in engine.packs.closed_packs()? {
         if pack.state == PackState::Condemned && !retired.contains(&pack.name) {
@@ -557,11 +557,10 @@ pub struct Recovered {
 }
 
 /// Finishes or undoes what a crash interrupted: collections and deletions. To be called when a vault is
-/// opened for writing, before anything is written.
-pub fn recover(engine: &Engine) -> Result<Recovered> {
+/// opened for writing, before anything is written, with the chain as it was read under the vault's lock.
+pub fn recover(engine: &Engine, chain: &Chain) -> Result<Recovered> {
     let _gate = while_collecting(engine)?;
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
-    let mut recovered = Recovered { undone: undo(engine, &chain)?, ..Recovered::default() };
+    let mut recovered = Recovered { undone: undo(engine, chain)?, ..Recovered::default() };
     let retired = chain.retired();
     let finish: Vec<PackName> = engine
         .packs
@@ -588,7 +587,7 @@ pub fn recover(engine: &Engine) -> Result<Recovered> {
         }
     }
     recovered.finished = (finish.len() + strays.len()) as u64;
-    recovered.chain_files = delete_leftovers(engine)? as u64;
+    recovered.chain_files = delete_leftovers(engine, chain)? as u64;
     Ok(recovered)
 }
 
@@ -658,7 +657,7 @@ fn unused(engine: &Engine, packs: &[PackInfo]) -> Result<Vec<PackName>> {
         Ok(left > 0)
     };
     // New data is mostly in new files, and those have the highest numbers.
-    let chain = Chain::load(engine.ctx.disk.as_ref(), &engine.header)?;
+    let chain = Chain::of(engine)?;
     let base = chain.snapshots().rev().find(|info| info.origin == Origin::WorkingTree);
     let first_new = match base {
         Some(info) => {

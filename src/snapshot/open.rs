@@ -193,7 +193,7 @@ pub fn open_engine(
     let lock = lock(disk.as_ref(), &opts.holder_note)?;
     let mut notes: Vec<String> = unlocked.warning.iter().cloned().collect();
     let header = unlocked.header.clone();
-    let chain = Chain::load(disk.as_ref(), &header)?;
+    let chain = Chain::load_with(disk.as_ref(), &unlocked.keys)?;
     for problem in chain.problems() {
         let text = format!("{}: {}", problem.file, problem.what);
         if problem.breaks_chain && !opts.accept_rollback {
@@ -290,7 +290,7 @@ pub fn open_engine(
     }
     raise_mark(true)?;
     let engine = Engine::new(ctx, live, packs, header, opts.highwater, lock);
-    let recovered = gc::recover(&engine)?;
+    let recovered = gc::recover(&engine, &chain)?;
     if recovered != gc::Recovered::default() {
         notes.push(format!(
             "an interrupted collection or deletion was settled: {} packs kept, {} packs and {} snapshot files deleted",

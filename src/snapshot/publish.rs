@@ -64,7 +64,7 @@ pub(crate) fn publish(
     let disk = engine.ctx.disk.as_ref();
     let chain = match known {
         Some(chain) if chain.is_as_listed(disk)? => chain,
-        _ => Chain::load(disk, &engine.header)?,
+        _ => Chain::of(engine)?,
     };
     let Some(draft) = draft(&chain)? else { return Ok(None) };
     let seq = chain.head().map_or(1, |head| head.seq + 1);

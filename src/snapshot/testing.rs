@@ -157,6 +157,12 @@ impl Rig {
         Rig { disk, unlocked, engine }
     }
 
+    /// Unlocks the vault once more, with keys that remember nothing.
+    pub(crate) fn unlock_anew(&self) -> Unlocked {
+        let key = Credential::Keyfile(SecretBytes::new(SECRET.to_vec()));
+        unlock(header::load(&self.disk).unwrap(), &key).unwrap()
+    }
+
     pub(crate) fn open(disk: &SimDisk, env: &Arc<TestEnv>, unlocked: &Unlocked) -> Result<Opened> {
         let opts = OpenOptions {
             cfg: config(),

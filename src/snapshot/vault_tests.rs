@@ -250,7 +250,7 @@ fn a_long_chain_with_deletions_stays_whole() {
     let chain = rig.chain();
     assert_eq!(chain.leftovers(), std::slice::from_ref(&path));
     assert!(chain.get(gone).is_none() && chain.is_whole());
-    assert_eq!(gc::recover(&rig.engine).unwrap().chain_files, 1);
+    assert_eq!(gc::recover(&rig.engine, &chain).unwrap().chain_files, 1);
     assert!(rig.disk.raw_read(&path).is_none());
 }
 
@@ -315,7 +315,7 @@ fn collecting_frees_what_nothing_needs_and_nothing_else() {
     let third = snap(&rig).unwrap();
     assert_eq!(rig.read_cold(third.seq).unwrap(), tree.model().unwrap());
     assert!(gc::plan(&rig.engine, &Idle, &GcOpts::default()).unwrap().is_empty());
-    assert_eq!(gc::recover(&rig.engine).unwrap(), gc::Recovered::default());
+    assert_eq!(gc::recover(&rig.engine, &rig.chain()).unwrap(), gc::Recovered::default());
     fsck(&rig.disk, "after a collection");
     // And from a copy without live state, everything is there too.
     assert_eq!(read_cold(&rig.disk, &rig.unlocked, 2).unwrap(), model);
@@ -454,6 +454,62 @@ fn tampered(rig: &Rig, change: impl Fn(&crate::disk::SimDisk, &Chain)) -> Chain 
     let disk = rig.disk.fork();
     change(&disk, &rig.chain());
     Chain::load(&disk, &rig.engine.header).unwrap()
+}
+
+#[test]
+fn each_chain_file_is_verified_once_while_a_vault_is_open() {
+    let rig = Rig::new(15);
+    for n in 0..10u8 {
+        rig.tree().write("f", &[n; 9], 1).unwrap();
+        snap(&rig).unwrap();
+    }
+    rig.engine.close().unwrap();
+    // What a mount does from its beginning to its end.
+    let unlocked = rig.unlock_anew();
+    let verified = || unlocked.keys.verifications();
+    let env = std::sync::Arc::new(crate::env::TestEnv::new(16));
+    let opened = Rig::open(&rig.disk, &env, &unlocked).unwrap();
+    assert_eq!(verified(), 10);
+    let engine = &opened.engine;
+    MiniTree { engine }.write("f", b"changed", 1).unwrap();
+    assert_eq!(create(engine, &Idle, &SnapshotOpts::default()).unwrap().unwrap().seq, 11);
+    assert_eq!(verified(), 10, "nothing but what was read at open");
+    MiniTree { engine }.write("f", b"again", 1).unwrap();
+    assert_eq!(create(engine, &Idle, &SnapshotOpts::default()).unwrap().unwrap().seq, 12);
+    gc::auto(engine, &Idle).unwrap();
+    let chain = Chain::of(engine).unwrap();
+    assert!(chain.is_whole() && chain.problems().is_empty() && chain.head().unwrap().seq == 12);
+    assert_eq!(verified(), 12, "and each new one when it was first read");
+
+    // A file that changes meanwhile is as little believed as at open.
+    let path = chain.get(5).unwrap().path();
+    let right = rig.disk.raw_read(&path).unwrap();
+    let mut bytes = right.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    rig.disk.raw_write(&path, &bytes);
+    let chain = Chain::of(engine).unwrap();
+    assert!(!chain.is_whole() && chain.get(5).is_none());
+    assert!(
+        chain.problems().iter().any(|p| p.file == path && p.what.contains("LAY-1")),
+        "{:?}",
+        chain.problems()
+    );
+    assert_eq!(verified(), 12);
+    // Nor under the name that its bytes have now.
+    rig.disk.raw_remove(&path);
+    let forged = format!("snapshots/{}", chain::name(5, &chain::id_of(&bytes)));
+    rig.disk.raw_write(&forged, &bytes);
+    for tries in 1..=2 {
+        let chain = Chain::of(engine).unwrap();
+        assert!(!chain.is_whole() && chain.get(5).is_none());
+        let wrong = |p: &super::chain::Problem| p.file == forged && p.what.contains("signature is wrong");
+        assert!(chain.problems().iter().any(wrong), "{:?}", chain.problems());
+        assert_eq!(verified(), 12 + tries, "what is wrong is not remembered as right");
+    }
+    rig.disk.raw_remove(&forged);
+    rig.disk.raw_write(&path, &right);
+    assert!(Chain::of(engine).unwrap().is_whole());
+    engine.close().unwrap();
 }
 
 #[test]
