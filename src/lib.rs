@@ -10,5 +10,6 @@ pub mod fs;
 pub mod fuse;
 pub mod mount;
 pub mod remote;
+pub mod ship;
 pub mod snapshot;
 pub mod store;

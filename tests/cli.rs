@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::common::{Finished, PASSPHRASE, Sandbox};
 
 /// The verbs, which scripts rely on.
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 21] = [
     "cat",
     "completions",
     "diff",
@@ -26,7 +26,9 @@ const VERBS: [&str; 19] = [
     "man",
     "mount",
     "protect",
+    "remote",
     "restore",
+    "ship",
     "snapshot",
     "status",
     "umount",

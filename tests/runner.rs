@@ -31,6 +31,7 @@ mod remote;
 mod remount;
 mod rotation;
 mod rsync_tree;
+mod ship;
 mod storm;
 mod syncfs;
 mod umount_wait;

@@ -2,6 +2,8 @@
 
 use crate::crypto::CryptoError;
 use crate::mount::error::{Failure, MountError, NO_SPACE_HINT};
+use crate::remote::{ErrorKind, RemoteError};
+use crate::ship::ShipError;
 use crate::snapshot::select::SelectError;
 use crate::store::error::StoreError;
 
@@ -45,12 +47,16 @@ pub(crate) enum ExitCode {
     NotFound = 22,
     /// Files under the mountpoint are open.
     Busy = 23,
+    /// A remote can't be used now.
+    Remote = 24,
+    /// A remote holds something else than it should.
+    RemoteAlarm = 25,
     /// Stopped by a signal.
     Interrupted = 130,
 }
 
 impl ExitCode {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 21] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -69,6 +75,8 @@ impl ExitCode {
         Self::Mountpoint,
         Self::NotFound,
         Self::Busy,
+        Self::Remote,
+        Self::RemoteAlarm,
         Self::Interrupted,
     ];
 
@@ -139,6 +147,44 @@ impl From<StoreError> for CliError {
                 .hint(NO_SPACE_HINT),
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
+        }
+    }
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        use ErrorKind::*;
+        let code = match error.kind {
+            Conflict | Corrupt | Untrusted => ExitCode::RemoteAlarm,
+            UnsafeFile => ExitCode::UnsafeFile,
+            Local => ExitCode::Io,
+            NotFound | Denied | NoCredentials | ExpiredCredentials | ClockSkew | Throttled | Timeout
+            | Unreachable | Unavailable | Damaged | Full | Unsupported | Misconfigured => ExitCode::Remote,
+        };
+        Self { code, hint: error.kind.hint().map(String::from), message: error.message }
+    }
+}
+
+impl From<ShipError> for CliError {
+    fn from(error: ShipError) -> Self {
+        let message = error.to_string();
+        let alarm = |hint: &str| Self::new(ExitCode::RemoteAlarm, message).hint(hint);
+        match error {
+            ShipError::Vault(error) => error.into(),
+            ShipError::Remote(error) => error.into(),
+            ShipError::OtherVault(_) => {
+                alarm("each vault needs a place of its own: another prefix or directory")
+            }
+            ShipError::Diverged { .. } => alarm(
+                "nothing was sent. To go on with this copy, ship it to a new place; to go on with the other one, restore \
+                 or copy it from there",
+            ),
+            ShipError::Lost(_) => alarm(
+                "nothing was sent. If you emptied it yourself, --start-over ships everything again; otherwise find out who did",
+            ),
+            ShipError::Header(_) => {
+                alarm("nothing was overwritten; `strongroom info` on both copies says more")
+            }
         }
     }
 }

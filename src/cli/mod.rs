@@ -15,7 +15,9 @@ mod init;
 mod key;
 mod mount;
 mod protect;
+mod remote;
 mod restore;
+mod ship;
 mod snapshot;
 mod status;
 mod umount;
@@ -87,6 +89,11 @@ enum Command {
     Import(import::ImportArgs),
     /// Give back the space of what no snapshot and no file needs
     Gc(gc::GcArgs),
+    /// Remember, list, forget and try out the places to ship to
+    #[command(subcommand)]
+    Remote(remote::RemoteCommand),
+    /// Copy a vault to its remotes; needs no key
+    Ship(ship::ShipArgs),
     /// List, add, remove and change the keys that unlock a vault
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -152,6 +159,8 @@ fn dispatch(command: Command, out: &Output) -> Result<u8, CliError> {
         Command::Restore(args) => done(restore::run(&args, out)),
         Command::Import(args) => done(import::run(&args, out)),
         Command::Gc(args) => done(gc::run(&args, out)),
+        Command::Remote(command) => done(remote::run(&command, out)),
+        Command::Ship(args) => done(ship::run(&args, out)),
         Command::Key(command) => done(key::run(&command, out)),
         Command::Protect(args) => done(protect::run(&args, out)),
         Command::IsMounted(args) => done(protect::run_is_mounted(&args, out)),

@@ -6,6 +6,9 @@ pub mod sshd;
 mod s3;
 mod sftp;
 
+pub use s3::settings as s3_settings;
+pub use sftp::settings as sftp_settings;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;

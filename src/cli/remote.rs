@@ -1,0 +1,267 @@
+//! `remote`: where a vault is shipped to. Local settings, no secrets.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::Output;
+use super::session;
+use crate::remote::{self, OpenOptions, Settings, Verdict, parse_speed};
+use crate::ship::{Remotes, forget_cursor, is_name};
+
+/// The verbs of `remote`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemoteCommand {
+    /// Remember a place to ship to
+    Add(Box<AddArgs>),
+    /// List the remotes of a vault
+    List(ListArgs),
+    /// Forget a remote; what is there stays
+    Remove(RemoveArgs),
+    /// Try out what a remote really honours
+    Test(TestArgs),
+}
+
+/// Arguments of `remote add`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom remote add /encrypted usb file:///mnt/usb/vault
+  strongroom remote add /encrypted aws s3://bucket/vault --region eu-central-1 --profile backup
+  strongroom remote add /encrypted minio s3://bucket/vault --endpoint https://minio:9000 --path-style
+  strongroom remote add /encrypted nas sftp://backup@nas/volume1/vault --identity-file /root/.ssh/nas
+
+Credentials never stand on a command line or in the settings. S3 takes them from the environment,
+the files in ~/.aws, an instance role, --credentials-file or --credential; SFTP from the agent or
+--identity-file, through the system's ssh and its configuration. Host keys must be in known_hosts
+already. The place itself (bucket, directory) is never made. Nothing is asked of the remote now:
+`strongroom remote test` does that.")]
+pub(crate) struct AddArgs {
+    /// The vault
+    vault: PathBuf,
+    /// A name for the remote: lower-case letters, digits, dashes
+    name: String,
+    /// s3://bucket/prefix, sftp://user@host:port/path or file:///path
+    url: String,
+    /// Change the settings of a remote that is there already
+    #[arg(long)]
+    replace: bool,
+    /// S3: the bucket's region
+    #[arg(long)]
+    region: Option<String>,
+    /// S3: the endpoint's URL, where it is not AWS
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// S3: profile of ~/.aws/config and ~/.aws/credentials
+    #[arg(long)]
+    profile: Option<String>,
+    /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
+    #[arg(long, value_name = "FILE", conflicts_with = "credential")]
+    credentials_file: Option<PathBuf>,
+    /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
+    #[arg(long, value_name = "NAME")]
+    credential: Option<String>,
+    /// S3: put the bucket into the path, as most servers of one's own want it
+    #[arg(long)]
+    path_style: bool,
+    /// S3: storage class of packs, e.g. STANDARD_IA; snapshots and headers stay in the standard class
+    #[arg(long, value_name = "CLASS")]
+    storage_class: Option<String>,
+    /// S3: encryption by the server, on top of ours: AES256 or aws:kms
+    #[arg(long, value_name = "KIND")]
+    sse: Option<String>,
+    /// S3: key of aws:kms
+    #[arg(long, value_name = "ID")]
+    sse_kms_key_id: Option<String>,
+    /// SFTP: log in with this private key
+    #[arg(long, value_name = "FILE")]
+    identity_file: Option<PathBuf>,
+    /// SFTP: the host's key is in this file, instead of ~/.ssh/known_hosts
+    #[arg(long, value_name = "FILE")]
+    known_hosts: Option<PathBuf>,
+    /// SFTP: use this ssh_config
+    #[arg(long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// SFTP: don't read objects back after they were sent
+    #[arg(long)]
+    no_read_back: bool,
+    /// Send at most so much a second: 500k, 10M
+    #[arg(long, value_name = "SPEED", value_parser = speed)]
+    limit_upload: Option<u64>,
+    /// Receive at most so much a second
+    #[arg(long, value_name = "SPEED", value_parser = speed)]
+    limit_download: Option<u64>,
+}
+
+/// Arguments of `remote list`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  strongroom remote list /encrypted --json")]
+pub(crate) struct ListArgs {
+    /// The vault
+    vault: PathBuf,
+}
+
+/// Arguments of `remote remove`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  strongroom remote remove /encrypted usb")]
+pub(crate) struct RemoveArgs {
+    /// The vault
+    vault: PathBuf,
+    /// The remote
+    name: String,
+}
+
+/// Arguments of `remote test`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  strongroom remote test /encrypted offsite
+
+Writes one small object (strongroom-test), reads it, and tries to overwrite it and to have
+damaged bytes accepted. Exit status 25: shipping there would not be safe.")]
+pub(crate) struct TestArgs {
+    /// The vault
+    vault: PathBuf,
+    /// The remote
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    settings: &'a Settings,
+}
+
+/// Reads a speed from the command line.
+pub(super) fn speed(text: &str) -> Result<u64, String> {
+    parse_speed(text).ok_or_else(|| "a speed is a number of bytes a second, with k, M or G: 500k, 10M".into())
+}
+
+/// Runs `remote`.
+pub(crate) fn run(command: &RemoteCommand, out: &Output) -> CliResult {
+    match command {
+        RemoteCommand::Add(args) => add(args, out),
+        RemoteCommand::List(args) => list(args, out),
+        RemoteCommand::Remove(args) => remove(args, out),
+        RemoteCommand::Test(args) => test(args, out),
+    }
+}
+
+/// The settings of one remote.
+pub(super) fn find<'a>(remotes: &'a Remotes, name: &str) -> CliResult<&'a Settings> {
+    remotes.remotes.get(name).ok_or_else(|| {
+        CliError::new(
+            ExitCode::NotFound,
+            format!("there is no remote {}", super::show_bytes(name.as_bytes())),
+        )
+        .hint("`strongroom remote list VAULT` shows them all")
+    })
+}
+
+/// An absolute path, since settings are read from anywhere.
+fn absolute(path: Option<&PathBuf>) -> Option<PathBuf> {
+    path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+}
+
+fn add(args: &AddArgs, out: &Output) -> CliResult {
+    if !is_name(&args.name) {
+        return Err(CliError::usage("a remote's name has 1 to 64 lower-case letters, digits and dashes"));
+    }
+    let settings = Settings {
+        url: args.url.clone(),
+        region: args.region.clone(),
+        endpoint: args.endpoint.clone(),
+        profile: args.profile.clone(),
+        credentials_file: absolute(args.credentials_file.as_ref()),
+        credential: args.credential.clone(),
+        path_style: args.path_style,
+        storage_class: args.storage_class.clone(),
+        sse: args.sse.clone(),
+        sse_kms_key_id: args.sse_kms_key_id.clone(),
+        identity_file: absolute(args.identity_file.as_ref()),
+        known_hosts: absolute(args.known_hosts.as_ref()),
+        ssh_config: absolute(args.ssh_config.as_ref()),
+        no_read_back: args.no_read_back,
+        limit_upload: args.limit_upload,
+        limit_download: args.limit_download,
+    };
+    settings.location().map_err(|e| CliError::usage(e.message))?;
+    let vault = session::open_header(&args.vault)?;
+    Remotes::update(vault.disk.as_ref(), |remotes| {
+        if remotes.remotes.contains_key(&args.name) && !args.replace {
+            return Err(CliError::usage(format!("there is a remote {} already", args.name))
+                .hint("--replace changes its settings"));
+        }
+        remotes.remotes.insert(args.name.clone(), settings.clone());
+        Ok(())
+    })?;
+    if out.is_json() {
+        out.json(&Line { name: &args.name, settings: &settings })?;
+    } else {
+        out.note(&format!("remembered {}; `strongroom remote test` tries it out", args.name));
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn list(args: &ListArgs, out: &Output) -> CliResult {
+    let vault = session::open_header(&args.vault)?;
+    let remotes = Remotes::load(vault.disk.as_ref())?;
+    if out.is_json() {
+        let lines: Vec<Line<'_>> =
+            remotes.remotes.iter().map(|(name, settings)| Line { name, settings }).collect();
+        out.json(&lines)?;
+        return Ok(ExitCode::Ok);
+    }
+    if remotes.remotes.is_empty() {
+        out.note("no remotes; `strongroom remote add` makes one");
+    }
+    let width = remotes.remotes.keys().map(String::len).max().unwrap_or(0);
+    for (name, settings) in &remotes.remotes {
+        out.line(&format!("{name:width$}  {}", super::show_bytes(settings.url.as_bytes())))?;
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
+    let vault = session::open_header(&args.vault)?;
+    Remotes::update(vault.disk.as_ref(), |remotes| {
+        find(remotes, &args.name)?;
+        remotes.remotes.remove(&args.name);
+        forget_cursor(vault.disk.as_ref(), &args.name).map_err(CliError::from)
+    })?;
+    if out.is_json() {
+        out.json(&serde_json::json!({ "removed": args.name }))?;
+    } else {
+        out.note(&format!("forgot {}; what is there stays there", args.name));
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn test(args: &TestArgs, out: &Output) -> CliResult {
+    let vault = session::open_header(&args.vault)?;
+    let remotes = Remotes::load(vault.disk.as_ref())?;
+    let remote = remote::open(find(&remotes, &args.name)?, &OpenOptions::default())?;
+    let probe = remote::probe(remote.as_ref())?;
+    if out.is_json() {
+        out.json(&probe)?;
+    } else {
+        for check in &probe.checks {
+            let mark = match (check.verdict, check.required) {
+                (Verdict::Yes, _) => "ok",
+                (Verdict::No, true) => "BAD",
+                (Verdict::No, false) => "no",
+                (Verdict::Unknown, _) => "?",
+                (Verdict::NotApplicable, _) => "-",
+            };
+            out.line(&format!("{mark:4} {:20} {}", check.name, super::show_bytes(check.detail.as_bytes())))?;
+        }
+    }
+    if probe.is_good() {
+        return Ok(ExitCode::Ok);
+    }
+    out.warning("don't ship there: what is marked BAD is needed");
+    Ok(ExitCode::RemoteAlarm)
+}

@@ -1,0 +1,181 @@
+//! `ship`: copies a vault to its remotes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::output::{Output, human_bytes};
+use super::remote::{find, speed};
+use super::session;
+use crate::disk::Disk;
+use crate::remote::{self, Counters, Location, OpenOptions, Settings};
+use crate::ship::{self, Remotes, Report, ShipOptions};
+
+/// Arguments of `ship`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strongroom ship /encrypted
+  strongroom ship /encrypted --to offsite --limit-upload 10M
+  strongroom ship /encrypted --dry-run --json
+
+Needs no key, and works while the vault is mounted. What a remote has already is not sent again;
+an interrupted ship goes on where it was. Packs go first and snapshots last, so the remote
+restores at every moment. Nothing there is ever overwritten or deleted.
+Exit status 25: a remote holds something else than this vault shipped.")]
+pub(crate) struct ShipArgs {
+    /// The vault
+    vault: PathBuf,
+    /// Ship to these remotes only
+    #[arg(long = "to", value_name = "NAME", num_args = 1..)]
+    to: Vec<String>,
+    /// Packs under way at a time [default: directories 2, SFTP 4, S3 8]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: Option<u8>,
+    /// Send at most so much a second: 500k, 10M
+    #[arg(long, value_name = "SPEED", value_parser = speed)]
+    limit_upload: Option<u64>,
+    /// Say what would be sent, send nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Ship everything again to a remote that lost what it had
+    #[arg(long)]
+    start_over: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    remote: &'a str,
+    url: &'a str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    report: Option<&'a Report>,
+    requests: u64,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+/// Ships to each remote in turn; one that fails does not keep the others from being shipped to.
+pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
+    let vault = session::open_header(&args.vault)?;
+    let remotes = Remotes::load(vault.disk.as_ref())?;
+    let chosen: Vec<(&str, &Settings)> = match args.to.is_empty() {
+        true => remotes.remotes.iter().map(|(name, settings)| (name.as_str(), settings)).collect(),
+        false => {
+            args.to.iter().map(|name| Ok((name.as_str(), find(&remotes, name)?))).collect::<CliResult<_>>()?
+        }
+    };
+    if chosen.is_empty() {
+        return Err(CliError::usage("this vault has no remotes")
+            .hint("`strongroom remote add VAULT NAME URL` makes one"));
+    }
+    let mut worst = ExitCode::Ok;
+    for (name, settings) in chosen {
+        let code = match one(args, &vault.disk, name, settings, out) {
+            Ok(code) => code,
+            Err(error) => {
+                let code = error.code;
+                out.error(&error.context(name));
+                code
+            }
+        };
+        if worst == ExitCode::Ok {
+            worst = code;
+        }
+    }
+    Ok(worst)
+}
+
+fn default_jobs(settings: &Settings) -> CliResult<u8> {
+    Ok(match settings.location()? {
+        Location::Dir { .. } => 2,
+        Location::Sftp { .. } => 4,
+        Location::S3 { .. } => 8,
+    })
+}
+
+fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> CliResult {
+    let started = Instant::now();
+    let counters = Arc::new(Counters::default());
+    let options = OpenOptions {
+        counters: Arc::clone(&counters),
+        limit_upload: args.limit_upload,
+        ..OpenOptions::default()
+    };
+    let jobs = args.jobs.map_or_else(|| default_jobs(settings), Ok)?;
+    let bar = out.progress(Some(0), name);
+    let shipped = remote::open(settings, &options).map_err(CliError::from).and_then(|remote| {
+        let cursor = ship::load_cursor(disk.as_ref(), name)?;
+        let how = ShipOptions { jobs: usize::from(jobs), dry_run: args.dry_run, start_over: args.start_over };
+        let shipped = ship::ship(disk, &remote, cursor.as_ref(), &how, &|progress| {
+            bar.set_length(progress.bytes_total);
+            bar.set_position(progress.bytes);
+            bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
+        });
+        let (report, cursor) = shipped.map_err(CliError::from)?;
+        if let (Some(cursor), false) = (cursor, args.dry_run) {
+            ship::store_cursor(disk.as_ref(), name, &cursor)?;
+        }
+        Ok(report)
+    });
+    bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    if out.is_json() {
+        let error = shipped.as_ref().err().map(|e| e.message.as_str());
+        let report = shipped.as_ref().ok();
+        out.json_line(&Line {
+            remote: name,
+            url: &settings.url,
+            report,
+            requests: counters.requests(),
+            seconds,
+            error,
+        })?;
+    }
+    let report = shipped?;
+    if !out.is_json() {
+        out.line(&summary(name, &report, counters.requests(), seconds))?;
+    }
+    for text in &report.damaged {
+        out.warning(&super::show_bytes(text.as_bytes()));
+    }
+    if report.foreign > 0 {
+        out.warning(&format!("{} objects there are no part of this vault", report.foreign));
+    }
+    if report.header_refused {
+        out.warning(
+            "keys were changed since the header was shipped, and these credentials may not replace it: that copy still opens \
+             with the old keys only",
+        );
+    }
+    Ok(match (report.damaged.is_empty(), report.header_refused) {
+        (false, _) => ExitCode::Corrupt,
+        (true, true) => ExitCode::Remote,
+        (true, false) => ExitCode::Ok,
+    })
+}
+
+fn summary(name: &str, report: &Report, requests: u64, seconds: f64) -> String {
+    let verb = if report.dry_run { "would send" } else { "sent" };
+    let sent = format!(
+        "{} packs, {} snapshot files, {} header copies ({})",
+        report.packs,
+        report.chain_files,
+        report.headers,
+        human_bytes(report.bytes)
+    );
+    let newest =
+        report.newest.map_or("no snapshot yet".into(), |seq| format!("snapshot {seq} is the newest"));
+    let speed = human_bytes((report.bytes as f64 / seconds.max(0.001)) as u64);
+    match report.dry_run {
+        true => format!("{name}: {verb} {sent}; {} packs are there; {newest}", report.packs_there),
+        false => format!(
+            "{name}: {verb} {sent} in {seconds:.1} s ({speed}/s, {requests} requests); {} packs were there; {newest}",
+            report.packs_there
+        ),
+    }
+}

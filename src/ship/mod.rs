@@ -1,0 +1,214 @@
+//! Shipping: copies to a remote what it lacks. No key is needed, and none is there: packs and snapshots are just files.
+//!
+//! Packs go first, then the header's copies, then the chain files that need those packs, oldest first. So a remote restores
+//! at every moment whatever its newest complete snapshot has. Nothing is ever overwritten or deleted; the one exception
+//! are the header's two copies, replaced by newer ones when keys were changed.
+//!
+//! A pack is checked against its name before it is sent: damage here is found, and not shipped. Everything that is there
+//! already is skipped, so an interrupted shipment goes on where it was, at the cost of the objects that were under way.
+
+mod error;
+mod header;
+mod plan;
+mod send;
+mod settings;
+mod there;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::disk::Disk;
+use crate::format::ChainFile;
+use crate::format::chain::CHAIN_FILE_LEN_MAX;
+use crate::remote::Remote;
+use crate::snapshot::chain::Chain;
+use crate::snapshot::open::list_packs;
+use crate::store::error::StoreError;
+use crate::store::header::load;
+
+pub use error::{Result, ShipError};
+pub use settings::{Cursor, Remotes, forget_cursor, is_name, load_cursor, store_cursor};
+
+use header::Copies;
+use plan::{State, plan};
+use there::There;
+
+/// A vault may lose packs to a garbage collection while it is shipped; then its new state is shipped. So often at most.
+const ROUNDS_MAX: usize = 8;
+
+/// How to ship.
+#[derive(Clone, Copy, Debug)]
+pub struct ShipOptions {
+    /// Packs under way at a time.
+    pub jobs: usize,
+    /// Only say what would be sent.
+    pub dry_run: bool,
+    /// Ship although the remote lost what was shipped to it before.
+    pub start_over: bool,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of packs that were sent, or are under way.
+    pub bytes: u64,
+    /// Bytes of packs that are to be sent.
+    pub bytes_total: u64,
+    /// Objects that were sent.
+    pub objects: u64,
+    /// Objects that are to be sent.
+    pub objects_total: u64,
+}
+
+/// What was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Packs sent.
+    pub packs: u64,
+    /// Snapshot and removal files sent.
+    pub chain_files: u64,
+    /// Copies of the header sent.
+    pub headers: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Packs that were there already.
+    pub packs_there: u64,
+    /// Sequence of the newest chain file, which the remote has now (or would have).
+    pub newest: Option<u64>,
+    /// What is wrong here: packs that are damaged or missing. Snapshots that need them are incomplete at the remote.
+    pub damaged: Vec<String>,
+    /// Names at the remote that are no part of this vault.
+    pub foreign: u64,
+    /// The header there is older than the one here (keys were changed), and these credentials may not replace it.
+    pub header_refused: bool,
+    /// Nothing was sent: it was only asked for.
+    pub dry_run: bool,
+}
+
+/// Brings a remote up to date. `cursor` is what the last shipment left; the new one is returned.
+///
+/// # Errors
+/// See [`ShipError`]. What was sent before a failure stays there.
+pub fn ship(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    cursor: Option<&Cursor>,
+    options: &ShipOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(Report, Option<Cursor>)> {
+    let mut report = Report { dry_run: options.dry_run, ..Report::default() };
+    let cursor = cursor.filter(|cursor| cursor.url == remote.url() && !options.start_over);
+    let mut round = 1;
+    loop {
+        let last = round >= ROUNDS_MAX;
+        if let Some(head) = ship_round(disk, remote, cursor, options, progress, &mut report, last)? {
+            let cursor = head.map(|(seq, id)| Cursor { url: remote.url(), seq, id });
+            return Ok((report, cursor));
+        }
+        round += 1;
+    }
+}
+
+/// Sequence and id of the newest chain file.
+type Head = Option<(u64, String)>;
+
+/// Ships what the vault is now. `None`: packs vanished meanwhile, so it has to be looked at again.
+fn ship_round(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    cursor: Option<&Cursor>,
+    options: &ShipOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+    report: &mut Report,
+    last: bool,
+) -> Result<Option<Head>> {
+    let loaded = load(disk.as_ref())?.parsed;
+    let header = &loaded.header;
+    let header_bytes = header::local_bytes(disk.as_ref(), &loaded)?;
+    let chain = Chain::load(disk.as_ref(), header)?;
+    if let Some(problem) = chain.problems().iter().find(|problem| problem.breaks_chain) {
+        return Err(StoreError::Corrupt(format!("{}: {}", problem.file, problem.what)).into());
+    }
+    // After the chain: what the chain needs was there before its files were.
+    let here = list_packs(disk.as_ref())?;
+    let copies = header::check(remote.as_ref(), &header_bytes, header)?;
+    let mut there = There::list(remote.as_ref())?;
+    there.check(remote.as_ref(), header, &chain, &here, cursor)?;
+    let removed_by = removed_by(disk.as_ref(), &chain)?;
+    let plan = plan(&State {
+        chain: &chain,
+        here: &here,
+        there: &there.packs,
+        files_there: &there.files,
+        removed_by: &removed_by,
+    })?;
+    if !plan.missing.is_empty() && !last && changed(disk.as_ref(), &chain)? {
+        return Ok(None);
+    }
+    report.foreign = there.foreign;
+    report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+    report.newest = chain.head().map(|info| info.seq);
+    let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
+    report.damaged = plan
+        .missing
+        .iter()
+        .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
+        .collect();
+    if options.dry_run {
+        let (packs, bytes, files) = plan.totals();
+        (report.packs, report.bytes, report.chain_files) = (packs, bytes, files);
+        return Ok(Some(head));
+    }
+    if copies == Copies::None {
+        // The first thing in an empty place: two vaults can't begin there at the same time.
+        report.headers += header::bring(remote.as_ref(), &header_bytes, header, &mut report.header_refused)?;
+    }
+    let mut refused = false;
+    let sent = send::send(disk, remote, &plan, options.jobs, progress, &mut || match copies {
+        Copies::Behind => header::bring(remote.as_ref(), &header_bytes, header, &mut refused),
+        Copies::None | Copies::Current => Ok(0),
+    })?;
+    report.header_refused |= refused;
+    report.packs += sent.packs;
+    report.bytes += sent.bytes;
+    report.chain_files += sent.chain_files;
+    report.headers += sent.headers;
+    if !sent.vanished.is_empty() {
+        if !last && changed(disk.as_ref(), &chain)? {
+            return Ok(None);
+        }
+        report.damaged.extend(sent.vanished.iter().map(|name| format!("{name} is missing")));
+    }
+    report.damaged.extend(sent.damaged);
+    Ok(Some(head))
+}
+
+/// Whether snapshots were made or removed since the chain was read.
+fn changed(disk: &dyn Disk, chain: &Chain) -> Result<bool> {
+    let now = match disk.list(crate::snapshot::chain::DIR) {
+        Ok(items) => items.into_iter().map(|item| item.name).collect::<BTreeSet<_>>(),
+        Err(e) => return Err(StoreError::io("listing snapshots", e).into()),
+    };
+    let mut then = chain.files().map(|info| info.name());
+    let count = chain.files().count();
+    let chain_names = now.iter().filter(|name| crate::format::chain::parse_name(name).is_some()).count();
+    Ok(count + chain.leftovers().len() != chain_names || then.any(|name| !now.contains(&name)))
+}
+
+/// Of each chain file that was removed, the first removal that says so.
+fn removed_by(disk: &dyn Disk, chain: &Chain) -> Result<BTreeMap<u64, u64>> {
+    let mut removed = BTreeMap::new();
+    for info in chain.files().filter(|info| !info.is_snapshot()) {
+        let path = info.path();
+        let bytes = disk
+            .read_file(&path, CHAIN_FILE_LEN_MAX as u64)
+            .map_err(|e| StoreError::io(format!("reading {path}"), e))?;
+        let (file, _) = ChainFile::parse(&bytes).map_err(StoreError::from)?;
+        for gone in &file.public.removed {
+            removed.entry(gone.seq).or_insert(info.seq);
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,300 @@
+//! Sending: packs by several threads, chain files one after the other as soon as their packs are there.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::format::PackName;
+use crate::format::chain::CHAIN_FILE_LEN_MAX;
+use crate::format::pack::pack_path;
+use crate::remote::{Bytes, Checksum, Key, Remote, Source};
+use crate::store::error::StoreError;
+
+use super::Progress;
+use super::error::{Result, ShipError};
+use super::plan::Plan;
+
+/// What was sent.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    pub(super) packs: u64,
+    pub(super) chain_files: u64,
+    pub(super) headers: u64,
+    pub(super) bytes: u64,
+    /// Packs whose bytes are not what their names say.
+    pub(super) damaged: Vec<String>,
+    /// Packs that are not there any more.
+    pub(super) vanished: Vec<String>,
+}
+
+/// A file of the vault as it is sent.
+#[derive(Debug)]
+struct PackSource {
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    gauge: Arc<Gauge>,
+}
+
+impl Source for PackSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], off: u64) -> io::Result<usize> {
+        let n = self.file.read_at(buf, off)?;
+        self.gauge.flow(n as u64);
+        Ok(n)
+    }
+}
+
+/// Bytes of one pack that have been read for sending. A retry reads them again, which must not count twice.
+#[derive(Debug)]
+struct Gauge {
+    total: Arc<AtomicU64>,
+    len: u64,
+    seen: AtomicU64,
+    /// Set while the bytes go over the wire, not while they are only checked.
+    counts: std::sync::atomic::AtomicBool,
+}
+
+impl Gauge {
+    fn flow(&self, n: u64) {
+        if self.counts.load(Ordering::Relaxed) {
+            let before = self.seen.fetch_add(n, Ordering::Relaxed);
+            let room = self.len.saturating_sub(before);
+            self.total.fetch_add(n.min(room), Ordering::Relaxed);
+        }
+    }
+
+    /// However much was seen, now it is all of it.
+    fn finish(&self) {
+        let seen = self.seen.swap(self.len, Ordering::Relaxed).min(self.len);
+        self.total.fetch_add(self.len - seen, Ordering::Relaxed);
+    }
+}
+
+struct Work {
+    /// Packs that nobody has taken, the next one last.
+    todo: Vec<(usize, PackName, u64)>,
+    /// Packs of each group that are not there yet.
+    left: Vec<usize>,
+    sent: Sent,
+    error: Option<ShipError>,
+    /// Threads that still send.
+    running: usize,
+}
+
+struct Shared<'a> {
+    disk: &'a Arc<dyn Disk>,
+    remote: &'a Arc<dyn Remote>,
+    work: Mutex<Work>,
+    changed: Condvar,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Shared<'_> {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a thread that panics be seen: its packs will never come.
+struct Running<'a, 'b>(&'a Shared<'b>);
+
+impl Drop for Running<'_, '_> {
+    fn drop(&mut self) {
+        self.0.work().running -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Sends everything that a plan has. `headers` is called before the first chain file, and returns how many it sent.
+pub(super) fn send(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    plan: &Plan,
+    jobs: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+    headers: &mut dyn FnMut() -> Result<u64>,
+) -> Result<Sent> {
+    let (packs, bytes_total, files) = plan.totals();
+    let mut todo: Vec<(usize, PackName, u64)> = Vec::new();
+    for (n, group) in plan.groups.iter().enumerate() {
+        todo.extend(group.packs.iter().map(|(name, len)| (n, *name, *len)));
+    }
+    todo.reverse();
+    let jobs = jobs.clamp(1, 256).min(todo.len());
+    let shared = Shared {
+        disk,
+        remote,
+        work: Mutex::new(Work {
+            todo,
+            left: plan.groups.iter().map(|group| group.packs.len()).collect(),
+            sent: Sent::default(),
+            error: None,
+            running: jobs,
+        }),
+        changed: Condvar::new(),
+        bytes: Arc::default(),
+    };
+    let show = |work: &Work| {
+        progress(Progress {
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            bytes_total,
+            objects: work.sent.packs + work.sent.chain_files,
+            objects_total: packs + files,
+        });
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                let running = Running(&shared);
+                send_packs(&shared);
+                drop(running);
+            });
+        }
+        let done = send_files(&shared, plan, &show, headers);
+        if let Err(error) = done {
+            let mut work = shared.work();
+            work.error.get_or_insert(error);
+            work.todo.clear();
+        }
+    });
+    let work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match work.error {
+        Some(error) => Err(error),
+        None => Ok(work.sent),
+    }
+}
+
+/// One thread: takes packs until there are none, or something failed.
+fn send_packs(shared: &Shared<'_>) {
+    loop {
+        let next = {
+            let mut work = shared.work();
+            if work.error.is_some() { None } else { work.todo.pop() }
+        };
+        let Some((group, name, len)) = next else { return };
+        let outcome = send_pack(shared, name, len);
+        let mut work = shared.work();
+        match outcome {
+            Ok(Outcome::Sent) => {
+                work.sent.packs += 1;
+                work.sent.bytes += len;
+            }
+            Ok(Outcome::Damaged) => work.sent.damaged.push(format!("{} is damaged", pack_path(&name))),
+            Ok(Outcome::Vanished) => work.sent.vanished.push(pack_path(&name)),
+            Err(error) => {
+                work.error.get_or_insert(error);
+                work.todo.clear();
+            }
+        }
+        work.left[group] -= 1;
+        drop(work);
+        shared.changed.notify_all();
+    }
+}
+
+enum Outcome {
+    /// It was not there when the remote was listed, and now it is. Who put it is not asked: of a put that was tried again
+    /// the first try may have been applied.
+    Sent,
+    Damaged,
+    Vanished,
+}
+
+fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
+    let path = pack_path(&name);
+    let failed = |e: io::Error| ShipError::from(StoreError::io(format!("reading {path}"), e));
+    let file = match shared.disk.open(&path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Vanished),
+        Err(e) => return Err(failed(e)),
+    };
+    let gauge = Arc::new(Gauge {
+        total: Arc::clone(&shared.bytes),
+        len,
+        seen: AtomicU64::new(0),
+        counts: false.into(),
+    });
+    let source: Arc<dyn Source> =
+        Arc::new(PackSource { file: Arc::clone(&file), len, gauge: Arc::clone(&gauge) });
+    // FORMAT LAY-1: the name is the hash of the bytes. Damage here must not travel.
+    let mut hasher = blake3::Hasher::new();
+    let hashed = Checksum::of_source(source.as_ref(), &mut |piece| {
+        hasher.update(piece);
+    });
+    let checksum = match hashed {
+        Ok(checksum)
+            if file.len().map_err(failed)? == len && hasher.finalize().as_bytes() == name.as_bytes() =>
+        {
+            checksum
+        }
+        Ok(_) => return Ok(Outcome::Damaged),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Outcome::Damaged),
+        Err(e) => return Err(failed(e)),
+    };
+    gauge.counts.store(true, Ordering::Relaxed);
+    shared.remote.put_if_absent(&key_of(&path)?, &source, &checksum)?;
+    gauge.finish();
+    Ok(Outcome::Sent)
+}
+
+fn key_of(path: &str) -> Result<Key> {
+    Key::new(path).ok_or_else(|| StoreError::Corrupt(format!("{path} is no name of an object")).into())
+}
+
+/// Sends the chain files of each group once all its packs are there.
+fn send_files(
+    shared: &Shared<'_>,
+    plan: &Plan,
+    show: &dyn Fn(&Work),
+    headers: &mut dyn FnMut() -> Result<u64>,
+) -> Result<()> {
+    let mut headers_done = false;
+    for (n, group) in plan.groups.iter().enumerate() {
+        {
+            let mut work = shared.work();
+            while work.left[n] > 0 {
+                if work.error.is_some() || work.running == 0 {
+                    return match work.error.take() {
+                        Some(error) => Err(error),
+                        None => Err(StoreError::Poisoned("a thread that sends packs failed".into()).into()),
+                    };
+                }
+                show(&work);
+                let step = std::time::Duration::from_millis(200);
+                work = shared.changed.wait_timeout(work, step).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+        if !headers_done {
+            let sent = headers()?;
+            shared.work().sent.headers += sent;
+            headers_done = true;
+        }
+        for path in &group.files {
+            let len = send_file(shared, path)?;
+            let mut work = shared.work();
+            work.sent.chain_files += 1;
+            work.sent.bytes += len;
+            show(&work);
+        }
+    }
+    if !headers_done {
+        let sent = headers()?;
+        shared.work().sent.headers += sent;
+    }
+    Ok(())
+}
+
+fn send_file(shared: &Shared<'_>, path: &str) -> Result<u64> {
+    let bytes = shared
+        .disk
+        .read_file(path, CHAIN_FILE_LEN_MAX as u64)
+        .map_err(|e| ShipError::from(StoreError::io(format!("reading {path}"), e)))?;
+    let checksum = Checksum::of(&bytes);
+    let len = bytes.len() as u64;
+    shared.remote.put_if_absent(&key_of(path)?, &Bytes::source(bytes), &checksum)?;
+    Ok(len)
+}

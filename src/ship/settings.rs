@@ -1,0 +1,182 @@
+//! A vault's remotes, by name, and what each of them was seen to have: local settings, in `live/`. No secrets.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Disk;
+use crate::format::SnapshotId;
+use crate::remote::Settings;
+use crate::store::error::{Result, StoreError};
+
+const PATH: &str = "live/remotes.json";
+const LOCK_PATH: &str = "live/remotes.lock";
+const CURSOR_DIR: &str = "live/remotes";
+/// The largest of these files that is read.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// The remotes of a vault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remotes {
+    /// By name.
+    pub remotes: BTreeMap<String, Settings>,
+}
+
+/// What a remote had when it was shipped to last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// The URL it had then: another one is another remote.
+    pub url: String,
+    /// Sequence of its newest chain file.
+    pub seq: u64,
+    /// Id of that file, in hex.
+    pub id: String,
+}
+
+impl Cursor {
+    /// The id of the newest chain file that was there.
+    pub fn snapshot_id(&self) -> Option<SnapshotId> {
+        SnapshotId::from_hex(&self.id)
+    }
+}
+
+/// Whether a text can be the name of a remote: 1 to 64 lower-case letters, digits and dashes.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=64).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(good)
+}
+
+fn read<T: for<'a> Deserialize<'a>>(disk: &dyn Disk, path: &str) -> Result<Option<T>> {
+    match disk.read_file(path, BYTES_MAX) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            StoreError::Corrupt(format!("{path} can't be understood ({e}); remove it to begin anew"))
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io(format!("reading {path}"), e)),
+    }
+}
+
+fn write(disk: &dyn Disk, path: &str, value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_vec_pretty(value).map_err(|e| StoreError::Corrupt(format!("encoding {path}: {e}")))?;
+    disk.create_dir_all(crate::disk::parent(path))
+        .and_then(|()| disk.write_file_atomic(path, &text))
+        .map_err(|e| StoreError::io(format!("writing {path}"), e))
+}
+
+impl Remotes {
+    /// Reads them; a vault without that file has none.
+    ///
+    /// # Errors
+    /// I/O errors; `Corrupt` when the file makes no sense.
+    pub fn load(disk: &dyn Disk) -> Result<Self> {
+        Ok(read(disk, PATH)?.unwrap_or_default())
+    }
+
+    /// Reads, changes and writes them, so that no other process does so in between.
+    ///
+    /// # Errors
+    /// `Locked` when another process is doing so; what [`Remotes::load`] says; what `change` says.
+    pub fn update<T, E: From<StoreError>>(
+        disk: &dyn Disk,
+        change: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let failed = |e| StoreError::io(format!("locking {LOCK_PATH}"), e);
+        disk.create_dir_all("live").map_err(failed)?;
+        let lock = disk.lock(LOCK_PATH).map_err(failed)?;
+        let Some(_lock) = lock else {
+            return Err(
+                StoreError::Locked { holder: "another process that changes the remotes".into() }.into()
+            );
+        };
+        let mut remotes = Self::load(disk)?;
+        let done = change(&mut remotes)?;
+        write(disk, PATH, &remotes)?;
+        Ok(done)
+    }
+}
+
+fn cursor_path(name: &str) -> String {
+    format!("{CURSOR_DIR}/{name}.json")
+}
+
+/// Reads what a remote was seen to have.
+///
+/// # Errors
+/// I/O errors; `Corrupt`: what can't be understood must not pass for "never shipped".
+pub fn load_cursor(disk: &dyn Disk, name: &str) -> Result<Option<Cursor>> {
+    read(disk, &cursor_path(name))
+}
+
+/// Remembers what a remote has.
+///
+/// # Errors
+/// I/O errors.
+pub fn store_cursor(disk: &dyn Disk, name: &str, cursor: &Cursor) -> Result<()> {
+    write(disk, &cursor_path(name), cursor)
+}
+
+/// Forgets what a remote had.
+///
+/// # Errors
+/// I/O errors.
+pub fn forget_cursor(disk: &dyn Disk, name: &str) -> Result<()> {
+    match disk.remove(&cursor_path(name)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("removing {}", cursor_path(name)), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::disk::SimDisk;
+
+    #[test]
+    fn settings_survive_and_nonsense_is_refused() {
+        let disk = SimDisk::new(1);
+        assert_eq!(Remotes::load(&disk).unwrap(), Remotes::default());
+        let settings = Settings { url: "s3://bucket/x".into(), path_style: true, ..Settings::default() };
+        Remotes::update::<_, StoreError>(&disk, |r| Ok(r.remotes.insert("offsite".into(), settings.clone())))
+            .unwrap();
+        assert_eq!(Remotes::load(&disk).unwrap().remotes["offsite"], settings);
+        let text = String::from_utf8(disk.raw_read(PATH).unwrap()).unwrap();
+        assert!(!text.contains("null") && !text.contains("profile"), "only what was set: {text}");
+        let refused = Remotes::update::<(), StoreError>(&disk, |r| {
+            r.remotes.clear();
+            Err(StoreError::NotFound("x".into()))
+        });
+        refused.unwrap_err();
+        assert_eq!(Remotes::load(&disk).unwrap().remotes.len(), 1, "a change that fails changes nothing");
+        disk.raw_write(PATH, b"{\"remotes\":{\"a\":{\"url\":\"s3://bucket\",\"secret_key\":\"x\"}}}");
+        assert!(matches!(Remotes::load(&disk), Err(StoreError::Corrupt(_))));
+    }
+
+    #[test]
+    fn cursors_are_kept_for_each_remote() {
+        let disk = SimDisk::new(1);
+        let cursor = Cursor { url: "file:///x".into(), seq: 3, id: "ab".repeat(32) };
+        assert_eq!(load_cursor(&disk, "a").unwrap(), None);
+        store_cursor(&disk, "a", &cursor).unwrap();
+        assert_eq!(
+            (load_cursor(&disk, "a").unwrap(), load_cursor(&disk, "b").unwrap()),
+            (Some(cursor), None)
+        );
+        forget_cursor(&disk, "a").unwrap();
+        forget_cursor(&disk, "a").unwrap();
+        assert_eq!(load_cursor(&disk, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn names_are_plain() {
+        assert!(["a", "offsite", "s3-2", &"x".repeat(64)].into_iter().all(is_name));
+        assert!(!["", "-a", "A", "a/b", "..", "a b", &"x".repeat(65)].into_iter().any(is_name));
+    }
+}

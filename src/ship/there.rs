@@ -1,0 +1,115 @@
+//! What a remote has, and whether it is a copy of this vault. Nothing it says is believed.
+
+use std::collections::BTreeMap;
+
+use crate::crypto::verify_chain_file;
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, parse_name};
+use crate::format::pack::{PACK_LEN_MAX, parse_pack_path};
+use crate::format::{Header, PackName, SnapshotId};
+use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
+use crate::snapshot::chain::Chain;
+
+use super::error::{Result, ShipError};
+use super::settings::Cursor;
+
+/// So many chain files that nobody here knows are looked into; a hostile listing may have any number.
+const STRANGERS_MAX: usize = 16;
+
+/// What a remote has.
+#[derive(Debug, Default)]
+pub(super) struct There {
+    pub(super) packs: BTreeMap<PackName, u64>,
+    /// Chain files with their lengths.
+    pub(super) files: BTreeMap<(u64, SnapshotId), u64>,
+    /// Names that are no part of a vault.
+    pub(super) foreign: u64,
+}
+
+impl There {
+    /// Lists a remote.
+    pub(super) fn list(remote: &dyn Remote) -> Result<Self> {
+        let mut there = Self::default();
+        remote::list(remote, "packs/", &mut |item| {
+            match parse_pack_path(&item.name).filter(|_| item.len <= PACK_LEN_MAX) {
+                Some(name) => {
+                    there.packs.insert(name, item.len);
+                }
+                None => there.foreign += 1,
+            }
+            Ok(())
+        })?;
+        remote::list(remote, "snapshots/", &mut |item| {
+            let name = item.name.strip_prefix("snapshots/").and_then(parse_name);
+            match name.filter(|_| item.len <= CHAIN_FILE_LEN_MAX as u64) {
+                Some(file) => {
+                    there.files.insert(file, item.len);
+                }
+                None => there.foreign += 1,
+            }
+            Ok(())
+        })?;
+        Ok(there)
+    }
+
+    /// Checks that what is there is this vault's: no properly signed chain file that is unknown here, nothing of another
+    /// length, nothing gone that was there.
+    pub(super) fn check(
+        &mut self,
+        remote: &dyn Remote,
+        header: &Header,
+        chain: &Chain,
+        here: &BTreeMap<PackName, u64>,
+        cursor: Option<&Cursor>,
+    ) -> Result<()> {
+        for (name, len) in &self.packs {
+            if here.get(name).is_some_and(|ours| ours != len) {
+                return Err(conflict(&crate::format::pack::pack_path(name)));
+            }
+        }
+        let unknown: Vec<(u64, SnapshotId)> =
+            self.files.keys().filter(|(seq, id)| !chain.contains(*seq, id)).copied().collect();
+        for (seq, id) in unknown.iter().rev().take(STRANGERS_MAX) {
+            if is_genuine(remote, header, *seq, *id)? {
+                let why = match chain.head() {
+                    Some(head) if *seq <= head.seq => {
+                        "two vaults with the same id were written to, a clone and its original"
+                    }
+                    _ => "this vault is older than what was shipped, or another host ships to the same place",
+                };
+                let file = crate::format::chain::name(*seq, id);
+                return Err(ShipError::Diverged { file, why });
+            }
+        }
+        self.foreign += unknown.len() as u64;
+        self.files.retain(|(seq, id), _| chain.contains(*seq, id));
+        for info in chain.files() {
+            if self.files.get(&(info.seq, info.id)).is_some_and(|len| *len != info.file_len) {
+                return Err(conflict(&info.path()));
+            }
+        }
+        match cursor.and_then(|cursor| Some((cursor.seq, cursor.snapshot_id()?))) {
+            // One that was removed here may be pruned there.
+            Some((seq, id)) if !self.files.contains_key(&(seq, id)) && chain.get(seq).is_some() => {
+                Err(ShipError::Lost(crate::format::chain::name(seq, &id)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn conflict(path: &str) -> ShipError {
+    RemoteError::new(ErrorKind::Conflict, format!("{path} exists there with another length")).into()
+}
+
+/// Whether a chain file that is unknown here was signed with this vault's keys. Anything else is rubbish that somebody
+/// put there, and no reason to stop.
+fn is_genuine(remote: &dyn Remote, header: &Header, seq: u64, id: SnapshotId) -> Result<bool> {
+    let name = format!("snapshots/{}", crate::format::chain::name(seq, &id));
+    let Some(key) = Key::new(&name) else { return Ok(false) };
+    let bytes = match remote::read(remote, &key, CHAIN_FILE_LEN_MAX as u64) {
+        Ok(bytes) => bytes,
+        Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(id_of(&bytes) == id && verify_chain_file(header, &bytes).is_ok_and(|file| file.public.seq == seq))
+}
