@@ -193,6 +193,31 @@ fn heavy_an_older_image_of_the_whole_vault_is_refused() {
     assert_rollback_is_refused(&sandbox, b"old");
 }
 
+/// The newest snapshot is deleted from under a mount. What this host has seen does not follow at the unmount.
+#[test]
+fn heavy_a_snapshot_that_was_deleted_from_under_a_mount_is_missed() {
+    let sandbox = Sandbox::with_vault();
+    for content in ["old", "new"] {
+        sandbox.mount();
+        fs::write(sandbox.mountpoint().join("file"), content).unwrap();
+        sandbox.umount();
+    }
+    sandbox.mount();
+    let snapshots = || {
+        let listed = fs::read_dir(sandbox.vault().join("snapshots")).unwrap();
+        let mut paths: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let before = snapshots();
+    fs::remove_file(before.last().unwrap()).unwrap();
+    // Whether the unmount itself complains is not the point.
+    let unmounted = sandbox.run(["umount", &sandbox.str("decrypted")]);
+    assert_eq!(snapshots().len(), before.len() - 1, "{unmounted:?}");
+    let refused = sandbox.keyed(&["mount", sandbox.vault_str(), &sandbox.str("decrypted")]).fails(17);
+    assert!(refused.contains("--accept-rollback"), "{refused}");
+}
+
 /// An older live state in a newer vault is refused as a rollback (17), whether it was copied after an unmount or from under
 /// the mount, and whether this host has seen the newer one or not: the chain beside it has a snapshot that it doesn't know.
 /// Nothing is changed by that. The way out is to throw it away, and then the tree is the newest snapshot's.

@@ -414,7 +414,8 @@ fn start_from_snapshot(
     live.checkpoint()
 }
 
-/// Records in the high-water mark what the vault is now; called after a snapshot and at close.
+/// Records in the high-water mark what the vault is now; called after a snapshot and at close. What was seen before stays
+/// seen: a mount only adds to the chain, so one that has become shorter under it was cut.
 ///
 /// # Errors
 /// When the mark can't be written.
@@ -426,9 +427,8 @@ pub fn note_highwater(
 ) -> Result<()> {
     let Some(store) = &engine.highwater else { return Ok(()) };
     let before = store.load()?;
-    let (seq, id) = newest
-        .or_else(|| before.as_ref().map(|mark| (mark.seq, mark.id.clone())))
-        .unwrap_or((0, String::new()));
+    let seen = before.as_ref().map_or((0, String::new()), |mark| (mark.seq, mark.id.clone()));
+    let (seq, id) = newest.filter(|(seq, _)| *seq > seen.0).unwrap_or(seen);
     let header_generation =
         before.as_ref().map_or(0, |mark| mark.header_generation).max(engine.header.generation);
     store.store(&HighWater {
