@@ -404,7 +404,7 @@ fn unreadable_places_are_errors_and_all_else_is_right() {
         }
     }
     println!("partial {partial}, refused {refused}, unharmed {unharmed}");
-    assert!(partial >= 8 && partial + refused + unharmed == 72, "partial {partial}, refused {refused}");
+    assert!(partial >= 5 && partial + refused + unharmed == 72, "partial {partial}, refused {refused}");
 }
 
 /// The bytes that are in use on a disk.
