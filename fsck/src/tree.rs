@@ -198,6 +198,9 @@ fn extent_index(r: &mut Reader<'_>) -> Result<Vec<(u64, Id)>, Fault> {
         if children.last().is_some_and(|(last, _)| *last >= first) {
             return Err(malformed("TREE-2", "first offsets of an index are not in ascending order"));
         }
+        if first >= SIZE_LIMIT - 1 {
+            return Err(malformed("TREE-4", "an index has an offset that no file has"));
+        }
         children.push((first, r.array()?));
     }
     Ok(children)
@@ -423,6 +426,10 @@ mod tests {
         };
         assert_eq!(rule(&offsets(&[0, 5])), "ok");
         assert_eq!(rule(&offsets(&[5, 5])), "TREE-2");
+        // The last byte that a file can have is that before 2^63 - 1.
+        let far = |low: u8| [vec![4, 1, 1, low], vec![0xff; 7], vec![0x7f], vec![7; 32]].concat();
+        assert_eq!(rule(&far(0xfe)), "ok");
+        assert_eq!(rule(&far(0xff)), "TREE-4");
     }
 
     #[test]
