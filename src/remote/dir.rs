@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::walk::{self, Entry, Tree};
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, PIECE, Page, Put, Remote, RemoteError, Result, Source,
-    conflict, read_piece,
+    check_replaceable, conflict, read_piece,
 };
 use crate::disk::{Disk, DiskFile, DiskLock, OpenMode, RealDisk, parent};
 use crate::env::Env;
@@ -35,11 +35,11 @@ pub struct DirRemote {
 }
 
 /// Whether [`SCRATCH`] was made ready.
-#[derive(Debug)]
-enum Scratch {
-    Not,
-    /// The lock is held while this process runs; without it somebody else is at work here.
-    Ready(#[allow(dead_code, reason = "held, not used")] Option<Box<dyn DiskLock>>),
+#[derive(Debug, Default)]
+struct Scratch {
+    is_ready: bool,
+    /// Held while this process runs; without it somebody else is at work here.
+    _lock: Option<Box<dyn DiskLock>>,
 }
 
 impl DirRemote {
@@ -63,13 +63,13 @@ impl DirRemote {
 
     /// A remote on any disk, for tests.
     pub fn on(url: &str, disk: Arc<dyn Disk>, env: Arc<dyn Env>) -> Self {
-        Self { url: url.to_string(), disk, env, scratch: Mutex::new(Scratch::Not) }
+        Self { url: url.to_string(), disk, env, scratch: Mutex::default() }
     }
 
     /// Makes [`SCRATCH`], and removes what an interrupted run left there.
     fn prepare_scratch(&self) -> Result<()> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*scratch, Scratch::Ready(_)) {
+        if scratch.is_ready {
             return Ok(());
         }
         self.disk.create_dir_all(SCRATCH).map_err(|e| RemoteError::io("making the scratch directory", &e))?;
@@ -93,7 +93,7 @@ impl DirRemote {
                 }
             }
         }
-        *scratch = Scratch::Ready(lock);
+        *scratch = Scratch { is_ready: true, _lock: lock };
         Ok(())
     }
 
@@ -213,6 +213,7 @@ impl Remote for DirRemote {
         let fail = |e: io::Error| RemoteError::io(key.as_str(), &e);
         let file = self.open_object(key)?;
         let len = file.len().map_err(fail)?;
+        check_replaceable(key, len)?;
         if hash_file(file.as_ref(), len).map_err(fail)? != *was {
             return Err(conflict(key));
         }

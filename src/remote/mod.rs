@@ -46,6 +46,8 @@ pub use sftp::SftpRemote;
 const KEY_LEN_MAX: usize = 255;
 /// The most objects that a listing may have: 2^26 packs of 64 MiB are 4 EiB.
 const LIST_MAX: usize = 1 << 26;
+/// The longest object that may be replaced: headers have a small part of it.
+const REPLACED_LEN_MAX: u64 = 16 << 20;
 /// Bytes of a body that are in memory at a time.
 pub(crate) const PIECE: usize = 1 << 20;
 
@@ -255,7 +257,8 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Replaces a small object that has the checksum `was`.
     ///
     /// # Errors
-    /// `NotFound`: there is none. `Conflict`: it is another one by now. Else as [`Remote::put_if_absent`].
+    /// `NotFound`: there is none. `Conflict`: it is another one by now. `Corrupt`: it is longer than anything that is
+    /// replaced. Else as [`Remote::put_if_absent`].
     fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()>;
 
     /// Reads a range of an object, exactly.
@@ -362,6 +365,17 @@ pub(crate) fn stored_checksum(remote: &dyn Remote, key: &Key, len: u64) -> Resul
         off = end;
     }
     Ok(Checksum(hasher.finalize().into()))
+}
+
+/// Refuses to read, only to replace it, what is far longer than anything that is replaced.
+pub(crate) fn check_replaceable(key: &Key, len: u64) -> Result<()> {
+    if len <= REPLACED_LEN_MAX {
+        return Ok(());
+    }
+    Err(RemoteError::new(
+        ErrorKind::Corrupt,
+        format!("{key} has {len} bytes there; it should be a small object"),
+    ))
 }
 
 /// The error for a name that is taken by other bytes.

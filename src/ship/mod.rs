@@ -134,7 +134,7 @@ fn ship_round(
     // After the chain: what the chain needs was there before its files were.
     let here = list_packs(disk.as_ref())?;
     let copies = header::check(remote.as_ref(), &header_bytes, header)?;
-    let mut there = There::list(remote.as_ref())?;
+    let there = There::list(remote.as_ref(), &chain, &here)?;
     there.check(remote.as_ref(), header, &chain, &here, cursor)?;
     let removed_by = removed_by(disk.as_ref(), &chain)?;
     let plan = plan(&State {

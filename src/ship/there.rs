@@ -1,6 +1,6 @@
 //! What a remote has, and whether it is a copy of this vault. Nothing it says is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crypto::verify_chain_file;
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, parse_name};
@@ -15,25 +15,31 @@ use super::settings::Cursor;
 /// So many chain files that nobody here knows are looked into; a hostile listing may have any number.
 const STRANGERS_MAX: usize = 16;
 
-/// What a remote has.
+/// What a remote has of this vault. It is as large as what is here, whatever the remote lists.
 #[derive(Debug, Default)]
 pub(super) struct There {
+    /// Packs that are here or that a snapshot here needs.
     pub(super) packs: BTreeMap<PackName, u64>,
-    /// Chain files with their lengths.
+    /// Chain files that are here, with their lengths.
     pub(super) files: BTreeMap<(u64, SnapshotId), u64>,
-    /// Names that are no part of a vault.
+    /// The newest chain files that are not here.
+    strangers: BTreeSet<(u64, SnapshotId)>,
+    /// Names that are no part of this vault.
     pub(super) foreign: u64,
 }
 
 impl There {
     /// Lists a remote.
-    pub(super) fn list(remote: &dyn Remote) -> Result<Self> {
+    pub(super) fn list(remote: &dyn Remote, chain: &Chain, here: &BTreeMap<PackName, u64>) -> Result<Self> {
+        let named = chain.named();
         let mut there = Self::default();
         remote::list(remote, "packs/", &mut |item| {
             match parse_pack_path(&item.name).filter(|_| item.len <= PACK_LEN_MAX) {
-                Some(name) => {
+                Some(name) if here.contains_key(&name) || named.contains(&name) => {
                     there.packs.insert(name, item.len);
                 }
+                // Collected here, and not yet pruned there; or anything.
+                Some(_) => {}
                 None => there.foreign += 1,
             }
             Ok(())
@@ -41,8 +47,15 @@ impl There {
         remote::list(remote, "snapshots/", &mut |item| {
             let name = item.name.strip_prefix("snapshots/").and_then(parse_name);
             match name.filter(|_| item.len <= CHAIN_FILE_LEN_MAX as u64) {
-                Some(file) => {
-                    there.files.insert(file, item.len);
+                Some((seq, id)) if chain.contains(seq, &id) => {
+                    there.files.insert((seq, id), item.len);
+                }
+                Some(stranger) => {
+                    there.foreign += 1;
+                    there.strangers.insert(stranger);
+                    if there.strangers.len() > STRANGERS_MAX {
+                        there.strangers.pop_first();
+                    }
                 }
                 None => there.foreign += 1,
             }
@@ -54,7 +67,7 @@ impl There {
     /// Checks that what is there is this vault's: no properly signed chain file that is unknown here, nothing of another
     /// length, nothing gone that was there.
     pub(super) fn check(
-        &mut self,
+        &self,
         remote: &dyn Remote,
         header: &Header,
         chain: &Chain,
@@ -66,9 +79,7 @@ impl There {
                 return Err(conflict(&crate::format::pack::pack_path(name)));
             }
         }
-        let unknown: Vec<(u64, SnapshotId)> =
-            self.files.keys().filter(|(seq, id)| !chain.contains(*seq, id)).copied().collect();
-        for (seq, id) in unknown.iter().rev().take(STRANGERS_MAX) {
+        for (seq, id) in self.strangers.iter().rev() {
             if is_genuine(remote, header, *seq, *id)? {
                 let why = match chain.head() {
                     Some(head) if *seq <= head.seq => {
@@ -80,8 +91,6 @@ impl There {
                 return Err(ShipError::Diverged { file, why });
             }
         }
-        self.foreign += unknown.len() as u64;
-        self.files.retain(|(seq, id), _| chain.contains(*seq, id));
         for info in chain.files() {
             if self.files.get(&(info.seq, info.id)).is_some_and(|len| *len != info.file_len) {
                 return Err(conflict(&info.path()));

@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 use super::location::Settings;
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Listed, Meta, Page, Put, Remote, RemoteError, Result, Source,
-    conflict, for_each_piece, stored_checksum,
+    check_replaceable, conflict, for_each_piece, stored_checksum,
 };
 use body::{BoundResponse, SignBody, stream};
 use errors::classify;
@@ -259,12 +259,18 @@ impl Remote for S3Remote {
             request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
         let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let Some(tag) = head.e_tag() else {
+            let text =
+                format!("{key}: the endpoint gives objects no ETag, so that they can't be replaced safely");
+            return Err(RemoteError::new(ErrorKind::Unsupported, text));
+        };
         let len = u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0);
+        check_replaceable(key, len)?;
         if stored_checksum(self, key, len)? != *was {
             return Err(conflict(key));
         }
         // The tag that was there before the bytes were read: who changed them in between is found out.
-        let request = self.put_request(key, body, checksum)?.set_if_match(head.e_tag().map(String::from));
+        let request = self.put_request(key, body, checksum)?.if_match(tag);
         let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
             ErrorKind::Conflict => conflict(key),
             _ => e,

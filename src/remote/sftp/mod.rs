@@ -17,7 +17,7 @@ use super::location::Settings;
 use super::walk::{self, Entry, Tree};
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, PIECE, Page, Put, Remote, RemoteError, Result, Source,
-    conflict,
+    check_replaceable, conflict,
 };
 use crate::env::Env;
 use session::{Handle, Login, Session};
@@ -312,6 +312,7 @@ impl Remote for SftpRemote {
                 return Err(RemoteError::new(ErrorKind::Unsupported, text));
             }
             let len = self.meta(session, key)?.len;
+            check_replaceable(key, len)?;
             if self.checksum(session, key, len)? != *was {
                 return Err(conflict(key));
             }

@@ -407,7 +407,8 @@ impl Session {
         let reply = self.call(|id| Writer::new(OPENDIR).u32(id).string(path.as_bytes()))?;
         let body = self.expect(HANDLE, path, reply)?;
         let handle = Reader::new(&body).string()?.to_vec();
-        let mut items = Vec::new();
+        // Names that are left out count as well, or a server could go on with them for ever.
+        let (mut items, mut seen) = (Vec::new(), 0);
         loop {
             let reply = self.call(|id| Writer::new(READDIR).u32(id).string(&handle))?;
             if reply.kind == STATUS {
@@ -426,7 +427,8 @@ impl Session {
                 let name = std::str::from_utf8(reader.string()?).map(String::from);
                 reader.string()?;
                 let attrs = reader.attrs()?;
-                if items.len() >= max {
+                seen += 1;
+                if seen > max {
                     return Err(self.break_with("the SFTP server lists more than any vault has"));
                 }
                 items.extend(name.ok().filter(|name| name != "." && name != "..").map(|name| (name, attrs)));
@@ -497,8 +499,55 @@ fn explain_stderr(said: &str) -> RemoteError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// A session with a server that answers each request as `answer` says, until the session is gone. Returns as well
+    /// what counts the requests.
+    fn session_with(answer: fn(u8, u32) -> Writer) -> (Session, JoinHandle<usize>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut count = 0;
+            let mut head = [0; 9];
+            while (&theirs).read_exact(&mut head).is_ok() {
+                let len = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
+                (&theirs).read_exact(&mut vec![0; len - 5]).unwrap();
+                let id = u32::from_be_bytes(head[5..].try_into().unwrap());
+                count += 1;
+                if (&theirs).write_all(&answer(head[4], id).finish()).is_err() {
+                    break;
+                }
+            }
+            count
+        });
+        let session = Session {
+            socket: ours,
+            child: Command::new("true").spawn().unwrap(),
+            stderr: None,
+            extensions: BTreeSet::new(),
+            next_id: 0,
+            broken: false,
+        };
+        (session, server)
+    }
+
+    #[test]
+    fn names_that_are_left_out_do_not_make_a_listing_endless() {
+        let (mut session, server) = session_with(|kind, id| match kind {
+            OPENDIR => Writer::new(HANDLE).u32(id).string(b"h"),
+            READDIR => (0..10).fold(Writer::new(NAME).u32(id).u32(10), |packet, n| {
+                let name: &[u8] = if n % 2 == 0 { b"." } else { b"\xff\xfe" };
+                packet.string(name).string(b"").u32(0)
+            }),
+            _ => Writer::new(STATUS).u32(id).u32(OP_UNSUPPORTED),
+        });
+        let error = session.list("packs", 1000).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+        assert!(session.is_broken());
+        drop(session);
+        assert_eq!(server.join().unwrap(), 102, "one OPENDIR, and 101 READDIR of ten names");
+    }
 
     #[test]
     fn what_ssh_says_has_a_kind() {
