@@ -455,7 +455,7 @@ fn a_vault_that_fills_its_disk_can_be_synced_cleaned_up_and_unmounted() {
             ..Mix::default()
         };
         let mut work = Work::new(host.clone(), None, 20 + n, mix);
-        let text = quietly(|| {
+        let Err(text) = quietly(|| {
             work.begin_work();
             // As much room as a writer is promised.
             let fs = &work.session.as_ref().expect("mounted").fs;
@@ -465,9 +465,10 @@ fn a_vault_that_fills_its_disk_can_be_synced_cleaned_up_and_unmounted() {
                 capacity += 128 << 10;
                 vault.set_capacity(capacity);
             }
-            work.run(3_000);
-        })
-        .expect_err("the disk was to be full");
+            work.run(6_000);
+        }) else {
+            panic!("disk {n} was to be full");
+        };
         let said = work.said().to_string();
         let at = format!("disk {n}, step {:?} ({said})", work.progress().0);
         assert!(is_full(&text), "{at}: {text}");

@@ -80,6 +80,15 @@ impl ExtentEdit {
         Self { ino, new: old.clone(), old }
     }
 
+    /// Returns the rows of `start..end`, cut at its ends.
+    pub(super) fn rows(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, ExtentRow)> {
+        let first = self.new.range(..start).next_back().map_or(start, |(off, _)| *off);
+        self.new.range(first..end).filter_map(move |(off, row)| {
+            let (from, to) = ((*off).max(start), (off + row.len()).min(end));
+            (from < to).then(|| (from, row.slice(from - off, to - from)))
+        })
+    }
+
     /// Makes `start..end` a hole.
     pub(super) fn cut(&mut self, start: u64, end: u64) {
         if start >= end {

@@ -39,7 +39,7 @@ impl Fs {
     }
 
     /// The working tree, to change it or to look at it.
-    fn tree(&self) -> FsResult<&Core> {
+    pub(super) fn tree(&self) -> FsResult<&Core> {
         self.tree.as_deref().ok_or_else(|| Errno::ROFS.into())
     }
 

@@ -162,14 +162,22 @@ impl Core {
         jobs: &mut Vec<Job>,
     ) -> u64 {
         let mut pos = 0;
-        // To the last cut that the content gives, so that little is left.
-        while let Some(n) = self.chunker.cut(&run[pos..], false) {
-            let piece = Piece::new(run, pos, pos + n);
+        for end in self.cuts(run) {
+            let piece = Piece::new(run, pos, end);
             jobs.push(push_chunk(data, start + pos as u64, piece, charged_from));
-            pos += n;
+            pos = end;
         }
         data.stream_end = start + pos as u64;
         pos as u64
+    }
+
+    /// Returns where a run's content has its cuts, to the last one, so that little is left.
+    pub(super) fn cuts(&self, run: &[u8]) -> impl Iterator<Item = usize> {
+        let mut pos = 0;
+        std::iter::from_fn(move || {
+            pos += self.chunker.cut(&run[pos..], false)?;
+            Some(pos)
+        })
     }
 
     /// Returns the whole content of a file that is small enough to stand in one row, dirty data included.
@@ -222,6 +230,13 @@ impl Core {
     }
 
     fn read_short_tail(&self, ino: u64, start: u64, len: u64) -> FsResult<Option<(u64, Vec<u8>)>> {
+        let rows = self.short_tail_rows(ino, start, len)?;
+        let Some((at, _)) = rows.first() else { return Ok(None) };
+        Ok(Some((*at, self.row_bytes(rows.iter().map(|(_, row)| row))?)))
+    }
+
+    /// Returns the rows that [`Core::short_tail`] takes along, ascending.
+    pub(super) fn short_tail_rows(&self, ino: u64, start: u64, len: u64) -> FsResult<Vec<(u64, ExtentRow)>> {
         let enough = self.chunker.min_len() as u64;
         let (mut at, mut pieces, mut total) = (start, Vec::new(), len);
         while at > 0 && total < enough {
@@ -234,23 +249,30 @@ impl Core {
                 break;
             }
             (at, total) = (off, total + row.len());
-            pieces.push(row);
+            pieces.push((at, row));
         }
-        if pieces.is_empty() {
-            return Ok(None);
-        }
+        pieces.reverse();
+        Ok(pieces)
+    }
+
+    /// Returns the bytes of rows that follow each other.
+    pub(super) fn row_bytes<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a ExtentRow> + Clone,
+    ) -> FsResult<Vec<u8>> {
+        let total: u64 = rows.clone().map(ExtentRow::len).sum();
         let mut bytes = Vec::with_capacity(total as usize);
-        for row in pieces.iter().rev() {
-            let from = bytes.len();
+        for row in rows {
             match row {
                 ExtentRow::Inline(inline) => bytes.extend_from_slice(inline),
                 ExtentRow::Chunk { len, chunk, chunk_offset } => {
+                    let from = bytes.len();
                     bytes.resize(from + *len as usize, 0);
                     self.engine.packs.read_at(chunk, *chunk_offset, &mut bytes[from..])?;
                 }
             }
         }
-        Ok(Some((at, bytes)))
+        Ok(bytes)
     }
 
     /// Hands jobs to the workers; waits while their queue is full. Hold no lock.

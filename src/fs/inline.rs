@@ -13,23 +13,36 @@
 //! pieces before it along as any appended run does. Holes are never filled.
 //!
 //! # Rounds
-//! A file is worked on in rounds of bounded size: under the file's lock a round collects rows and puts the cut chunks
-//! into flight, then the workers store them side by side while writers go on, then they are published. Until then the
-//! inline rows stand, and a failure leaves them. The last rounds of several files are in flight at the same time.
+//! A file is worked on in rounds of bounded size, while others go on writing, syncing and reading it. Under the file's
+//! lock a round only notes which rows there are. Their bytes are read, cut and stored without it. Then, under the lock
+//! again, the rows that are there now are compared with what was stored, and those that still say the same are replaced
+//! by the new chunks, whole or in part; whatever was written meanwhile stays as it is, and is the next conversion's
+//! business. So nobody who syncs the file ever waits for the workers, and what a conversion stored is never stored again
+//! for nothing. Nothing of a round is in flight as dirty data is: until the last step the rows stand, and a failure leaves
+//! them.
+//!
+//! What is in flight meanwhile is newer than any row, and goes over what a round put in place.
+//!
+//! One conversion runs at a time, and who wants another waits for it: a collection that condemns packs flushes the tree
+//! and must find every chunk named that was stored, or found there, before.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, PoisonError};
 
 use super::Core;
 use super::error::{FsError, FsResult};
+use super::extents::ExtentEdit;
 use super::flush::next_rows;
-use super::node::NodeRef;
+use super::node::{NodeRef, Piece};
+use super::publish::unknown_failure;
 use super::txn::PAGE_ROWS;
+use crate::format::ids::ChunkId;
 use crate::format::tree::FileType;
+use crate::store::codec::Effort;
 use crate::store::error::StoreError;
 use crate::store::live::Table;
-use crate::store::packs::ChunkSource;
 use crate::store::pool::Buf;
 use crate::store::records::{ExtentRow, INLINE_ROW_MAX, TINY_FILE_MAX};
 use rustix::io::Errno;
@@ -40,8 +53,17 @@ const PREFIX: &str = "inline.";
 /// A round has at most so many times the bytes of the longest chunk, unless it is a single row.
 const ROUND_CHUNKS: u64 = 2;
 
-/// A round has at most this many stretches: who syncs the file meanwhile waits for them.
+/// A round has at most this many stretches.
 const ROUND_STRETCHES: usize = 256;
+
+/// What is put in place under one hold of the file's lock: so many chunks,
+const GROUP_MAX: usize = 64;
+
+/// ... with no wider gap between them, since all rows between are loaded.
+const GROUP_GAP_MAX: u64 = 1 << 20;
+
+/// Rounds of at least so many bytes are made durable before they are put in place, so that whoever syncs then need not.
+const SYNC_AHEAD_MIN: u64 = 256 << 10;
 
 /// At most this many files have a round in flight.
 const FILES_IN_FLIGHT: usize = 64;
@@ -97,6 +119,15 @@ impl Stretch {
         self.gap_len = 0;
     }
 
+    /// Puts rows before it that end where it begins.
+    fn prepend(&mut self, rows: Vec<(u64, ExtentRow)>) {
+        let Some((start, _)) = rows.first() else { return };
+        self.len += self.start - start;
+        self.start = *start;
+        self.inline += rows.iter().map(|(_, row)| inline_bytes(row).len() as u64).sum::<u64>();
+        self.rows.splice(..0, rows.into_iter().map(|(_, row)| row));
+    }
+
     /// Splits it into one stretch for each run of inline rows.
     fn without_chunks(self) -> Vec<Stretch> {
         let (mut at, mut parts): (u64, Vec<Stretch>) = (self.start, Vec::new());
@@ -126,13 +157,41 @@ struct Plan {
     next: Option<u64>,
 }
 
+/// Bytes of a stretch that become one chunk.
+#[derive(Debug)]
+struct Part {
+    off: u64,
+    data: Piece,
+    /// The rows of the stretch that name chunks, with their offsets.
+    stored: Arc<[(u64, ExtentRow)]>,
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        self.off + self.data.len() as u64
+    }
+
+    /// Returns whether a row within this part's range still stands for the bytes that were stored.
+    fn has(&self, off: u64, row: &ExtentRow) -> bool {
+        match row {
+            ExtentRow::Inline(bytes) => {
+                let from = (off - self.off) as usize;
+                self.data[from..from + bytes.len()] == bytes[..]
+            }
+            ExtentRow::Chunk { len, .. } => self.stored.iter().any(|(at, before)| {
+                *at <= off && off + len <= at + before.len() && before.slice(off - at, *len) == *row
+            }),
+        }
+    }
+}
+
 /// A round on its way to the workers.
 #[derive(Debug)]
 struct Round {
     node: NodeRef,
-    /// What it put into flight has smaller numbers.
-    upto: u64,
-    failures: u64,
+    parts: Vec<Part>,
+    /// Number and id of each part that was stored.
+    results: Receiver<(usize, Result<ChunkId, StoreError>)>,
     bytes: u64,
     /// Where the next round begins.
     next: Option<u64>,
@@ -175,6 +234,7 @@ impl Core {
 
     /// Turns all inline rows of files that are not tiny into chunks. Returns the first failure, after trying all.
     pub(super) fn convert_inline(&self) -> FsResult<()> {
+        let _one_at_a_time = self.converting.lock().unwrap_or_else(PoisonError::into_inner);
         self.inline_growth.store(0, Ordering::Relaxed);
         let files: Vec<u64> =
             self.inline_pending.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
@@ -193,19 +253,19 @@ impl Core {
                 && let Some(round) = in_flight.pop_front()
             {
                 bytes -= round.bytes;
-                result = result.and(self.end_file(&round));
+                result = result.and(self.end_file(round));
             }
         }
         for round in in_flight {
-            result = result.and(self.end_file(&round));
+            result = result.and(self.end_file(round));
         }
         result
     }
 
-    /// Waits for the last round of a file.
-    fn end_file(&self, round: &Round) -> FsResult<()> {
+    /// Ends the last round of a file.
+    fn end_file(&self, round: Round) -> FsResult<()> {
         let ino = round.node.ino;
-        match self.wait_published(&round.node, round.upto, round.failures) {
+        match self.end_round(round) {
             Ok(()) => self.forget_inline(ino),
             Err(error) => self.unless_gone(ino, error),
         }
@@ -257,64 +317,128 @@ impl Core {
         loop {
             let Some(round) = self.start_round(&node, from, &mut end)? else { return Ok(None) };
             let Some(next) = round.next else { return Ok(Some(round)) };
-            self.wait_published(&node, round.upto, round.failures)?;
+            self.end_round(round)?;
             from = next;
         }
     }
 
-    /// Puts the chunks of one round into flight. `None`: there are no inline rows from `from` to `end`, which becomes the
-    /// file's end if it is not set: who appends all the time is not followed.
+    /// Hands the chunks of one round to the workers. `None`: there are no inline rows from `from` to `end`, which becomes
+    /// the file's end if it is not set: who appends all the time is not followed.
     fn start_round(&self, node: &NodeRef, from: u64, end: &mut Option<u64>) -> FsResult<Option<Round>> {
-        // Rows are true only while nothing older is in flight. Who writes meanwhile is published after us.
-        let exclusive = self.lock_exclusive(node)?;
-        let mut data = exclusive.drained();
-        if data.size <= TINY_FILE_MAX {
-            return Ok(None);
-        }
-        let end = *end.get_or_insert(data.size);
-        let plan = self.plan_round(node.ino, from, end)?;
-        let mut round = Round {
-            node: node.clone(),
-            upto: 0,
-            failures: data.failures,
-            bytes: plan.bytes,
-            next: plan.next,
+        let mut plan = {
+            let data = self.lock_shared(node)?;
+            if data.size <= TINY_FILE_MAX {
+                return Ok(None);
+            }
+            let end = *end.get_or_insert(data.size);
+            let mut plan = self.plan_round(node.ino, from, end)?;
+            if let [only] = &mut plan.stretches[..]
+                && only.start + only.len >= data.size
+                && data.inflight.is_empty()
+            {
+                only.prepend(self.short_tail_rows(node.ino, only.start, only.len)?);
+            }
+            plan
         };
         if plan.stretches.is_empty() {
             return Ok(None);
         }
-        let alone = plan.stretches.len() == 1;
-        let mut jobs = Vec::new();
-        for stretch in plan.stretches {
-            for (part, mut run) in self.read_stretch(node.ino, stretch) {
-                let mut at = part.start;
-                if alone
-                    && at + part.len >= data.size
-                    && let Some((tail_start, mut bytes)) = self.short_tail(node.ino, &data, at, part.len)
-                {
-                    bytes.append(&mut run);
-                    (at, run) = (tail_start, bytes);
-                }
-                let len = run.len() as u64;
-                // Nothing of it is charged: it is durable already, and does not go back to the dirty map on failure.
-                let run: Arc<Buf> = Arc::new(run.into());
-                if part.goes_on {
-                    // The next round goes on where the content has its last cut, or tries again with more.
-                    let cut = self.push_cuts(&mut data, at, &run, u64::MAX, &mut jobs);
-                    round.next = Some(at + cut);
-                    if cut > 0 || !jobs.is_empty() {
-                        continue;
-                    }
-                    round.next = Some(at + len);
-                }
-                self.push_run(&mut data, at, run, u64::MAX, &mut jobs);
+        let mut parts = Vec::new();
+        for stretch in std::mem::take(&mut plan.stretches) {
+            for (stretch, run) in self.read_stretch(node.ino, stretch) {
+                plan.next = self.cut_stretch(&stretch, run, &mut parts).or(plan.next);
             }
         }
-        round.upto = data.next_seq;
-        drop(data);
-        drop(exclusive);
-        self.submit(node, jobs);
-        Ok(Some(round))
+        let (done, results) = channel();
+        for (n, part) in parts.iter().enumerate() {
+            let done = done.clone();
+            // If nobody waits for it any more, the round has failed already.
+            let done = Box::new(move |result| drop(done.send((n, result))));
+            self.engine.packs.submit(part.data.clone().into_plaintext(), Effort::Thorough, done);
+        }
+        Ok(Some(Round { node: node.clone(), parts, results, bytes: plan.bytes, next: plan.next }))
+    }
+
+    /// Cuts a stretch into chunks. Returns where the next round is to begin, if that is not where this one ended.
+    fn cut_stretch(&self, stretch: &Stretch, run: Vec<u8>, parts: &mut Vec<Part>) -> Option<u64> {
+        let mut at = stretch.start;
+        let mut stored = Vec::new();
+        for row in &stretch.rows {
+            if matches!(row, ExtentRow::Chunk { .. }) {
+                stored.push((at, row.clone()));
+            }
+            at += row.len();
+        }
+        let (run, stored): (Arc<Buf>, Arc<[_]>) = (Arc::new(run.into()), stored.into());
+        let mut pos = 0;
+        for end in self.cuts(&run) {
+            let data = Piece::new(&run, pos, end);
+            parts.push(Part { off: stretch.start + pos as u64, data, stored: Arc::clone(&stored) });
+            pos = end;
+        }
+        let goes_on = stretch.goes_on.then_some(stretch.start);
+        if pos < run.len() {
+            // The next round goes on where the content has its last cut, or tries again with more.
+            if goes_on.is_some() && (pos > 0 || !parts.is_empty()) {
+                return goes_on.map(|start| start + pos as u64);
+            }
+            let data = Piece::new(&run, pos, run.len());
+            parts.push(Part { off: stretch.start + pos as u64, data, stored });
+        }
+        goes_on.map(|start| start + run.len() as u64)
+    }
+
+    /// Waits for the chunks of a round and puts them in place of the rows that say the same.
+    fn end_round(&self, round: Round) -> FsResult<()> {
+        let ids = match self.stored_ids(&round) {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::error!(ino = round.node.ino, %error, "inline data could not be stored as chunks; it stays inline");
+                self.counters.failed_chunks.fetch_add(1, Ordering::Relaxed);
+                self.budget.failed(&error);
+                return Err(error);
+            }
+        };
+        let stored: Vec<(Part, ChunkId)> = round.parts.into_iter().zip(ids).collect();
+        let apart = |(before, _): &(Part, ChunkId), (after, _): &(Part, ChunkId)| {
+            after.off.saturating_sub(before.end()) <= GROUP_GAP_MAX
+        };
+        for group in stored.chunk_by(apart).flat_map(|near| near.chunks(GROUP_MAX)) {
+            let data = self.lock_shared(&round.node)?;
+            self.put_in_place(round.node.ino, group)?;
+            drop(data);
+        }
+        Ok(())
+    }
+
+    fn stored_ids(&self, round: &Round) -> FsResult<Vec<ChunkId>> {
+        let mut ids = vec![ChunkId([0; 32]); round.parts.len()];
+        for _ in 0..round.parts.len() {
+            // An end without a word: the chunk store is gone.
+            let (n, result) = round.results.recv().map_err(|_| unknown_failure())?;
+            ids[n] = result?;
+        }
+        if round.bytes >= SYNC_AHEAD_MIN {
+            self.engine.packs.before_commit()?;
+        }
+        Ok(ids)
+    }
+
+    /// Replaces rows by chunks that have the same bytes. The caller holds the file's lock, and nobody works on the file
+    /// exclusively.
+    fn put_in_place(&self, ino: u64, group: &[(Part, ChunkId)]) -> FsResult<()> {
+        let (Some((first, _)), Some((last, _))) = (group.first(), group.last()) else { return Ok(()) };
+        let mut edit = ExtentEdit::load(&self.engine.live, ino, first.off, last.end())?;
+        for (part, chunk) in group {
+            for (start, end) in unchanged(part, edit.rows(part.off, part.end())) {
+                let chunk_offset = (start - part.off) as u32;
+                edit.put(start, ExtentRow::Chunk { len: end - start, chunk: *chunk, chunk_offset });
+            }
+        }
+        let mut txn = self.txn();
+        // Nothing is covered that was not: neither size nor blocks nor times change.
+        edit.finish(&mut txn.batch);
+        txn.commit()
     }
 
     /// Collects what the next round turns into chunks. The caller holds the file's lock.
@@ -367,7 +491,7 @@ impl Core {
 
     /// Returns the bytes of a stretch. If stored ones can't be read, those of its inline rows alone.
     fn read_stretch(&self, ino: u64, stretch: Stretch) -> Vec<(Stretch, Vec<u8>)> {
-        match self.stretch_bytes(&stretch) {
+        match self.row_bytes(stretch.rows.iter()) {
             Ok(run) => vec![(stretch, run)],
             Err(error) => {
                 // A reader meets the damage by itself; here it must not keep what is whole from becoming chunks.
@@ -380,21 +504,19 @@ impl Core {
             }
         }
     }
+}
 
-    fn stretch_bytes(&self, stretch: &Stretch) -> FsResult<Vec<u8>> {
-        let mut run = Vec::with_capacity(stretch.len as usize);
-        for row in &stretch.rows {
-            match row {
-                ExtentRow::Inline(bytes) => run.extend_from_slice(bytes),
-                ExtentRow::Chunk { len, chunk, chunk_offset } => {
-                    let from = run.len();
-                    run.resize(from + *len as usize, 0);
-                    self.engine.packs.read_at(chunk, *chunk_offset, &mut run[from..])?;
-                }
-            }
+/// Returns the ranges of a part whose rows still say what was stored, joined where they touch.
+fn unchanged(part: &Part, rows: impl Iterator<Item = (u64, ExtentRow)>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (off, row) in rows.filter(|(off, row)| part.has(*off, row)) {
+        let end = off + row.len();
+        match ranges.last_mut() {
+            Some((_, before)) if *before == off => *before = end,
+            _ => ranges.push((off, end)),
         }
-        Ok(run)
     }
+    ranges
 }
 
 impl Plan {
@@ -410,5 +532,129 @@ fn inline_bytes(row: &ExtentRow) -> &[u8] {
     match row {
         ExtentRow::Inline(bytes) => bytes,
         ExtentRow::Chunk { .. } => &[],
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::check::check_rows;
+    use super::super::testing::{ALICE, Rng, Vault, close, get, put, small_config};
+    use super::super::{Fs, SetAttr};
+    use super::*;
+    use crate::store::records::{ROOT_INO, parse_extent_key, rows_of};
+
+    const KIB: usize = 1 << 10;
+
+    fn inline_rows(core: &Core, ino: u64) -> Vec<(u64, u64)> {
+        let (from, to) = rows_of(ino);
+        let rows = core.engine.live.range(Table::Extents, &from, Some(&to), usize::MAX).unwrap();
+        let rows = rows
+            .iter()
+            .map(|(key, value)| (parse_extent_key(key).unwrap().1, ExtentRow::decode(value).unwrap()));
+        rows.filter(|(_, row)| matches!(row, ExtentRow::Inline(_)))
+            .map(|(off, row)| (off, row.len()))
+            .collect()
+    }
+
+    /// All that can happen to a file between the two steps of a round: what was stored takes the place of what is still the
+    /// same, and of nothing else.
+    #[test]
+    fn what_is_written_while_a_round_is_stored_stays() {
+        for synced in [true, false] {
+            let vault = Vault::new(1, small_config());
+            let (engine, fs) = vault.open();
+            let mut bytes = Rng::bytes(1, 256 * KIB);
+            let (ino, fh) = put(&fs, ROOT_INO, b"f", &bytes);
+            fs.sync_all().unwrap();
+            let mut seed = 1;
+            let mut write = |fs: &Fs, bytes: &mut Vec<u8>, off: usize, len: usize, sync: bool| {
+                seed += 1;
+                let data = Rng::bytes(seed, len);
+                assert_eq!(fs.write(ino, fh, off as u64, &data, false).unwrap(), len);
+                bytes[off..off + len].copy_from_slice(&data);
+                if sync {
+                    fs.fsync(ino, false).unwrap();
+                }
+            };
+            for n in 0..30 {
+                write(&fs, &mut bytes, n * 2 * KIB, KIB, true);
+            }
+            let core = fs.tree().unwrap();
+            assert_eq!(inline_rows(core, ino).len(), 30);
+            let node = core.node(ino).unwrap();
+            let round = core.start_round(&node, 0, &mut None).unwrap().unwrap();
+            assert!(
+                round.parts.len() > 2 && round.parts.iter().all(|part| part.data.len() >= 2 * KIB),
+                "{round:?}"
+            );
+            // A row again, with other bytes; one half of a row; what a chunk had; with the same bytes as before; the end.
+            write(&fs, &mut bytes, 6 * KIB, KIB, synced);
+            write(&fs, &mut bytes, 20 * KIB + 512, 512, synced);
+            write(&fs, &mut bytes, 31 * KIB, KIB / 2, synced);
+            let same = bytes[40 * KIB..41 * KIB].to_vec();
+            fs.write(ino, fh, 40 * KIB as u64, &same, false).unwrap();
+            let set = SetAttr { size: Some(57 * KIB as u64 + 100), ..SetAttr::default() };
+            fs.setattr(ino, set, Some(fh), ALICE).unwrap();
+            bytes.truncate(57 * KIB + 100);
+            core.end_round(round).unwrap();
+            assert!(get(&fs, ino).unwrap() == bytes, "synced {synced}");
+            check_rows(&engine, true);
+            if synced {
+                let left = inline_rows(core, ino);
+                let changed = [(6 * KIB, KIB), (20 * KIB + 512, 512), (31 * KIB, KIB / 2)];
+                for (off, len) in changed {
+                    let (off, end) = (off as u64, (off + len) as u64);
+                    assert!(left.iter().any(|(at, len)| *at <= off && end <= at + len), "{off}: {left:?}");
+                }
+                assert!(left.iter().map(|(_, len)| len).sum::<u64>() <= 8 * KIB as u64, "{left:?}");
+            }
+            fs.flush_all().unwrap();
+            assert_eq!(inline_rows(core, ino), []);
+            assert!(get(&fs, ino).unwrap() == bytes);
+            check_rows(&engine, true);
+            drop(node);
+            fs.release(ino, fh).unwrap();
+            close(&engine, fs);
+            let (engine, fs) = vault.open();
+            assert!(get(&fs, ino).unwrap() == bytes);
+            close(&engine, fs);
+        }
+    }
+
+    /// A file that is removed between the steps, and one that lost all that was stored.
+    #[test]
+    fn a_file_that_goes_while_a_round_is_stored_is_left_alone() {
+        let vault = Vault::new(2, small_config());
+        let (engine, fs) = vault.open();
+        for remove in [true, false] {
+            let (ino, fh) = put(&fs, ROOT_INO, b"f", &Rng::bytes(1, 64 * KIB));
+            fs.sync_all().unwrap();
+            for n in 0..8 {
+                fs.write(ino, fh, n * 4096, &Rng::bytes(n, KIB), false).unwrap();
+                fs.fsync(ino, false).unwrap();
+            }
+            let core = fs.tree().unwrap();
+            let node = core.node(ino).unwrap();
+            let round = core.start_round(&node, 0, &mut None).unwrap().unwrap();
+            if remove {
+                fs.unlink(ROOT_INO, b"f").unwrap();
+                drop(node);
+                fs.release(ino, fh).unwrap();
+                fs.forget(ino, 1);
+                core.end_file(round).unwrap();
+                fs.tick().unwrap();
+                assert_eq!(inline_rows(core, ino), []);
+            } else {
+                let set = SetAttr { size: Some(0), ..SetAttr::default() };
+                fs.setattr(ino, set, Some(fh), ALICE).unwrap();
+                core.end_file(round).unwrap();
+                let (from, to) = rows_of(ino);
+                assert!(engine.live.range(Table::Extents, &from, Some(&to), 10).unwrap().is_empty());
+                fs.release(ino, fh).unwrap();
+            }
+            check_rows(&engine, true);
+        }
+        close(&engine, fs);
     }
 }

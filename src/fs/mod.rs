@@ -109,6 +109,8 @@ pub(crate) struct Core {
     pool: Arc<Pool>,
     /// Files larger than tiny with inline extents: turned into chunks at the next flush of everything.
     inline_pending: Mutex<BTreeSet<u64>>,
+    /// Held by who turns inline rows into chunks.
+    converting: Mutex<()>,
     /// Bytes by which their inline extents have grown since these were last turned into chunks.
     inline_growth: AtomicU64,
     /// Files without a name whose rows are still there.
@@ -167,6 +169,7 @@ impl Core {
             budget: budget::Budget::new(engine.ctx.cfg.dirty_bytes_max),
             pool,
             inline_pending: Mutex::default(),
+            converting: Mutex::default(),
             inline_growth: AtomicU64::new(0),
             purges: Mutex::default(),
             lazy: lazy::LazyState::new(lazy),
