@@ -9,7 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("format", &["env"]),
     ("crypto", &["env", "format"]),
     ("disk", &["env"]),
-    ("remote", &["env", "disk"]),
+    ("remote", &["env", "format", "disk"]),
     ("store", &["env", "format", "crypto", "disk"]),
     ("snapshot", &["env", "format", "crypto", "disk", "store"]),
     ("fs", &["env", "format", "crypto", "disk", "store", "snapshot"]),

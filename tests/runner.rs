@@ -32,6 +32,7 @@ mod remount;
 mod rotation;
 mod rsync_tree;
 mod ship;
+mod ship_lock;
 mod storm;
 mod syncfs;
 mod umount_wait;

@@ -159,7 +159,9 @@ impl From<RemoteError> for CliError {
             UnsafeFile => ExitCode::UnsafeFile,
             Local => ExitCode::Io,
             NotFound | Denied | NoCredentials | ExpiredCredentials | ClockSkew | Throttled | Timeout
-            | Unreachable | Unavailable | Damaged | Full | Unsupported | Misconfigured => ExitCode::Remote,
+            | Unreachable | Unavailable | Damaged | Full | Unsupported | Misconfigured | NoObjectLock => {
+                ExitCode::Remote
+            }
         };
         Self { code, hint: error.kind.hint().map(String::from), message: error.message }
     }

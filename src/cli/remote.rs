@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
-use crate::remote::{self, OpenOptions, Settings, Verdict, parse_speed};
-use crate::ship::{Remotes, forget_cursor, is_name};
+use crate::remote::{self, LOCK_DAYS_MAX, Lock, LockMode, OpenOptions, Settings, Verdict, parse_speed};
+use crate::ship::{Remotes, forget_cursor, forget_ledger, is_name};
 
 /// The verbs of `remote`.
 #[derive(Debug, Subcommand)]
@@ -31,12 +31,14 @@ Examples:
   strongroom remote add /encrypted usb file:///mnt/usb/vault
   strongroom remote add /encrypted aws s3://bucket/vault --region eu-central-1 --profile backup
   strongroom remote add /encrypted minio s3://bucket/vault --endpoint https://minio:9000 --path-style
+  strongroom remote add /encrypted safe s3://bucket/vault --lock-mode compliance --lock-days 30
   strongroom remote add /encrypted nas sftp://backup@nas/volume1/vault --identity-file /root/.ssh/nas
 
 Credentials never stand on a command line or in the settings. S3 takes them from the environment,
 the files in ~/.aws, an instance role, --credentials-file or --credential; SFTP from the agent or
 --identity-file, through the system's ssh and its configuration. Host keys must be in known_hosts
-already. The place itself (bucket, directory) is never made. Nothing is asked of the remote now:
+already. The place itself (bucket, directory) is never made; contrib/iam/README.md has the commands
+for a bucket with Object Lock. Nothing is asked of the remote now:
 `strongroom remote test` does that.")]
 pub(crate) struct AddArgs {
     /// The vault
@@ -75,6 +77,13 @@ pub(crate) struct AddArgs {
     /// S3: key of aws:kms
     #[arg(long, value_name = "ID")]
     sse_kms_key_id: Option<String>,
+    /// S3: keep everything from being deleted for a time, by Object Lock: governance or compliance
+    #[arg(long, value_name = "MODE", value_parser = lock_mode, requires = "lock_days")]
+    lock_mode: Option<LockMode>,
+    /// S3: lock what the snapshots there need for at least so many days after each ship
+    #[arg(long, value_name = "N", requires = "lock_mode",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(LOCK_DAYS_MAX)))]
+    lock_days: Option<u32>,
     /// SFTP: log in with this private key
     #[arg(long, value_name = "FILE")]
     identity_file: Option<PathBuf>,
@@ -120,7 +129,9 @@ Example:
   strongroom remote test /encrypted offsite
 
 Writes one small object (strongroom-test), reads it, and tries to overwrite it and to have
-damaged bytes accepted. Exit status 25: shipping there would not be safe.")]
+damaged bytes accepted. Where objects are locked, it also tries to delete it and to unlock it early,
+and looks for delete markers and for objects that were written over. Exit status 25: shipping there
+would not be safe, or somebody was there.")]
 pub(crate) struct TestArgs {
     /// The vault
     vault: PathBuf,
@@ -138,6 +149,10 @@ struct Line<'a> {
 /// Reads a speed from the command line.
 pub(super) fn speed(text: &str) -> Result<u64, String> {
     parse_speed(text).ok_or_else(|| "a speed is a number of bytes a second, with k, M or G: 500k, 10M".into())
+}
+
+fn lock_mode(text: &str) -> Result<LockMode, String> {
+    LockMode::parse(text).ok_or_else(|| "a mode is governance or compliance".into())
 }
 
 /// Runs `remote`.
@@ -181,6 +196,7 @@ fn add(args: &AddArgs, out: &Output) -> CliResult {
         storage_class: args.storage_class.clone(),
         sse: args.sse.clone(),
         sse_kms_key_id: args.sse_kms_key_id.clone(),
+        lock: args.lock_mode.zip(args.lock_days).map(|(mode, days)| Lock { mode, days }),
         identity_file: absolute(args.identity_file.as_ref()),
         known_hosts: absolute(args.known_hosts.as_ref()),
         ssh_config: absolute(args.ssh_config.as_ref()),
@@ -220,7 +236,10 @@ fn list(args: &ListArgs, out: &Output) -> CliResult {
     }
     let width = remotes.remotes.keys().map(String::len).max().unwrap_or(0);
     for (name, settings) in &remotes.remotes {
-        out.line(&format!("{name:width$}  {}", super::show_bytes(settings.url.as_bytes())))?;
+        let lock = settings
+            .lock
+            .map_or(String::new(), |lock| format!("  locked for {} days ({})", lock.days, lock.mode.name()));
+        out.line(&format!("{name:width$}  {}{lock}", super::show_bytes(settings.url.as_bytes())))?;
     }
     Ok(ExitCode::Ok)
 }
@@ -228,8 +247,9 @@ fn list(args: &ListArgs, out: &Output) -> CliResult {
 fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
     let vault = session::open_header(&args.vault)?;
     Remotes::update(vault.disk.as_ref(), |remotes| {
-        find(remotes, &args.name)?;
+        let place = find(remotes, &args.name)?.place();
         remotes.remotes.remove(&args.name);
+        forget_ledger(vault.disk.as_ref(), &place)?;
         forget_cursor(vault.disk.as_ref(), &args.name).map_err(CliError::from)
     })?;
     if out.is_json() {
@@ -262,6 +282,6 @@ fn test(args: &TestArgs, out: &Output) -> CliResult {
     if probe.is_good() {
         return Ok(ExitCode::Ok);
     }
-    out.warning("don't ship there: what is marked BAD is needed");
+    out.warning("don't ship there before you know why: nothing that is marked BAD may be so");
     Ok(ExitCode::RemoteAlarm)
 }

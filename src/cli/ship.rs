@@ -13,7 +13,10 @@ use super::remote::{find, speed};
 use super::session;
 use crate::disk::Disk;
 use crate::remote::{self, Counters, Location, OpenOptions, Settings};
-use crate::ship::{self, Remotes, Report, ShipOptions};
+use crate::ship::{self, LockReport, Remotes, Report, ShipOptions};
+
+/// Names that a warning shows.
+const NAMES_SHOWN: usize = 5;
 
 /// Arguments of `ship`.
 #[derive(Args, Debug)]
@@ -25,7 +28,8 @@ Examples:
 
 Needs no key, and works while the vault is mounted. What a remote has already is not sent again;
 an interrupted ship goes on where it was. Packs go first and snapshots last, so the remote
-restores at every moment. Nothing there is ever overwritten or deleted.
+restores at every moment. Nothing there is ever overwritten or deleted. Where objects are locked
+(`remote add --lock-mode --lock-days`), what the snapshots there need is locked for longer.
 Exit status 25: a remote holds something else than this vault shipped.")]
 pub(crate) struct ShipArgs {
     /// The vault
@@ -45,6 +49,9 @@ pub(crate) struct ShipArgs {
     /// Ship everything again to a remote that lost what it had
     #[arg(long)]
     start_over: bool,
+    /// Object Lock: only extend what is there, for credentials that may do nothing else; send nothing
+    #[arg(long, conflicts_with = "start_over")]
+    extend_only: bool,
 }
 
 #[derive(Serialize)]
@@ -110,6 +117,10 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
     let bar = out.progress(Some(0), name);
     let shipped = remote::open(settings, &options).map_err(CliError::from).and_then(|remote| {
         let cursor = ship::load_cursor(disk.as_ref(), name)?;
+        if args.extend_only {
+            let jobs = usize::from(jobs);
+            return Ok(ship::extend(disk, &remote, cursor.as_ref(), jobs, args.dry_run)?);
+        }
         let how = ShipOptions { jobs: usize::from(jobs), dry_run: args.dry_run, start_over: args.start_over };
         let shipped = ship::ship(disk, &remote, cursor.as_ref(), &how, &|progress| {
             bar.set_length(progress.bytes_total);
@@ -152,11 +163,53 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
              with the old keys only",
         );
     }
+    let locked = report.lock.as_ref().map_or(ExitCode::Ok, |lock| warn_of_lock(lock, out));
     Ok(match (report.damaged.is_empty(), report.header_refused) {
         (false, _) => ExitCode::Corrupt,
+        (true, _) if locked == ExitCode::RemoteAlarm => locked,
         (true, true) => ExitCode::Remote,
-        (true, false) => ExitCode::Ok,
+        (true, false) => locked,
     })
+}
+
+/// Says what is not as it should be where objects are locked.
+fn warn_of_lock(lock: &LockReport, out: &Output) -> ExitCode {
+    let mut code = ExitCode::Ok;
+    if lock.refused > 0 {
+        out.warning(&format!(
+            "{} objects are locked for less than {} days, and these credentials may not extend that",
+            lock.refused, lock.days
+        ));
+        code = ExitCode::Remote;
+    }
+    for (names, total, what) in [
+        (&lock.hidden, lock.hidden_total, "somebody deleted (a delete marker lies over what is there)"),
+        (&lock.overwritten, lock.overwritten_total, "somebody wrote over"),
+    ] {
+        if total > 0 {
+            let shown: Vec<String> =
+                names.iter().take(NAMES_SHOWN).map(|name| super::show_bytes(name.as_bytes())).collect();
+            let more = if total > shown.len() as u64 { ", ..." } else { "" };
+            out.warning(&format!(
+                "{what} {total} objects; what was shipped is still there, and is what is read: {}{more}",
+                shown.join(", ")
+            ));
+            code = ExitCode::RemoteAlarm;
+        }
+    }
+    code
+}
+
+/// What is locked, for the summary.
+fn summary_of_lock(lock: &LockReport, dry_run: bool) -> String {
+    let until = lock.until.as_deref().unwrap_or("no time");
+    let extended = if dry_run { "to be extended" } else { "extended" };
+    format!(
+        "; {} objects are locked ({}) until {until}, {} {extended}",
+        lock.objects,
+        lock.mode.name(),
+        lock.extended
+    )
 }
 
 fn summary(name: &str, report: &Report, requests: u64, seconds: f64) -> String {
@@ -171,10 +224,11 @@ fn summary(name: &str, report: &Report, requests: u64, seconds: f64) -> String {
     let newest =
         report.newest.map_or("no snapshot yet".into(), |seq| format!("snapshot {seq} is the newest"));
     let speed = human_bytes((report.bytes as f64 / seconds.max(0.001)) as u64);
+    let locked = report.lock.as_ref().map_or(String::new(), |lock| summary_of_lock(lock, report.dry_run));
     match report.dry_run {
-        true => format!("{name}: {verb} {sent}; {} packs are there; {newest}", report.packs_there),
+        true => format!("{name}: {verb} {sent}; {} packs are there; {newest}{locked}", report.packs_there),
         false => format!(
-            "{name}: {verb} {sent} in {seconds:.1} s ({speed}/s, {requests} requests); {} packs were there; {newest}",
+            "{name}: {verb} {sent} in {seconds:.1} s ({speed}/s, {requests} requests); {} packs were there; {newest}{locked}",
             report.packs_there
         ),
     }

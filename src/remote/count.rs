@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Checksum, Features, Key, Meta, Page, Put, Remote, Result, Source};
+use super::{
+    Checksum, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source, Version,
+};
 
 /// What was asked and moved so far.
 #[derive(Debug, Default)]
@@ -95,5 +97,37 @@ impl Remote for Counted {
     fn features(&self) -> Result<Features> {
         self.counters.call();
         self.inner.features()
+    }
+
+    fn lock(&self) -> Option<Locked> {
+        self.inner.lock()
+    }
+
+    fn require_lock(&self) -> Result<()> {
+        self.counters.call();
+        self.inner.require_lock()
+    }
+
+    fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
+        self.counters.call();
+        self.inner.retention(key, version)
+    }
+
+    fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
+        self.counters.call();
+        self.inner.retain(key, version, retention)
+    }
+
+    fn known_retention(&self, key: &Key) -> Option<Retention> {
+        self.inner.known_retention(key)
+    }
+
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        self.counters.call();
+        self.inner.versions(key, max)
+    }
+
+    fn findings(&self) -> Findings {
+        self.inner.findings()
     }
 }

@@ -38,6 +38,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The settings are wrong: no such bucket, directory, region.
     Misconfigured,
+    /// Objects are to be locked, and this place can't.
+    NoObjectLock,
     /// A file with a secret can be read by others.
     UnsafeFile,
     /// What was to be sent can't be read.
@@ -61,6 +63,7 @@ impl ErrorKind {
             | Self::Untrusted
             | Self::Unsupported
             | Self::Misconfigured
+            | Self::NoObjectLock
             | Self::UnsafeFile
             | Self::Local => false,
         }
@@ -100,6 +103,10 @@ impl ErrorKind {
             ),
             Self::Unsupported => Some("`strongroom remote test` says what this endpoint can do"),
             Self::Misconfigured => Some("`strongroom remote list` shows the settings"),
+            Self::NoObjectLock => Some(
+                "contrib/iam/README.md has the commands that make a bucket with Object Lock; to ship without, `remote add --replace` \
+                 without --lock-mode and --lock-days",
+            ),
             Self::UnsafeFile => Some("chmod 600 it"),
         }
     }

@@ -5,7 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, RemoteError, Result, Source};
+use super::{
+    Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, RemoteError, Result,
+    Retention, Source, Version,
+};
 
 /// A kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +25,14 @@ pub enum Op {
     List,
     /// [`Remote::delete`].
     Delete,
-    /// [`Remote::features`].
+    /// [`Remote::features`], [`Remote::require_lock`].
     Features,
+    /// [`Remote::retention`].
+    Retention,
+    /// [`Remote::retain`].
+    Retain,
+    /// [`Remote::versions`].
+    Versions,
 }
 
 /// What happens to a call.
@@ -138,5 +147,33 @@ impl Remote for FaultyRemote {
 
     fn features(&self) -> Result<Features> {
         self.run(Op::Features, "", || self.inner.features(), |_| {})
+    }
+
+    fn lock(&self) -> Option<Locked> {
+        self.inner.lock()
+    }
+
+    fn require_lock(&self) -> Result<()> {
+        self.run(Op::Features, "", || self.inner.require_lock(), |()| {})
+    }
+
+    fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
+        self.run(Op::Retention, key.as_str(), || self.inner.retention(key, version), |found| *found = None)
+    }
+
+    fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
+        self.run(Op::Retain, key.as_str(), || self.inner.retain(key, version, retention), |()| {})
+    }
+
+    fn known_retention(&self, key: &Key) -> Option<Retention> {
+        self.inner.known_retention(key)
+    }
+
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        self.run(Op::Versions, key.as_str(), || self.inner.versions(key, max), |versions| versions.clear())
+    }
+
+    fn findings(&self) -> Findings {
+        self.inner.findings()
     }
 }

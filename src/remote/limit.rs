@@ -5,7 +5,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Checksum, Features, Key, Meta, PIECE, Page, Pause, Put, Remote, Result, Source};
+use super::{
+    Checksum, Features, Findings, Key, Locked, Meta, PIECE, Page, Pause, Put, Remote, Result, Retention,
+    Source, Version,
+};
 use crate::env::Env;
 
 /// Bytes that are asked for at a time under a limit: small enough that a slow link flows evenly.
@@ -124,5 +127,33 @@ impl Remote for Limited {
 
     fn features(&self) -> Result<Features> {
         self.inner.features()
+    }
+
+    fn lock(&self) -> Option<Locked> {
+        self.inner.lock()
+    }
+
+    fn require_lock(&self) -> Result<()> {
+        self.inner.require_lock()
+    }
+
+    fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
+        self.inner.retention(key, version)
+    }
+
+    fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
+        self.inner.retain(key, version, retention)
+    }
+
+    fn known_retention(&self, key: &Key) -> Option<Retention> {
+        self.inner.known_retention(key)
+    }
+
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        self.inner.versions(key, max)
+    }
+
+    fn findings(&self) -> Findings {
+        self.inner.findings()
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorKind, Key, RemoteError, Result};
+use super::{ErrorKind, Key, Lock, RemoteError, Result};
 
 /// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +167,9 @@ pub struct Settings {
     /// S3: key of `aws:kms`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sse_kms_key_id: Option<String>,
+    /// S3: everything is kept from being deleted for a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
     /// SFTP: the private key's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity_file: Option<PathBuf>,
@@ -209,6 +212,7 @@ impl Settings {
             (self.storage_class.is_some(), "--storage-class"),
             (self.sse.is_some(), "--sse"),
             (self.sse_kms_key_id.is_some(), "--sse-kms-key-id"),
+            (self.lock.is_some(), "--lock-mode"),
         ];
         let sftp = [
             (self.identity_file.is_some(), "--identity-file"),
@@ -226,6 +230,9 @@ impl Settings {
         let refuse = |text: String| Err(RemoteError::new(ErrorKind::Misconfigured, text));
         if let Some(name) = wrong {
             return refuse(format!("{name} means nothing to a {kind} remote"));
+        }
+        if let Some(lock) = &self.lock {
+            lock.check()?;
         }
         if self.sse.as_deref().is_some_and(|sse| !matches!(sse, "AES256" | "aws:kms" | "aws:kms:dsse")) {
             return refuse("--sse is AES256, aws:kms or aws:kms:dsse".into());
@@ -248,6 +255,12 @@ impl Settings {
             );
         }
         Ok(location)
+    }
+
+    /// Tells places apart: a URL may mean different ones at different endpoints.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{} {}", self.endpoint.as_deref().unwrap_or("-"), self.url)
     }
 }
 
@@ -332,7 +345,9 @@ mod tests {
     #[test]
     fn settings_that_do_not_fit_are_refused() {
         let base = |url: &str| Settings { url: url.into(), ..Settings::default() };
+        let lock = |days| Some(Lock { mode: crate::remote::LockMode::Governance, days });
         base("s3://bucket").location().unwrap();
+        Settings { lock: lock(30), ..base("s3://bucket") }.location().unwrap();
         let wrong = [
             Settings { region: Some("eu-central-1".into()), ..base("file:///x") },
             Settings { no_read_back: true, ..base("s3://bucket") },
@@ -342,6 +357,10 @@ mod tests {
             Settings { endpoint: Some("localhost:9000".into()), ..base("s3://bucket") },
             Settings { endpoint: Some("https://u:p@host".into()), ..base("s3://bucket") },
             Settings { credential: Some("../../etc/shadow".into()), ..base("s3://bucket") },
+            Settings { lock: lock(30), ..base("file:///x") },
+            Settings { lock: lock(30), ..base("sftp://h/x") },
+            Settings { lock: lock(0), ..base("s3://bucket") },
+            Settings { lock: lock(5000), ..base("s3://bucket") },
         ];
         for settings in wrong {
             assert_eq!(settings.location().unwrap_err().kind, ErrorKind::Misconfigured, "{settings:?}");

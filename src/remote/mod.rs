@@ -16,6 +16,7 @@ mod error;
 mod faulty;
 mod limit;
 mod location;
+mod lock;
 mod open;
 mod probe;
 mod retry;
@@ -36,6 +37,7 @@ pub use error::{ErrorKind, RemoteError, Result};
 pub use faulty::{Fault, FaultyRemote, Op};
 pub use limit::{Limited, Limiter};
 pub use location::{Location, Settings, parse_speed};
+pub use lock::{Findings, LOCK_DAYS_MAX, Lock, LockMode, Locked, Names, Retention, Version};
 pub use open::{OpenOptions, open};
 pub use probe::{Check, Probe, Verdict, probe};
 pub use retry::{Pause, RealPause, RetryPolicy, Retrying};
@@ -291,6 +293,65 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// # Errors
     /// When it does not answer at all.
     fn features(&self) -> Result<Features>;
+
+    /// What it is to promise of everything that is put; `None`: no Object Lock was configured. What follows is for remotes
+    /// that have one. Whatever wraps a remote has to pass all of it on.
+    fn lock(&self) -> Option<Locked> {
+        None
+    }
+
+    /// Refuses a place that can't keep the promise. To be called before anything is put.
+    ///
+    /// # Errors
+    /// `NoObjectLock`.
+    fn require_lock(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Asks what keeps an object: the version that is read, or the one that is named. `None`: nothing does.
+    ///
+    /// # Errors
+    /// `NotFound`, where no version is named.
+    fn retention(&self, key: &Key, _version: Option<&str>) -> Result<Option<Retention>> {
+        Err(no_lock(key))
+    }
+
+    /// Keeps an object for longer. What would be kept for less long is an error, and stays as it is.
+    ///
+    /// # Errors
+    /// `Denied`, also where it is kept for longer already, or more strictly.
+    fn retain(&self, key: &Key, _version: Option<&str>, _retention: &Retention) -> Result<()> {
+        Err(no_lock(key))
+    }
+
+    /// What keeps an object that this process has put or retained; nothing is asked.
+    fn known_retention(&self, _key: &Key) -> Option<Retention> {
+        None
+    }
+
+    /// All versions of a small object that may change (the header), of at most `max` bytes each, the one first that
+    /// counts. Of very many only the oldest and the newest.
+    ///
+    /// # Errors
+    /// What [`Remote::head`] and [`Remote::get`] say; no such object is no error.
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        match self.head(key) {
+            Ok(meta) if meta.len <= max => {
+                Ok(vec![Version { id: String::new(), bytes: self.get(key, 0..meta.len)?, latest: true }])
+            }
+            Err(e) if e.kind != ErrorKind::NotFound => Err(e),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What was found while listing and reading: somebody hid objects, or wrote over them.
+    fn findings(&self) -> Findings {
+        Findings::default()
+    }
+}
+
+fn no_lock(key: &Key) -> RemoteError {
+    RemoteError::new(ErrorKind::Unsupported, format!("{key}: this kind of remote has no Object Lock"))
 }
 
 /// Shows all objects whose names begin with `prefix`, in ascending order.

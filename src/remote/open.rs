@@ -62,7 +62,8 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
     let base: Arc<dyn Remote> = match location {
         Location::Dir { path } => Arc::new(DirRemote::open(&settings.url, &path, Arc::clone(env))?),
         Location::S3 { bucket, prefix } => {
-            Arc::new(S3Remote::open(settings, &bucket, &prefix, Times { slowest, ..options.times })?)
+            let times = Times { slowest, ..options.times };
+            Arc::new(S3Remote::open(settings, &bucket, &prefix, times, Arc::clone(env))?)
         }
         Location::Sftp { user, host, port, path } => {
             Arc::new(SftpRemote::new(settings, user, host, port, path, Arc::clone(env)))

@@ -2,7 +2,12 @@
 
 use serde::Serialize;
 
-use super::{Answer, Bytes, Checksum, ErrorKind, Key, Put, Remote, Result, list};
+use super::lock::readable;
+use super::{
+    Answer, Bytes, Checksum, ErrorKind, Key, Locked, Names, Put, Remote, RemoteError, Result, Retention, list,
+};
+use crate::env::Time;
+use crate::format::header::HEADER_LEN_MAX;
 
 /// The object that is written. It stays where the credentials can't delete, which is as it should be.
 const PROBE: &str = "strongroom-test";
@@ -77,7 +82,26 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     let known = "a name of letters and dashes";
     let (key, damaged) = (Key::new(PROBE).expect(known), Key::new(DAMAGED).expect(known));
     let mut checks = Vec::new();
-    let put = remote.put_if_absent(&key, &Bytes::source(TEXT), &Checksum::of(TEXT))?;
+    let locked = remote.lock();
+    if locked.is_some()
+        && let Err(e) = remote.require_lock()
+    {
+        return match e.kind {
+            // Nothing was put, and nothing will be.
+            ErrorKind::NoObjectLock => Ok(Probe {
+                url: remote.url(),
+                checks: vec![check("object-lock", true, Verdict::No, e.message)],
+            }),
+            _ => Err(e),
+        };
+    }
+    let put = match remote.put_if_absent(&key, &Bytes::source(TEXT), &Checksum::of(TEXT)) {
+        Err(e) if e.kind == ErrorKind::NoObjectLock => {
+            let checks = vec![check("object-lock", true, Verdict::No, e.message)];
+            return Ok(Probe { url: remote.url(), checks });
+        }
+        other => other?,
+    };
     checks.push(check(
         "write",
         true,
@@ -110,8 +134,12 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     let features = remote.features()?;
     checks.push(check("verification", false, Verdict::Yes, features.verification));
     checks.push(answered("conditional-create", false, features.create_only));
-    checks.push(answered("versioning", false, features.versioning));
-    checks.push(answered("object-lock", false, features.object_lock));
+    checks.push(answered("versioning", locked.is_some(), features.versioning));
+    checks.push(answered("object-lock", locked.is_some(), features.object_lock));
+    if let Some(locked) = locked {
+        lock_checks(remote, &key, &locked, &mut checks)?;
+        return Ok(Probe { url: remote.url(), checks });
+    }
     checks.push(match remote.delete(&key) {
         Ok(()) => {
             check("no-delete", false, Verdict::No, "these credentials can delete; ship needs no such right")
@@ -122,6 +150,75 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
         Err(e) => check("no-delete", false, Verdict::Unknown, e.message),
     });
     Ok(Probe { url: remote.url(), checks })
+}
+
+/// What was put must be locked, and stay so whatever we try.
+fn lock_checks(remote: &dyn Remote, key: &Key, locked: &Locked, checks: &mut Vec<Check>) -> Result<()> {
+    let name = "retention";
+    let shown = |kept: &Retention| {
+        format!("the test object is locked ({}) until {}", kept.mode.name(), readable(kept.until))
+    };
+    let asked = match remote.retention(key, None) {
+        // A test object of earlier days may be locked for a shorter time, or not at all.
+        Ok(kept) if kept.is_none_or(|kept| kept.until < locked.lock.enough(locked.now)) => remote
+            .retain(key, None, &locked.lock.retention(locked.now))
+            .and_then(|()| remote.retention(key, None)),
+        other => other,
+    };
+    let kept = match asked {
+        Ok(Some(kept)) if kept.until >= locked.lock.enough(locked.now) => {
+            checks.push(check(name, true, Verdict::Yes, shown(&kept)));
+            kept
+        }
+        Ok(_) => {
+            checks.push(check(name, true, Verdict::No, "an object that is put to be locked is not"));
+            return Ok(());
+        }
+        Err(e) if e.kind == ErrorKind::Denied => {
+            let text = "these credentials may not lock objects, or not ask for how long they are (s3:PutObjectRetention, \
+                        s3:GetObjectRetention)";
+            checks.push(check(name, true, Verdict::No, text));
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    };
+    let shorter = Retention { until: Time { secs: locked.now.secs + 3600, nanos: 0 }, ..kept };
+    checks.push(refused("no-shortening", remote.retain(key, None, &shorter), "a lock was shortened")?);
+    checks.push(refused("no-delete", remote.delete(key), "an object that was locked was deleted")?);
+    for prefix in ["packs/", "snapshots/"] {
+        list(remote, prefix, &mut |_| Ok(()))?;
+    }
+    for name in ["vault.json", "vault.json.bak"] {
+        let header = Key::new(name).expect("a name of letters and a dot");
+        remote.versions(&header, HEADER_LEN_MAX as u64)?;
+    }
+    let findings = remote.findings();
+    checks.push(found("delete-markers", &findings.hidden, "under delete markers (and read all the same)"));
+    checks.push(found("overwritten", &findings.overwritten, "written over (the first versions are read)"));
+    Ok(())
+}
+
+/// What must not succeed.
+fn refused(name: &'static str, tried: Result<()>, happened: &str) -> Result<Check> {
+    match tried {
+        Ok(()) => Ok(check(name, true, Verdict::No, happened)),
+        Err(RemoteError { kind: ErrorKind::Denied, .. }) => {
+            Ok(check(name, true, Verdict::Yes, "refused, as it should be"))
+        }
+        // Endpoints have many words for it.
+        Err(e) if !e.kind.is_retryable() => {
+            Ok(check(name, true, Verdict::Yes, format!("refused: {}", e.message)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether somebody was there.
+fn found(name: &'static str, names: &Names, what: &str) -> Check {
+    match names.count() {
+        0 => check(name, true, Verdict::Yes, "none"),
+        n => check(name, true, Verdict::No, format!("{n} objects are {what}: {}", names.some())),
+    }
 }
 
 fn read_back(remote: &dyn Remote, key: &Key) -> Result<Check> {

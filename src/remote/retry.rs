@@ -8,7 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, Result, Source};
+use super::{
+    Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source,
+    Version,
+};
 use crate::env::Env;
 
 /// Tries of a call whose bytes arrive damaged.
@@ -161,5 +164,33 @@ impl Remote for Retrying {
 
     fn features(&self) -> Result<Features> {
         self.run("features", &|| self.inner.features())
+    }
+
+    fn lock(&self) -> Option<Locked> {
+        self.inner.lock()
+    }
+
+    fn require_lock(&self) -> Result<()> {
+        self.run("require_lock", &|| self.inner.require_lock())
+    }
+
+    fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
+        self.run("retention", &|| self.inner.retention(key, version))
+    }
+
+    fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
+        self.run("retain", &|| self.inner.retain(key, version, retention))
+    }
+
+    fn known_retention(&self, key: &Key) -> Option<Retention> {
+        self.inner.known_retention(key)
+    }
+
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        self.run("versions", &|| self.inner.versions(key, max))
+    }
+
+    fn findings(&self) -> Findings {
+        self.inner.findings()
     }
 }

@@ -9,6 +9,7 @@ use crate::store::error::StoreError;
 use crate::store::header::{HEADER_BACKUP_PATH, HEADER_BYTES_MAX, HEADER_PATH};
 
 use super::error::{Result, ShipError};
+use super::lock::Need;
 
 /// The bytes of the header that counts here.
 pub(super) fn local_bytes(disk: &dyn Disk, header: &ParsedHeader) -> Result<Arc<[u8]>> {
@@ -31,6 +32,9 @@ enum Copy {
 }
 
 fn copy(remote: &dyn Remote, key: &Key, ours: &[u8], header: &Header) -> Result<Copy> {
+    if remote.lock().is_some() {
+        return locked_copy(remote, key, ours, header);
+    }
     let bytes = match remote::read(remote, key, HEADER_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(e) if e.kind == ErrorKind::NotFound => return Ok(Copy::Missing),
@@ -63,6 +67,42 @@ fn copy(remote: &dyn Remote, key: &Key, ours: &[u8], header: &Header) -> Result<
         ),
     };
     Err(ShipError::Header(text))
+}
+
+/// Where nothing is ever lost, ours is put over whatever there is, once. Refusing to, as above, would let anybody who can
+/// write there stop all shipments for good with one forged header; and if it is this vault that was rolled back, nothing is
+/// hidden by ours, since the highest generation counts. What was put there is told: [`kept`].
+fn locked_copy(remote: &dyn Remote, key: &Key, ours: &[u8], header: &Header) -> Result<Copy> {
+    let versions = remote.versions(key, HEADER_BYTES_MAX)?;
+    if versions.iter().any(|version| version.bytes == ours) {
+        return Ok(Copy::Same);
+    }
+    let Some(best) = versions.first() else { return Ok(Copy::Missing) };
+    match Header::parse(&best.bytes) {
+        Ok(theirs) if theirs.header.vault_id != header.vault_id => {
+            Err(ShipError::OtherVault(theirs.header.vault_id.to_hex()))
+        }
+        _ => Ok(Copy::Older(Checksum::of(&best.bytes))),
+    }
+}
+
+/// The versions that are ours where objects are locked; and names of copies that something lies over, or that count for less
+/// than something else there.
+pub(super) fn kept(remote: &dyn Remote, ours: &[u8]) -> Result<(Vec<Need>, Vec<String>)> {
+    let (mut needs, mut covered) = (Vec::new(), Vec::new());
+    for key in keys() {
+        let versions = remote.versions(&key, HEADER_BYTES_MAX)?;
+        let found = versions.iter().find(|version| version.bytes == ours);
+        let first = versions.first().is_some_and(|version| version.bytes == ours);
+        let latest = versions.iter().any(|version| version.latest && version.bytes == ours);
+        let hidden = !versions.iter().any(|version| version.latest);
+        // A delete marker is told apart.
+        if found.is_some() && !(first && (latest || hidden)) {
+            covered.push(key.to_string());
+        }
+        needs.extend(found.map(|version| Need { key: key.clone(), version: Some(version.id.clone()) }));
+    }
+    Ok((needs, covered))
 }
 
 fn keys() -> [Key; 2] {

@@ -9,6 +9,7 @@
 
 mod error;
 mod header;
+mod lock;
 mod plan;
 mod send;
 mod settings;
@@ -22,16 +23,18 @@ use serde::Serialize;
 use crate::disk::Disk;
 use crate::format::ChainFile;
 use crate::format::chain::CHAIN_FILE_LEN_MAX;
-use crate::remote::Remote;
+use crate::remote::{ErrorKind, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::list_packs;
 use crate::store::error::StoreError;
 use crate::store::header::load;
 
 pub use error::{Result, ShipError};
+pub use lock::{LockReport, forget_ledger};
 pub use settings::{Cursor, Remotes, forget_cursor, is_name, load_cursor, store_cursor};
 
 use header::Copies;
+use lock::{Keeper, Needed};
 use plan::{State, plan};
 use there::There;
 
@@ -85,6 +88,9 @@ pub struct Report {
     pub header_refused: bool,
     /// Nothing was sent: it was only asked for.
     pub dry_run: bool,
+    /// What is retained, and what somebody did there, where objects are locked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockReport>,
 }
 
 /// Brings a remote up to date. `cursor` is what the last shipment left; the new one is returned.
@@ -100,6 +106,10 @@ pub fn ship(
 ) -> Result<(Report, Option<Cursor>)> {
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
     let cursor = cursor.filter(|cursor| cursor.url == remote.url() && !options.start_over);
+    if remote.lock().is_some() {
+        // Before anything is put.
+        remote.require_lock()?;
+    }
     let mut round = 1;
     loop {
         let last = round >= ROUNDS_MAX;
@@ -156,7 +166,14 @@ fn ship_round(
         .iter()
         .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
         .collect();
+    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs, options.dry_run);
+    let needed = Needed::of(&chain)?;
+    let mut covered = Vec::new();
+    if let Some(keeper) = &mut keeper {
+        keeper.keep(&needed.among(&there)?)?;
+    }
     if options.dry_run {
+        report.lock = keeper.map(|keeper| keeper.end(&covered)).transpose()?;
         let (packs, bytes, files) = plan.totals();
         (report.packs, report.bytes, report.chain_files) = (packs, bytes, files);
         return Ok(Some(head));
@@ -182,7 +199,55 @@ fn ship_round(
         report.damaged.extend(sent.vanished.iter().map(|name| format!("{name} is missing")));
     }
     report.damaged.extend(sent.damaged);
+    if let Some(mut keeper) = keeper {
+        let mut needs = needed.after(&plan)?;
+        let (headers, over) = header::kept(remote.as_ref(), &header_bytes)?;
+        needs.extend(headers);
+        covered.extend(over);
+        keeper.keep(&needs)?;
+        report.lock = Some(keeper.end(&covered)?);
+    }
     Ok(Some(head))
+}
+
+/// Retains what the snapshots at a remote need, and sends nothing: for credentials that may do only this.
+///
+/// # Errors
+/// See [`ShipError`]; `NoObjectLock` where none is configured.
+pub fn extend(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    cursor: Option<&Cursor>,
+    jobs: usize,
+    dry_run: bool,
+) -> Result<Report> {
+    let Some(mut keeper) = Keeper::begin(disk.as_ref(), remote, jobs, dry_run) else {
+        let text =
+            "objects of this remote are not locked: `remote add --replace` with --lock-mode and --lock-days";
+        return Err(RemoteError::new(ErrorKind::NoObjectLock, text).into());
+    };
+    remote.require_lock()?;
+    let loaded = load(disk.as_ref())?.parsed;
+    let header = &loaded.header;
+    let header_bytes = header::local_bytes(disk.as_ref(), &loaded)?;
+    let chain = Chain::load(disk.as_ref(), header)?;
+    let here = list_packs(disk.as_ref())?;
+    header::check(remote.as_ref(), &header_bytes, header)?;
+    let there = There::list(remote.as_ref(), &chain, &here)?;
+    let cursor = cursor.filter(|cursor| cursor.url == remote.url());
+    there.check(remote.as_ref(), header, &chain, &here, cursor)?;
+    let mut needs = Needed::of(&chain)?.among(&there)?;
+    let (headers, covered) = header::kept(remote.as_ref(), &header_bytes)?;
+    needs.extend(headers);
+    keeper.keep(&needs)?;
+    Ok(Report {
+        packs_there: here.keys().filter(|name| there.packs.contains_key(name)).count() as u64,
+        newest: there.files.keys().next_back().map(|(seq, _)| *seq),
+        foreign: there.foreign,
+        dry_run,
+        lock: Some(keeper.end(&covered)?),
+        ..Report::default()
+    })
 }
 
 /// Whether snapshots were made or removed since the chain was read.

@@ -241,7 +241,8 @@ fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
     Ok(Outcome::Sent)
 }
 
-fn key_of(path: &str) -> Result<Key> {
+/// The name of a vault's file at a remote.
+pub(super) fn key_of(path: &str) -> Result<Key> {
     Key::new(path).ok_or_else(|| StoreError::Corrupt(format!("{path} is no name of an object")).into())
 }
 

@@ -12,7 +12,8 @@ use crate::store::error::{Result, StoreError};
 
 const PATH: &str = "live/remotes.json";
 const LOCK_PATH: &str = "live/remotes.lock";
-const CURSOR_DIR: &str = "live/remotes";
+/// What each remote was seen to have, and what is retained there.
+pub(super) const CURSOR_DIR: &str = "live/remotes";
 /// The largest of these files that is read.
 const BYTES_MAX: u64 = 1 << 20;
 

@@ -1,12 +1,16 @@
 //! One suite that every kind of remote passes: a directory, an S3 server, a real sshd. Then what is special to each.
 
+pub mod iam;
+pub mod s3_lock;
 pub mod s3_server;
 pub mod sshd;
 
+mod lock;
 mod s3;
 mod sftp;
 
 pub use s3::settings as s3_settings;
+pub use s3::settings_of as s3_settings_of;
 pub use sftp::settings as sftp_settings;
 
 use std::fs;

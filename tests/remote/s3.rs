@@ -13,10 +13,15 @@ use super::{conforms, key, names, once, patient, pattern, private_file, put};
 
 /// Settings for a bucket of this server; the credentials are in a file below `dir`.
 pub fn settings(server: &Server, dir: &Path) -> Settings {
-    let path = dir.join("credentials");
+    settings_of(server, dir, ACCESS_KEY, SECRET_KEY)
+}
+
+/// The same, of somebody.
+pub fn settings_of(server: &Server, dir: &Path, access_key: &str, secret_key: &str) -> Settings {
+    let path = dir.join(format!("credentials-{access_key}"));
     private_file(
         &path,
-        &format!("[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"),
+        &format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"),
     );
     Settings {
         url: format!("s3://{BUCKET}/some/vault"),

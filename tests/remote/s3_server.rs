@@ -1,7 +1,7 @@
 //! An S3 server in memory, on loopback. It enforces what a good endpoint enforces (conditional writes, checksums, versions,
 //! Object Lock), misbehaves on command, and checks signatures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,11 +9,12 @@ use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use md5::Md5;
-use s3s::auth::SimpleAuth;
 use s3s::dto::*;
 use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use sha2::{Digest, Sha256};
+
+use super::s3_lock::{Kept, User, Version, timestamp};
 
 pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
@@ -51,17 +52,16 @@ pub struct Defects {
     pub forbids_questions: bool,
     /// A listing has a name that was not asked for.
     pub lists_strangers: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Version {
-    bytes: Arc<Vec<u8>>,
-    sha256: Option<String>,
-    deleted: bool,
+    /// Listings of versions have no end.
+    pub versions_in_circles: bool,
+    /// What is to be locked is stored, and not locked.
+    pub forgets_locks: bool,
+    /// A lock can be shortened, and what is locked be deleted.
+    pub breaks_locks: bool,
 }
 
 impl Version {
-    fn etag(&self) -> ETag {
+    pub fn etag(&self) -> ETag {
         ETag::Strong(data_encoding::HEXLOWER.encode(&Md5::digest(self.bytes.as_slice())))
     }
 }
@@ -69,23 +69,56 @@ impl Version {
 type Choose = dyn Fn(u64, &str, &str) -> Option<Trouble> + Send + Sync;
 
 #[derive(Default)]
-struct State {
-    objects: BTreeMap<String, Vec<Version>>,
-    versioned: bool,
-    object_lock: bool,
-    defects: Defects,
+pub struct State {
+    /// Versions, oldest first.
+    pub objects: BTreeMap<String, Vec<Version>>,
+    pub versioned: bool,
+    pub object_lock: bool,
+    pub defects: Defects,
     trouble: Option<Box<Choose>>,
     requests: u64,
+    /// How often each operation was asked for.
+    ops: BTreeMap<String, u64>,
+    /// Seconds since the epoch; `None`: the real clock.
+    pub clock: Option<i64>,
+    pub ids: u64,
+    /// By access key.
+    pub users: BTreeMap<String, User>,
+    /// What each of them asked for, and whether it was allowed.
+    pub asked: BTreeMap<String, BTreeSet<(String, bool)>>,
 }
 
 impl State {
-    fn newest(&self, key: &str) -> Option<&Version> {
+    pub fn newest(&self, key: &str) -> Option<&Version> {
         self.objects.get(key).and_then(|versions| versions.last()).filter(|version| !version.deleted)
+    }
+
+    /// Puts a version over what is there.
+    fn push(&mut self, key: &str, mut version: Version) -> Version {
+        version.id = self.fresh_id();
+        let versions = self.objects.entry(key.to_string()).or_default();
+        if !self.versioned {
+            versions.clear();
+        }
+        versions.push(version.clone());
+        version
+    }
+}
+
+fn plain(bytes: &[u8]) -> Version {
+    Version {
+        id: String::new(),
+        bytes: Arc::new(bytes.to_vec()),
+        sha256: None,
+        deleted: false,
+        kept: None,
+        storage_class: None,
+        sse: None,
     }
 }
 
 #[derive(Clone)]
-struct Backend(Arc<Mutex<State>>);
+pub struct Backend(Arc<Mutex<State>>);
 
 /// A running server; it ends with this value.
 pub struct Server {
@@ -98,7 +131,8 @@ impl Server {
     pub fn start() -> Self {
         let backend = Backend(Arc::default());
         let mut builder = S3ServiceBuilder::new(backend.clone());
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_auth(backend.clone());
+        builder.set_access(backend.clone());
         let service = builder.build();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -162,10 +196,70 @@ impl Server {
         state.objects.keys().filter(|key| state.newest(key).is_some()).cloned().collect()
     }
 
-    /// Puts bytes behind everybody's back.
+    /// Puts bytes behind everybody's back; older versions stay.
     pub fn plant(&self, key: &str, bytes: &[u8]) {
-        let version = Version { bytes: Arc::new(bytes.to_vec()), sha256: None, deleted: false };
-        self.state().objects.insert(key.to_string(), vec![version]);
+        self.state().push(key, plain(bytes));
+    }
+
+    /// Hides an object under a delete marker.
+    pub fn hide(&self, key: &str) {
+        self.state().delete(key, None, false).expect("a marker can always be put");
+    }
+
+    /// All versions of a key, oldest first.
+    pub fn versions(&self, key: &str) -> Vec<Version> {
+        self.state().objects.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Names of all objects that have a version.
+    pub fn all_keys(&self) -> Vec<String> {
+        let state = self.state();
+        let has = |versions: &[Version]| versions.iter().any(|version| !version.deleted);
+        state.objects.iter().filter(|(_, versions)| has(versions)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// What keeps the oldest version of a key.
+    pub fn kept(&self, key: &str) -> Option<Kept> {
+        self.versions(key).into_iter().find(|version| !version.deleted).and_then(|version| version.kept)
+    }
+
+    pub fn set_kept(&self, key: &str, kept: Option<Kept>) {
+        let mut state = self.state();
+        for version in state.objects.get_mut(key).into_iter().flatten() {
+            version.kept.clone_from(&kept);
+        }
+    }
+
+    /// Sets the server's clock.
+    pub fn set_clock(&self, secs: i64) {
+        self.state().clock = Some(secs);
+    }
+
+    pub fn now(&self) -> i64 {
+        self.state().now()
+    }
+
+    /// Somebody who may do what a policy says.
+    pub fn add_user(&self, access_key: &str, user: User) {
+        self.state().users.insert(access_key.to_string(), user);
+    }
+
+    /// What somebody asked for: action, and whether it was allowed.
+    pub fn asked(&self, access_key: &str) -> BTreeSet<(String, bool)> {
+        self.state().asked.get(access_key).cloned().unwrap_or_default()
+    }
+
+    /// How often an operation was asked for since [`Server::forget_ops`].
+    pub fn ops(&self, op: &str) -> u64 {
+        self.state().ops.get(op).copied().unwrap_or(0)
+    }
+
+    pub fn all_ops(&self) -> u64 {
+        self.state().ops.values().sum()
+    }
+
+    pub fn forget_ops(&self) {
+        self.state().ops.clear();
     }
 }
 
@@ -177,7 +271,7 @@ impl Drop for Server {
     }
 }
 
-fn fail(code: &str, status: u16) -> S3Error {
+pub fn fail(code: &str, status: u16) -> S3Error {
     let code = S3ErrorCode::from_bytes(code.as_bytes()).expect("a code");
     let mut error = S3Error::new(code);
     error.set_status_code(http_status(status));
@@ -185,12 +279,12 @@ fn fail(code: &str, status: u16) -> S3Error {
     error
 }
 
-fn http_status(status: u16) -> hyper::StatusCode {
+pub fn http_status(status: u16) -> hyper::StatusCode {
     hyper::StatusCode::from_u16(status).expect("a status")
 }
 
 impl Backend {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no test panics inside")
     }
 
@@ -199,6 +293,7 @@ impl Backend {
         let trouble = {
             let mut state = self.state();
             state.requests += 1;
+            *state.ops.entry(op.to_string()).or_default() += 1;
             state.trouble.as_ref().and_then(|choose| choose(state.requests, op, key))
         };
         match trouble {
@@ -240,17 +335,23 @@ impl Backend {
         }
         let sha256 = (!state.defects.knows_no_checksums)
             .then(|| data_encoding::BASE64.encode(&Sha256::digest(&bytes)));
-        let version = Version { bytes: Arc::new(bytes), sha256, deleted: false };
-        let versions = state.objects.entry(input.key.clone()).or_default();
-        versions.push(version.clone());
-        Ok(version)
+        let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
+        let kept = state.wanted(mode, input.object_lock_retain_until_date.as_ref())?;
+        let version = Version {
+            sha256,
+            kept: kept.filter(|_| !state.defects.forgets_locks),
+            storage_class: input.storage_class.as_ref().map(|class| class.as_str().to_string()),
+            sse: input.server_side_encryption.as_ref().map(|sse| sse.as_str().to_string()),
+            ..plain(&bytes)
+        };
+        Ok(state.push(&input.key, version))
     }
 
-    fn find(&self, bucket: &str, key: &str) -> S3Result<Version> {
+    fn find(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<Version> {
         if bucket != BUCKET {
             return Err(fail("NoSuchBucket", 404));
         }
-        self.state().newest(key).cloned().ok_or_else(|| fail("NoSuchKey", 404))
+        self.state().version(key, id).cloned()
     }
 }
 
@@ -272,6 +373,7 @@ impl S3 for Backend {
         }
         let output = PutObjectOutput {
             e_tag: Some(version.etag()),
+            version_id: self.state().versioned.then_some(version.id.clone()),
             checksum_sha256: version.sha256,
             ..PutObjectOutput::default()
         };
@@ -281,7 +383,7 @@ impl S3 for Backend {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         let trouble = self.trouble("get", &input.key).await?;
-        let version = self.find(&input.bucket, &input.key)?;
+        let version = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
         let whole = version.bytes.len() as u64;
         let ignored = self.state().defects.ignores_ranges;
         let range = match input.range.as_ref().filter(|_| !ignored) {
@@ -316,7 +418,7 @@ impl S3 for Backend {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = request.input;
         self.trouble("head", &input.key).await?;
-        let version = self.find(&input.bucket, &input.key)?;
+        let version = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
         let output = HeadObjectOutput {
             content_length: length(version.bytes.len()),
             e_tag: Some(version.etag()),
@@ -375,14 +477,8 @@ impl S3 for Backend {
         if state.defects.forbids_delete {
             return Err(fail("AccessDenied", 403));
         }
-        if state.versioned {
-            let marker = Version { bytes: Arc::default(), sha256: None, deleted: true };
-            if let Some(versions) = state.objects.get_mut(&input.key) {
-                versions.push(marker);
-            }
-        } else {
-            state.objects.remove(&input.key);
-        }
+        let bypass = input.bypass_governance_retention.unwrap_or(false);
+        state.delete(&input.key, input.version_id.as_deref(), bypass)?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -419,5 +515,58 @@ impl S3 for Backend {
         Ok(S3Response::new(GetObjectLockConfigurationOutput {
             object_lock_configuration: Some(configuration),
         }))
+    }
+
+    async fn list_object_versions(
+        &self,
+        request: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let input = request.input;
+        self.trouble("versions", input.prefix.as_deref().unwrap_or_default()).await?;
+        if input.bucket != BUCKET {
+            return Err(fail("NoSuchBucket", 404));
+        }
+        Ok(S3Response::new(self.state().list_versions(&input)))
+    }
+
+    async fn put_object_retention(
+        &self,
+        request: S3Request<PutObjectRetentionInput>,
+    ) -> S3Result<S3Response<PutObjectRetentionOutput>> {
+        let input = request.input;
+        self.trouble("retain", &input.key).await?;
+        let mut state = self.state();
+        let retention = input.retention.expect("a retention");
+        let mode = retention.mode.as_ref().map(ObjectLockRetentionMode::as_str);
+        let wanted = state.wanted(mode, retention.retain_until_date.as_ref())?;
+        let id = state.version(&input.key, input.version_id.as_deref())?.id.clone();
+        let was = state.version(&input.key, Some(&id))?.kept.clone();
+        let bypass = input.bypass_governance_retention.unwrap_or(false);
+        state.may_change(was.as_ref(), wanted.as_ref(), bypass)?;
+        let versions = state.objects.get_mut(&input.key).into_iter().flatten();
+        for version in versions.filter(|version| version.id == id) {
+            version.kept.clone_from(&wanted);
+        }
+        Ok(S3Response::new(PutObjectRetentionOutput::default()))
+    }
+
+    async fn get_object_retention(
+        &self,
+        request: S3Request<GetObjectRetentionInput>,
+    ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
+        let input = request.input;
+        self.trouble("retention", &input.key).await?;
+        let state = self.state();
+        let version = state.version(&input.key, input.version_id.as_deref())?;
+        let Some(kept) = &version.kept else { return Err(fail("NoSuchObjectLockConfiguration", 404)) };
+        let mode = match kept.compliance {
+            true => ObjectLockRetentionMode::COMPLIANCE,
+            false => ObjectLockRetentionMode::GOVERNANCE,
+        };
+        let retention = ObjectLockRetention {
+            mode: Some(ObjectLockRetentionMode::from_static(mode)),
+            retain_until_date: Some(timestamp(kept.until)),
+        };
+        Ok(S3Response::new(GetObjectRetentionOutput { retention: Some(retention) }))
     }
 }

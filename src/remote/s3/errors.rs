@@ -25,7 +25,7 @@ where
                 (code, Some(message)) => format!("{} ({})", printable(message), printable(code)),
                 (code, None) => printable(code),
             };
-            with(kind_of(code, status), &text)
+            with(lock_trouble(meta.message()).unwrap_or_else(|| kind_of(code, status)), &text)
         }
         SdkError::TimeoutError(_) => with(ErrorKind::Timeout, "no answer in time"),
         other => {
@@ -48,6 +48,19 @@ where
                 _ => with(ErrorKind::Unavailable, &last),
             }
         }
+    }
+}
+
+/// Troubles with Object Lock have codes that mean many things (InvalidRequest, InvalidArgument); endpoints agree on the
+/// words.
+fn lock_trouble(message: Option<&str>) -> Option<ErrorKind> {
+    let text = message?.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().all(|word| text.contains(word));
+    match () {
+        () if has(&["retain", "date", "must be in the future"]) => Some(ErrorKind::ClockSkew),
+        () if has(&["bucket is missing", "object", "lock"]) => Some(ErrorKind::NoObjectLock),
+        () if has(&["worm protected"]) => Some(ErrorKind::Denied),
+        () => None,
     }
 }
 
@@ -140,6 +153,20 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn troubles_with_object_lock_are_known_by_their_words() {
+        for (message, kind) in [
+            ("The retain until date must be in the future!", Some(ErrorKind::ClockSkew)),
+            ("Bucket is missing Object Lock Configuration", Some(ErrorKind::NoObjectLock)),
+            ("Bucket is missing ObjectLockConfiguration", Some(ErrorKind::NoObjectLock)),
+            ("Object is WORM protected and cannot be overwritten", Some(ErrorKind::Denied)),
+            ("Invalid argument", None),
+        ] {
+            assert_eq!(lock_trouble(Some(message)), kind, "{message}");
+        }
+        assert_eq!(lock_trouble(None), None);
+    }
 
     #[test]
     fn codes_and_statuses_have_their_kinds() {

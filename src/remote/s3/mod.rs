@@ -4,12 +4,16 @@
 //! `x-amz-checksum-sha256`, and signed as the body's hash), and what the endpoint says it stored is compared with it. One
 //! that keeps no SHA-256 is judged by its MD5 (ETag), and one that keeps neither by reading the object back.
 //!
+//! Where objects are locked, each put sets its retention, and everything is read by version: see `versions`.
+//!
 //! A pack has at most 1 GiB, so an object is one request: no multipart uploads, which can't be conditional everywhere, keep
 //! checksums of parts only, and leave parts that cost money when they are given up.
 
 mod body;
 mod client;
 mod errors;
+mod retain;
+mod versions;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,11 +32,14 @@ use tokio::runtime::Runtime;
 
 use super::location::Settings;
 use super::{
-    Answer, Checksum, ErrorKind, Features, Key, Listed, Meta, Page, Put, Remote, RemoteError, Result, Source,
-    check_replaceable, conflict, for_each_piece, stored_checksum,
+    Answer, Checksum, ErrorKind, Features, Findings, Key, Listed, Lock, Locked, Meta, Page, Put, Remote,
+    RemoteError, Result, Retention, Source, Version, check_replaceable, conflict, for_each_piece,
+    stored_checksum,
 };
+use crate::env::Env;
 use body::{BoundResponse, SignBody, stream};
 use errors::classify;
+use versions::{Known, may_change};
 
 /// The longest time until an answer to a request with no body.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -40,6 +47,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 const RESPONSE_MAX: usize = 8 << 20;
 /// Names in one page.
 const PAGE: i32 = 1000;
+/// A name is deleted by so many times as many versions as are looked at together.
+const DELETE_ROUNDS_MAX: usize = 1 << 10;
 /// Objects with names like this go to the storage class that was chosen; everything else stays where it can be read at once.
 const PACKS: &str = "packs/";
 
@@ -57,6 +66,12 @@ pub struct S3Remote {
     times: Times,
     /// The endpoint has said that it knows no conditional create: existing names are looked up first instead.
     unconditional: AtomicBool,
+    lock: Option<Lock>,
+    place: String,
+    env: Arc<dyn Env>,
+    /// The endpoint was seen to keep what was locked.
+    lock_proved: AtomicBool,
+    known: Known,
 }
 
 /// How patient to be.
@@ -79,7 +94,13 @@ impl S3Remote {
     ///
     /// # Errors
     /// `Misconfigured`, `NoCredentials`, `UnsafeFile`.
-    pub fn open(settings: &Settings, bucket: &str, prefix: &str, times: Times) -> Result<Self> {
+    pub fn open(
+        settings: &Settings,
+        bucket: &str,
+        prefix: &str,
+        times: Times,
+        env: Arc<dyn Env>,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3")
@@ -98,6 +119,11 @@ impl S3Remote {
             sse_kms_key_id: settings.sse_kms_key_id.clone(),
             times,
             unconditional: AtomicBool::new(false),
+            lock: settings.lock,
+            place: settings.place(),
+            env,
+            lock_proved: AtomicBool::new(false),
+            known: Known::default(),
         })
     }
 
@@ -131,6 +157,7 @@ impl S3Remote {
         key: &Key,
         body: &Arc<dyn Source>,
         checksum: &Checksum,
+        retention: Option<&Retention>,
     ) -> Result<PutObjectFluentBuilder> {
         let len = i64::try_from(body.len())
             .map_err(|_| RemoteError::new(ErrorKind::Local, format!("{key} is too long")))?;
@@ -145,7 +172,9 @@ impl S3Remote {
             .checksum_sha256(data_encoding::BASE64.encode(&checksum.0))
             .set_storage_class(class)
             .set_server_side_encryption(self.sse.clone())
-            .set_ssekms_key_id(self.sse_kms_key_id.clone()))
+            .set_ssekms_key_id(self.sse_kms_key_id.clone())
+            .set_object_lock_mode(retention.map(|retention| retain::put_mode(retention.mode)))
+            .set_object_lock_retain_until_date(retention.map(|retention| retain::date(retention.until))))
     }
 
     fn send_put(
@@ -161,7 +190,7 @@ impl S3Remote {
             let request = request.body(stream(body)).customize();
             request.interceptor(SignBody(*checksum)).interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
-        self.wait(&what, body.len(), call, |e| classify(&what, e))
+        self.wait(&what, body.len(), call, |e| classify(&what, e)).map_err(|e| self.explain_clock(e))
     }
 
     /// Compares what the endpoint says it stored with what was sent.
@@ -204,81 +233,8 @@ impl S3Remote {
             };
         if same { Ok(Put::Same) } else { Err(conflict(key)) }
     }
-}
 
-fn md5_of(body: &dyn Source) -> Result<String> {
-    let mut hasher = Md5::new();
-    for_each_piece(body, &mut |piece| {
-        hasher.update(piece);
-        Ok(())
-    })
-    .map_err(|e| RemoteError::source(&e))?;
-    Ok(data_encoding::HEXLOWER.encode(&hasher.finalize()))
-}
-
-fn decode_checksum(text: &str) -> Option<Checksum> {
-    let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(Checksum)
-}
-
-impl Remote for S3Remote {
-    fn url(&self) -> String {
-        self.url.clone()
-    }
-
-    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
-        let mut request = self.put_request(key, body, checksum)?;
-        if self.unconditional.load(Ordering::Relaxed) {
-            match self.same(key, body.as_ref(), checksum) {
-                Err(e) if e.kind == ErrorKind::NotFound => {}
-                other => return other,
-            }
-        } else {
-            request = request.if_none_match("*");
-        }
-        match self.send_put(key, request, body, checksum) {
-            Ok(answer) => {
-                self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)?;
-                Ok(Put::Created)
-            }
-            Err(e) if e.kind == ErrorKind::Conflict => self.same(key, body.as_ref(), checksum),
-            Err(e)
-                if e.kind == ErrorKind::Unsupported && !self.unconditional.swap(true, Ordering::Relaxed) =>
-            {
-                tracing::warn!(url = %self.url, "the endpoint knows no conditional create");
-                self.put_if_absent(key, body, checksum)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
-        let what = format!("reading {key}");
-        let call = async {
-            let request = self.client.head_object().bucket(&self.bucket).key(self.name(key)).customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
-        };
-        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
-        let Some(tag) = head.e_tag() else {
-            let text =
-                format!("{key}: the endpoint gives objects no ETag, so that they can't be replaced safely");
-            return Err(RemoteError::new(ErrorKind::Unsupported, text));
-        };
-        let len = u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0);
-        check_replaceable(key, len)?;
-        if stored_checksum(self, key, len)? != *was {
-            return Err(conflict(key));
-        }
-        // The tag that was there before the bytes were read: who changed them in between is found out.
-        let request = self.put_request(key, body, checksum)?.if_match(tag);
-        let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
-            ErrorKind::Conflict => conflict(key),
-            _ => e,
-        })?;
-        self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
-    }
-
-    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
+    fn get_version(&self, key: &Key, range: Range<u64>, version: Option<&str>) -> Result<Vec<u8>> {
         let want = range.end.saturating_sub(range.start);
         if want == 0 {
             return Ok(Vec::new());
@@ -294,6 +250,7 @@ impl Remote for S3Remote {
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .range(format!("bytes={}-{}", range.start, range.end - 1))
+                .set_version_id(version.map(String::from))
                 .customize();
             let limit = size.max(RESPONSE_MAX);
             let mut answer =
@@ -324,7 +281,7 @@ impl Remote for S3Remote {
         self.wait(&what, want, call, |e| e)
     }
 
-    fn head(&self, key: &Key) -> Result<Meta> {
+    fn head_version(&self, key: &Key, version: Option<&str>) -> Result<Meta> {
         let what = format!("looking at {key}");
         let call = async {
             let request = self
@@ -333,6 +290,7 @@ impl Remote for S3Remote {
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .checksum_mode(ChecksumMode::Enabled)
+                .set_version_id(version.map(String::from))
                 .customize();
             request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
@@ -342,7 +300,118 @@ impl Remote for S3Remote {
         Ok(Meta { len, checksum: head.checksum_sha256().and_then(decode_checksum) })
     }
 
+    fn delete_version(&self, key: &Key, version: Option<&str>) -> Result<()> {
+        let what = format!("deleting {key}");
+        let call = async {
+            let request = self
+                .client
+                .delete_object()
+                .bucket(&self.bucket)
+                .key(self.name(key))
+                .set_version_id(version.map(String::from))
+                .customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        match self.wait(&what, 0, call, |e| classify(&what, e)) {
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+fn md5_of(body: &dyn Source) -> Result<String> {
+    let mut hasher = Md5::new();
+    for_each_piece(body, &mut |piece| {
+        hasher.update(piece);
+        Ok(())
+    })
+    .map_err(|e| RemoteError::source(&e))?;
+    Ok(data_encoding::HEXLOWER.encode(&hasher.finalize()))
+}
+
+fn decode_checksum(text: &str) -> Option<Checksum> {
+    let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok()?;
+    bytes.try_into().ok().map(Checksum)
+}
+
+impl Remote for S3Remote {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
+        // Under a delete marker a name looks free.
+        if self.known.get(key).is_some() && !may_change(key.as_str()) {
+            return self.same(key, body.as_ref(), checksum);
+        }
+        let retention = self.retention_now();
+        let mut request = self.put_request(key, body, checksum, retention.as_ref())?;
+        if self.unconditional.load(Ordering::Relaxed) {
+            match self.same(key, body.as_ref(), checksum) {
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                other => return other,
+            }
+        } else {
+            request = request.if_none_match("*");
+        }
+        match self.send_put(key, request, body, checksum) {
+            Ok(answer) => {
+                self.was_put(key, answer.version_id(), body.len(), retention.as_ref())?;
+                self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)?;
+                Ok(Put::Created)
+            }
+            Err(e) if e.kind == ErrorKind::Conflict => self.same(key, body.as_ref(), checksum),
+            Err(e)
+                if e.kind == ErrorKind::Unsupported && !self.unconditional.swap(true, Ordering::Relaxed) =>
+            {
+                tracing::warn!(url = %self.url, "the endpoint knows no conditional create");
+                self.put_if_absent(key, body, checksum)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
+        if self.lock.is_some() {
+            return self.replace_locked(key, was, body, checksum);
+        }
+        let what = format!("reading {key}");
+        let call = async {
+            let request = self.client.head_object().bucket(&self.bucket).key(self.name(key)).customize();
+            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+        };
+        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let Some(tag) = head.e_tag() else {
+            let text =
+                format!("{key}: the endpoint gives objects no ETag, so that they can't be replaced safely");
+            return Err(RemoteError::new(ErrorKind::Unsupported, text));
+        };
+        let len = u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0);
+        check_replaceable(key, len)?;
+        if stored_checksum(self, key, len)? != *was {
+            return Err(conflict(key));
+        }
+        // The tag that was there before the bytes were read: who changed them in between is found out.
+        let request = self.put_request(key, body, checksum, None)?.if_match(tag);
+        let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
+            ErrorKind::Conflict => conflict(key),
+            _ => e,
+        })?;
+        self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
+    }
+
+    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
+        self.with_version(key, |version| self.get_version(key, range.clone(), version))
+    }
+
+    fn head(&self, key: &Key) -> Result<Meta> {
+        self.with_version(key, |version| self.head_version(key, version))
+    }
+
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
+        if self.lock.is_some() {
+            return self.list_versions_page(prefix, after);
+        }
         let what = format!("listing {prefix:?}");
         let call = async {
             let start = (!after.is_empty()).then(|| format!("{}{after}", self.prefix));
@@ -374,15 +443,21 @@ impl Remote for S3Remote {
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
-        let what = format!("deleting {key}");
-        let call = async {
-            let request = self.client.delete_object().bucket(&self.bucket).key(self.name(key)).customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
-        };
-        match self.wait(&what, 0, call, |e| classify(&what, e)) {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-            other => other.map(|_| ()),
+        if self.lock.is_none() {
+            return self.delete_version(key, None);
         }
+        self.known.forget(key);
+        for _ in 0..DELETE_ROUNDS_MAX {
+            // The oldest one first: while that is retained nothing is deleted.
+            let ids = self.some_versions(key)?;
+            if ids.is_empty() {
+                return Ok(());
+            }
+            for id in ids {
+                self.delete_version(key, Some(&id))?;
+            }
+        }
+        Err(RemoteError::new(ErrorKind::Corrupt, format!("{key} has ever more versions")))
     }
 
     fn features(&self) -> Result<Features> {
@@ -422,6 +497,46 @@ impl Remote for S3Remote {
         let verification =
             "a SHA-256 goes with every object, and is compared with what the endpoint stored".into();
         Ok(Features { create_only, versioning, object_lock, verification })
+    }
+
+    fn lock(&self) -> Option<Locked> {
+        self.lock.map(|lock| Locked { lock, place: self.place.clone(), now: self.env.now() })
+    }
+
+    fn require_lock(&self) -> Result<()> {
+        match self.lock {
+            Some(_) => self.check_lock(),
+            None => Ok(()),
+        }
+    }
+
+    fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
+        match version {
+            Some(version) => self.ask_retention(key, version),
+            None => self.ask_retention(key, &self.ours(key)?.id),
+        }
+    }
+
+    fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
+        if let Some(version) = version {
+            return self.set_retention(key, version, retention);
+        }
+        let ours = self.ours(key)?;
+        self.set_retention(key, &ours.id, retention)?;
+        self.known.remember(key.as_str(), &ours.id, ours.len, Some(*retention));
+        Ok(())
+    }
+
+    fn known_retention(&self, key: &Key) -> Option<Retention> {
+        self.known.get(key).and_then(|ours| ours.retention)
+    }
+
+    fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
+        self.all_versions(key, max)
+    }
+
+    fn findings(&self) -> Findings {
+        self.known.findings()
     }
 }
 

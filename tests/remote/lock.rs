@@ -1,0 +1,323 @@
+//! Object Lock at the level of objects: what is put is locked, what is read is ours whatever lies over it, and a place that
+//! does not lock is found out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom::env::{Env, TestEnv};
+use strongroom::remote::{
+    self, ErrorKind, Lock, LockMode, OpenOptions, Put, Remote, Retention, Settings, Verdict,
+};
+
+use super::s3_server::{Defects, Server};
+use super::{key, names, once, pattern, put, s3_settings};
+
+const DAY: i64 = 86_400;
+const PACK: &str = "packs/aa/one";
+const AT: &str = "some/vault/packs/aa/one";
+
+/// A bucket with Object Lock, a remote that locks for 30 days, and one clock for both.
+struct World {
+    server: Server,
+    settings: Settings,
+    env: Arc<TestEnv>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(mode: LockMode) -> Self {
+        let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
+        server.set_bucket(true, true);
+        let lock = Some(Lock { mode, days: 30 });
+        let settings = Settings { lock, ..s3_settings(&server, dir.path()) };
+        let world = Self { server, settings, env: Arc::new(TestEnv::new(3)), _dir: dir };
+        world.advance(0);
+        world
+    }
+
+    fn now(&self) -> i64 {
+        self.env.now().secs
+    }
+
+    fn advance(&self, days: u64) {
+        self.env.advance(Duration::from_secs(days * 86_400));
+        self.server.set_clock(self.now());
+    }
+
+    fn options(&self) -> OpenOptions {
+        OpenOptions { env: Arc::clone(&self.env) as Arc<dyn Env>, ..once() }
+    }
+
+    /// As another process would.
+    fn open(&self) -> Arc<dyn Remote> {
+        remote::open(&self.settings, &self.options()).unwrap()
+    }
+}
+
+fn read(remote: &dyn Remote, name: &str) -> Vec<u8> {
+    remote::read(remote, &key(name), 1 << 20).unwrap()
+}
+
+#[test]
+fn everything_that_is_put_is_locked() {
+    for (mode, compliance) in [(LockMode::Governance, false), (LockMode::Compliance, true)] {
+        let world = World::new(mode);
+        let remote = world.open();
+        for name in [PACK, "snapshots/0000000001-ab", "vault.json"] {
+            assert_eq!(put(remote.as_ref(), name, b"bytes").unwrap(), Put::Created);
+            let kept = world.server.kept(&format!("some/vault/{name}")).unwrap();
+            assert_eq!(kept.compliance, compliance);
+            assert!((kept.until - (world.now() + 33 * DAY)).abs() < 5, "30 days and a tenth: {kept:?}");
+        }
+        // What replaces the header is locked too, and what it replaced stays.
+        let (was, now) = (remote::Checksum::of(b"bytes"), remote::Checksum::of(b"newer"));
+        remote.replace(&key("vault.json"), &was, &remote::Bytes::source(*b"newer"), &now).unwrap();
+        let versions = world.server.versions("some/vault/vault.json");
+        assert!(versions.len() == 2 && versions.iter().all(|version| version.kept.is_some()));
+    }
+}
+
+#[test]
+fn storage_class_and_encryption_go_with_every_put() {
+    let world = World::new(LockMode::Governance);
+    for lock in [None, world.settings.lock] {
+        let settings = Settings {
+            url: format!("s3://backups/{}", if lock.is_some() { "locked" } else { "plain" }),
+            storage_class: Some("STANDARD_IA".into()),
+            sse: Some("AES256".into()),
+            lock,
+            ..world.settings.clone()
+        };
+        let remote = remote::open(&settings, &world.options()).unwrap();
+        for (name, class) in
+            [(PACK, Some("STANDARD_IA")), ("snapshots/0000000001-ab", None), ("vault.json", None)]
+        {
+            put(remote.as_ref(), name, b"bytes").unwrap();
+            let versions =
+                world.server.versions(&format!("{}/{name}", &settings.url["s3://backups/".len()..]));
+            assert_eq!(versions[0].storage_class.as_deref(), class, "packs only: {name}");
+            assert_eq!(versions[0].sse.as_deref(), Some("AES256"), "{name}");
+        }
+    }
+}
+
+/// A delete marker and an overwrite hide and change nothing, and both are told.
+#[test]
+fn what_lies_over_an_object_changes_nothing() {
+    let world = World::new(LockMode::Governance);
+    let bytes = pattern(100_000, 1);
+    put(world.open().as_ref(), PACK, &bytes).unwrap();
+    put(world.open().as_ref(), "packs/bb/two", b"two").unwrap();
+    let see = |what: &str| {
+        let remote = world.open();
+        assert_eq!(names(remote.as_ref(), "packs/"), [PACK, "packs/bb/two"], "{what}");
+        assert_eq!(read(remote.as_ref(), PACK), bytes, "{what}");
+        // Also where nothing was listed before.
+        let fresh = world.open();
+        assert_eq!(fresh.head(&key(PACK)).unwrap().len, bytes.len() as u64, "{what}");
+        assert_eq!(fresh.get(&key(PACK), 50_000..50_010).unwrap(), bytes[50_000..50_010], "{what}");
+        assert_eq!(put(fresh.as_ref(), PACK, &bytes).unwrap(), Put::Same, "{what}");
+        assert_eq!(
+            put(world.open().as_ref(), PACK, b"other").unwrap_err().kind,
+            ErrorKind::Conflict,
+            "{what}"
+        );
+        let findings = remote.findings();
+        (
+            findings.hidden.count(),
+            findings.overwritten.count(),
+            findings.hidden.some(),
+            findings.overwritten.some(),
+        )
+    };
+    assert_eq!(see("nothing happened"), (0, 0, String::new(), String::new()));
+    world.server.plant(AT, b"rubbish");
+    assert_eq!(see("overwritten"), (0, 1, String::new(), PACK.into()));
+    world.server.plant(AT, &pattern(100_000, 2));
+    assert_eq!(see("by the same length"), (0, 1, String::new(), PACK.into()));
+    world.server.hide(AT);
+    // A name under a delete marker looks free to who does not ask for versions.
+    let remote = world.open();
+    assert_eq!(names(remote.as_ref(), "packs/"), [PACK, "packs/bb/two"]);
+    assert_eq!(put(remote.as_ref(), PACK, &bytes).unwrap(), Put::Same, "nothing is put over it");
+    let findings = remote.findings();
+    assert_eq!((findings.hidden.some().as_str(), findings.overwritten.some().as_str()), (PACK, PACK));
+    assert_eq!(read(remote.as_ref(), PACK), bytes);
+    // The same bytes once more are no change.
+    world.server.plant("some/vault/packs/bb/two", b"two");
+    names(remote.as_ref(), "packs/");
+    assert_eq!(remote.findings().overwritten.count(), 1);
+    // Names under which nothing of ours ever was.
+    world.server.hide("some/vault/packs/cc/never");
+    assert_eq!(names(remote.as_ref(), "packs/"), [PACK, "packs/bb/two"]);
+    assert_eq!(remote.head(&key("packs/cc/never")).unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn reading_what_was_listed_costs_no_more_requests() {
+    let world = World::new(LockMode::Governance);
+    for n in 0..20_u8 {
+        put(world.open().as_ref(), &format!("packs/aa/{n}"), &pattern(1000, n)).unwrap();
+    }
+    let remote = world.open();
+    assert_eq!(names(remote.as_ref(), "packs/").len(), 20);
+    world.server.forget_ops();
+    for n in 0..20_u8 {
+        assert_eq!(remote.get(&key(&format!("packs/aa/{n}")), 0..1000).unwrap(), pattern(1000, n));
+        remote.head(&key(&format!("packs/aa/{n}"))).unwrap();
+    }
+    assert_eq!((world.server.ops("get"), world.server.ops("head"), world.server.all_ops()), (20, 20, 40));
+    // Without a listing: one more for each name, once.
+    let fresh = world.open();
+    world.server.forget_ops();
+    for _ in 0..3 {
+        fresh.get(&key("packs/aa/7"), 0..1000).unwrap();
+    }
+    assert_eq!(world.server.all_ops(), 4);
+}
+
+/// More than a page of names, and a name with more than a page of versions.
+#[test]
+fn listings_of_versions_go_on_where_they_were() {
+    let world = World::new(LockMode::Governance);
+    for n in 0..1100 {
+        world.server.plant(&format!("some/vault/packs/aa/{n:04}"), b"x");
+    }
+    for n in 0..2500_u32 {
+        world.server.plant("some/vault/packs/aa/0500", &n.to_le_bytes());
+    }
+    let remote = world.open();
+    let expected: Vec<String> = (0..1100).map(|n| format!("packs/aa/{n:04}")).collect();
+    assert_eq!(names(remote.as_ref(), "packs/"), expected);
+    assert_eq!(names(remote.as_ref(), ""), expected);
+    assert_eq!(read(remote.as_ref(), "packs/aa/0500"), b"x", "the first of 2501");
+    assert_eq!(read(world.open().as_ref(), "packs/aa/0500"), b"x");
+    assert_eq!(remote.findings().overwritten.some(), "packs/aa/0500");
+}
+
+#[test]
+fn hostile_listings_end() {
+    let world = World::new(LockMode::Governance);
+    put(world.open().as_ref(), PACK, b"bytes").unwrap();
+    for defects in [
+        Defects { versions_in_circles: true, ..Defects::default() },
+        Defects { lists_strangers: true, ..Defects::default() },
+    ] {
+        world.server.set_defects(defects);
+        world.server.forget_ops();
+        let remote = world.open();
+        let listed = remote::list(remote.as_ref(), "packs/", &mut |_| Ok(()));
+        assert_eq!(listed.unwrap_err().kind, ErrorKind::Corrupt, "{defects:?}");
+        let empty = remote::list(remote.as_ref(), "nothing/", &mut |_| Ok(()));
+        assert_eq!(empty.unwrap_err().kind, ErrorKind::Corrupt, "{defects:?}");
+        assert!(world.server.all_ops() < 10, "{}", world.server.all_ops());
+    }
+}
+
+#[test]
+fn locks_are_lengthened_and_never_shortened() {
+    let world = World::new(LockMode::Governance);
+    let remote = world.open();
+    put(remote.as_ref(), PACK, b"bytes").unwrap();
+    let first = remote.retention(&key(PACK), None).unwrap().unwrap();
+    assert_eq!(remote.known_retention(&key(PACK)), Some(first));
+    let at = |days: i64| Retention {
+        mode: LockMode::Governance,
+        until: strongroom::env::Time { secs: world.now() + days * DAY, nanos: 0 },
+    };
+    let longer = at(60);
+    remote.retain(&key(PACK), None, &longer).unwrap();
+    assert_eq!(remote.retention(&key(PACK), None).unwrap(), Some(longer));
+    assert_eq!(remote.retain(&key(PACK), None, &at(59)).unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(remote.retention(&key(PACK), None).unwrap(), Some(longer));
+    assert_eq!(remote.delete(&key(PACK)).unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(read(remote.as_ref(), PACK), b"bytes");
+    // What is locked more strictly stays so.
+    let strict = Retention { mode: LockMode::Compliance, ..longer };
+    remote.retain(&key(PACK), None, &strict).unwrap();
+    assert_eq!(remote.retain(&key(PACK), None, &at(61)).unwrap_err().kind, ErrorKind::Denied);
+    // Afterwards it can be deleted, with all that lies over it.
+    world.server.plant(AT, b"rubbish");
+    world.server.hide(AT);
+    world.advance(61);
+    world.open().delete(&key(PACK)).unwrap();
+    assert!(names(world.open().as_ref(), "").is_empty());
+    assert_eq!(
+        remote.get(&key(PACK), 0..5).unwrap_err().kind,
+        ErrorKind::NotFound,
+        "also where it was known"
+    );
+}
+
+#[test]
+fn places_that_do_not_lock_are_refused() {
+    for (versioned, locked, word) in
+        [(false, false, "no Object Lock"), (true, false, "no Object Lock"), (false, true, "no versions")]
+    {
+        let world = World::new(LockMode::Governance);
+        world.server.set_bucket(versioned, locked);
+        let remote = world.open();
+        let error = remote.require_lock().unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NoObjectLock);
+        assert!(error.message.contains(word), "{error}");
+        let probe = remote::probe(remote.as_ref()).unwrap();
+        assert!(!probe.is_good() && probe.checks[0].name == "object-lock", "{probe:?}");
+        assert!(world.server.all_keys().is_empty(), "nothing was put");
+    }
+    // Where it can't be asked, the first put tells.
+    let world = World::new(LockMode::Governance);
+    world.server.set_bucket(true, false);
+    world.server.set_defects(Defects { forbids_questions: true, ..Defects::default() });
+    let remote = world.open();
+    remote.require_lock().unwrap();
+    assert_eq!(put(remote.as_ref(), PACK, b"x").unwrap_err().kind, ErrorKind::NoObjectLock);
+    // And one that takes locks and forgets them.
+    let world = World::new(LockMode::Governance);
+    world.server.set_defects(Defects { forgets_locks: true, ..Defects::default() });
+    let error = put(world.open().as_ref(), PACK, b"x").unwrap_err();
+    assert!(error.kind == ErrorKind::NoObjectLock && error.message.contains("not at all"), "{error}");
+    assert!(!remote::probe(world.open().as_ref()).unwrap().is_good());
+}
+
+#[test]
+fn a_clock_that_is_behind_is_said_to_be() {
+    let world = World::new(LockMode::Governance);
+    world.server.set_clock(world.now() + 400 * DAY);
+    let remote = world.open();
+    let error = put(remote.as_ref(), PACK, b"x").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ClockSkew, "{error}");
+    assert!(error.message.contains("this machine's clock says 2026-11-21T"), "{error}");
+    assert!(world.server.all_keys().is_empty());
+}
+
+#[test]
+fn a_test_says_what_a_place_does_with_locks() {
+    let verdicts = |world: &World| {
+        let probe = remote::probe(world.open().as_ref()).unwrap();
+        let of = move |name: &str| {
+            probe
+                .checks
+                .iter()
+                .find(|check| check.name == name)
+                .map_or(Verdict::NotApplicable, |check| check.verdict)
+        };
+        ["retention", "no-shortening", "no-delete", "delete-markers", "overwritten"].map(of)
+    };
+    use Verdict::{No, Yes};
+    for mode in [LockMode::Governance, LockMode::Compliance] {
+        let world = World::new(mode);
+        assert_eq!(verdicts(&world), [Yes; 5], "{mode:?}");
+        put(world.open().as_ref(), PACK, b"bytes").unwrap();
+        // Again, also much later, and with a test object that somebody deleted.
+        world.advance(90);
+        world.server.hide("some/vault/strongroom-test");
+        assert_eq!(verdicts(&world), [Yes; 5], "{mode:?}");
+        world.server.hide(AT);
+        assert_eq!(verdicts(&world), [Yes, Yes, Yes, No, Yes]);
+        world.server.plant(AT, b"rubbish");
+        assert_eq!(verdicts(&world), [Yes, Yes, Yes, Yes, No]);
+    }
+    let world = World::new(LockMode::Compliance);
+    world.server.set_defects(Defects { breaks_locks: true, ..Defects::default() });
+    assert_eq!(verdicts(&world)[1..3], [No, No]);
+}

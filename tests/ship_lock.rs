@@ -1,0 +1,651 @@
+//! Shipping to a bucket with Object Lock: what the snapshots need stays locked, at few requests, with credentials that can't
+//! delete; and whatever somebody puts over it, it is there, restores, and is told.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use strongroom::disk::{Disk, RealDisk};
+use strongroom::env::{Env, TestEnv};
+use strongroom::format::Header;
+use strongroom::remote::{self, ErrorKind, Lock, LockMode, OpenOptions, Remote, Settings};
+use strongroom::ship::{self, Cursor, Report, ShipError, ShipOptions};
+
+use crate::common::{Finished, Sandbox};
+use crate::remote::iam::Policy;
+use crate::remote::s3_lock::User;
+use crate::remote::s3_server::{BUCKET, Defects, Server};
+use crate::remote::{key, once, pattern, s3_settings, s3_settings_of};
+
+const DAY: i64 = 86_400;
+const DAYS: i64 = 30;
+const PREFIX: &str = "some/vault";
+
+/// A vault, a bucket with Object Lock, and one clock for what this process and the server do. (The binary has the real one.)
+struct World {
+    sandbox: Sandbox,
+    server: Server,
+    env: Arc<TestEnv>,
+    settings: Settings,
+}
+
+impl World {
+    fn new() -> Self {
+        let sandbox = Sandbox::with_vault();
+        fs::create_dir(sandbox.path("source")).unwrap();
+        let server = Server::start();
+        server.set_bucket(true, true);
+        let lock = Some(Lock { mode: LockMode::Compliance, days: DAYS as u32 });
+        let settings = Settings { lock, ..s3_settings(&server, &sandbox.path("")) };
+        Self { sandbox, server, env: Arc::new(TestEnv::new(5)), settings }
+    }
+
+    /// Moves both clocks, and takes the server off the real one.
+    fn advance(&self, days: u64) {
+        self.env.advance(Duration::from_secs(days * 86_400));
+        self.server.set_clock(self.env.now().secs);
+    }
+
+    fn vault(&self) -> &'static str {
+        self.sandbox.vault_str()
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(RealDisk::open(&self.sandbox.vault()).unwrap())
+    }
+
+    fn snapshot(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.sandbox.path("source").join(name), bytes).unwrap();
+        self.sandbox.keyed(&["import", self.vault(), &self.sandbox.str("source")]).ok();
+    }
+
+    fn remote(&self) -> Arc<dyn Remote> {
+        self.remote_by(&self.settings)
+    }
+
+    fn remote_by(&self, settings: &Settings) -> Arc<dyn Remote> {
+        let options = OpenOptions { env: Arc::clone(&self.env) as Arc<dyn Env>, ..once() };
+        remote::open(settings, &options).unwrap()
+    }
+
+    fn try_ship(&self, cursor: Option<&Cursor>) -> Result<(Report, Option<Cursor>), ShipError> {
+        let options = ShipOptions { jobs: 3, dry_run: false, start_over: false };
+        ship::ship(&self.disk(), &self.remote(), cursor, &options, &|_| {})
+    }
+
+    fn ship(&self) -> Report {
+        self.try_ship(None).unwrap().0
+    }
+
+    /// Adds the bucket as a remote of the vault, for the binary.
+    fn add(&self, name: &str, settings: &Settings) -> Finished {
+        let mut args = vec!["remote", "add", self.vault(), name, settings.url.as_str(), "--path-style"];
+        args.extend(["--endpoint", settings.endpoint.as_deref().unwrap()]);
+        args.extend(["--credentials-file", settings.credentials_file.as_ref().unwrap().to_str().unwrap()]);
+        let days = settings.lock.map(|lock| lock.days.to_string()).unwrap_or_default();
+        if let Some(lock) = settings.lock {
+            args.extend(["--lock-mode", lock.mode.name(), "--lock-days", &days]);
+        }
+        self.sandbox.run(args)
+    }
+
+    /// Names at the server, without the prefix.
+    fn names(&self) -> Vec<String> {
+        let names = self.server.all_keys();
+        names.iter().map(|name| name.strip_prefix("some/vault/").unwrap().to_string()).collect()
+    }
+
+    fn at(name: &str) -> String {
+        format!("{PREFIX}/{name}")
+    }
+
+    fn first(&self, dir: &str) -> String {
+        self.names().into_iter().find(|name| name.starts_with(dir)).unwrap()
+    }
+
+    fn last(&self, dir: &str) -> String {
+        self.names().into_iter().rfind(|name| name.starts_with(dir)).unwrap()
+    }
+
+    /// Everything is locked for the promised time, by the server's clock.
+    #[track_caller]
+    fn all_locked(&self) {
+        let names = self.names();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            let kept = self.server.kept(&Self::at(&name)).unwrap_or_else(|| panic!("{name} is not locked"));
+            let left = kept.until - self.server.now();
+            assert!(left >= DAYS * DAY && kept.compliance, "{name}: {left} s");
+        }
+    }
+
+    /// Downloads everything as a restore does, and compares the newest snapshot with `source`.
+    #[track_caller]
+    fn restores_by(&self, settings: &Settings) {
+        let to = tempfile::tempdir_in(self.sandbox.path("")).unwrap();
+        let (copy, out) = (to.path().join("copy"), to.path().join("out"));
+        let remote = self.remote_by(settings);
+        for prefix in ["packs/", "snapshots/", "vault.json"] {
+            remote::list(remote.as_ref(), prefix, &mut |item| save(remote.as_ref(), &copy, &item.name))
+                .unwrap();
+        }
+        let source = format!("latest:{}", self.sandbox.str("source"));
+        self.sandbox.keyed(&["restore", copy.to_str().unwrap(), &source, "--to", out.to_str().unwrap()]).ok();
+        self.sandbox.tool("diff", ["-r", &self.sandbox.str("source"), out.to_str().unwrap()]).ok();
+    }
+
+    fn ledger(&self) -> PathBuf {
+        let dir = fs::read_dir(self.sandbox.vault().join("live/remotes")).unwrap();
+        let mut paths = dir.map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().is_some_and(|ext| ext == "retained")).expect("a ledger")
+    }
+}
+
+fn save(remote: &dyn Remote, to: &Path, name: &str) -> remote::Result<()> {
+    let path = to.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, remote::read(remote, &key(name), 1 << 30)?).unwrap();
+    Ok(())
+}
+
+/// A month, a snapshot and a shipment each day: everything stays locked, and few requests are made for it.
+#[test]
+fn daily_shipments_keep_everything_locked_at_few_requests() {
+    let world = World::new();
+    let (mut cursor, mut gets, mut sets, mut most) = (None, 0, 0, 0);
+    let mut objects = 0;
+    const SHIPMENTS: u64 = 31;
+    for day in 0..SHIPMENTS {
+        world.advance(1);
+        world.snapshot(&format!("day{day}"), &pattern(2000, day as u8));
+        world.server.forget_ops();
+        let (report, next) = world.try_ship(cursor.as_ref()).unwrap();
+        cursor = next;
+        world.all_locked();
+        let lock = report.lock.unwrap();
+        objects = world.names().len() as u64;
+        assert_eq!(
+            (lock.objects, lock.refused, lock.hidden_total, lock.overwritten_total),
+            (objects, 0, 0, 0)
+        );
+        assert_eq!(lock.extended, world.server.ops("retain"));
+        gets += world.server.ops("retention");
+        sets += world.server.ops("retain");
+        most = most.max(world.server.all_ops() - world.server.ops("retain") - world.server.ops("put"));
+    }
+    // An object is put with 33 days and set anew on the fourth day after, each time.
+    let bound: u64 =
+        (0..SHIPMENTS).map(|day| (SHIPMENTS - 1 - day) / 3).sum::<u64>() * (objects / SHIPMENTS + 1);
+    assert!(sets > objects && sets <= bound, "{sets} of {bound}");
+    // Four proofs of the ledger, the first put, and the header's copies once.
+    assert!(gets <= SHIPMENTS * 5 + 2, "{gets}");
+    assert!(most <= 20, "{most} requests of a daily shipment that neither send nor lock");
+    println!(
+        "{objects} objects, {SHIPMENTS} days: {sets} locks set, {gets} asked, at most {most} other requests a day"
+    );
+}
+
+/// Nothing was shipped for so long that every lock is over: the next shipment locks again.
+#[test]
+fn locks_that_ran_out_are_set_again() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(100_000, 1));
+    world.ship();
+    world.advance(100);
+    assert!(
+        world
+            .names()
+            .iter()
+            .all(|name| world.server.kept(&World::at(name)).unwrap().until < world.server.now())
+    );
+    let lock = world.ship().lock.unwrap();
+    assert_eq!((lock.extended, lock.refused), (world.names().len() as u64, 0));
+    world.all_locked();
+    // Also in the middle of the slack, and before.
+    world.advance(2);
+    assert_eq!(world.ship().lock.unwrap().extended, 0);
+    world.all_locked();
+    world.advance(2);
+    assert_eq!(world.ship().lock.unwrap().extended, world.names().len() as u64);
+    world.all_locked();
+}
+
+#[test]
+fn a_bucket_that_was_filled_before_it_was_locked_gets_locked() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(100_000, 1));
+    let settings = Settings { lock: None, ..world.settings.clone() };
+    let options = ShipOptions { jobs: 2, dry_run: false, start_over: false };
+    let (report, _) =
+        ship::ship(&world.disk(), &world.remote_by(&settings), None, &options, &|_| {}).unwrap();
+    assert!(report.lock.is_none() && world.server.kept(&World::at("vault.json")).is_none());
+    // It says first what it would do.
+    let dry = ShipOptions { dry_run: true, ..options };
+    let (report, _) = ship::ship(&world.disk(), &world.remote(), None, &dry, &|_| {}).unwrap();
+    assert!(report.lock.unwrap().extended > 0 && world.server.ops("retain") == 0);
+    assert_eq!(world.ship().lock.unwrap().extended, world.names().len() as u64);
+    world.all_locked();
+}
+
+/// The ledger saves requests, and nothing else depends on it.
+#[test]
+fn a_ledger_that_is_lost_or_lies_costs_requests_only() {
+    let world = World::new();
+    world.advance(0);
+    for n in 0..6_u8 {
+        world.snapshot("file", &pattern(50_000, n));
+        world.ship();
+    }
+    let objects = world.names().len() as u64;
+    let good = fs::read(world.ledger()).unwrap();
+    let ship = |what: &str, asked: std::ops::RangeInclusive<u64>, set: u64| {
+        world.server.forget_ops();
+        world.ship();
+        let (gets, sets) = (world.server.ops("retention"), world.server.ops("retain"));
+        assert!(asked.contains(&gets) && sets == set, "{what}: {gets} asked, {sets} set");
+        world.all_locked();
+    };
+    ship("known", 4..=4, 0);
+    fs::remove_file(world.ledger()).unwrap();
+    ship("lost", objects..=objects, 0);
+    for nonsense in [b"".as_slice(), b"{", b"[1,2]", &good[..good.len() / 2], b"\xff\xfe"] {
+        fs::write(world.ledger(), nonsense).unwrap();
+        ship("nonsense", objects..=objects, 0);
+    }
+    let mut other: Value = serde_json::from_slice(&good).unwrap();
+    other["place"] = "elsewhere".into();
+    fs::write(world.ledger(), other.to_string()).unwrap();
+    ship("of another place", objects..=objects, 0);
+    // Dates that nobody ever set.
+    let mut far: Value = serde_json::from_slice(&good).unwrap();
+    for until in far["until"].as_object_mut().unwrap().values_mut() {
+        *until = i64::MAX.into();
+    }
+    fs::write(world.ledger(), far.to_string()).unwrap();
+    ship("beyond all dates", objects..=objects, 0);
+    // It says more than is so: one proof is enough not to believe any of it.
+    fs::write(world.ledger(), &good).unwrap();
+    for name in world.names() {
+        world.server.set_kept(&World::at(&name), None);
+    }
+    ship("a lie", objects + 1..=objects + 4, objects);
+    // It says less than is so: what is set is never less than what was.
+    let before: Vec<_> =
+        world.names().iter().map(|name| world.server.kept(&World::at(name)).unwrap().until).collect();
+    let mut old: Value = serde_json::from_slice(&good).unwrap();
+    for until in old["until"].as_object_mut().unwrap().values_mut() {
+        *until = 0.into();
+    }
+    fs::write(world.ledger(), old.to_string()).unwrap();
+    world.ship();
+    for (name, before) in world.names().iter().zip(before) {
+        assert!(world.server.kept(&World::at(name)).unwrap().until >= before, "{name}");
+    }
+}
+
+/// What is locked for longer than it need be is left alone; a stricter mode is set, a weaker one is not.
+#[test]
+fn settings_that_change_never_shorten() {
+    let mut world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(100_000, 1));
+    let objects = |world: &World| world.names().len() as u64;
+    world.settings.lock = Some(Lock { mode: LockMode::Governance, days: 90 });
+    world.ship();
+    // Shorter: nothing is set.
+    world.settings.lock = Some(Lock { mode: LockMode::Governance, days: 30 });
+    let lock = world.ship().lock.unwrap();
+    assert_eq!((lock.extended, lock.refused), (0, 0));
+    // Stricter: everything is, and asked about, since what is known was of another mode. (By then 90 days would be shorter.)
+    world.settings.lock = Some(Lock { mode: LockMode::Compliance, days: 100 });
+    let lock = world.ship().lock.unwrap();
+    assert_eq!((lock.extended, lock.asked), (objects(&world), objects(&world)));
+    // Weaker: what is locked strictly stays so, and is extended so.
+    world.settings.lock = Some(Lock { mode: LockMode::Governance, days: 30 });
+    world.advance(100);
+    let lock = world.ship().lock.unwrap();
+    assert_eq!((lock.extended, lock.refused), (objects(&world), 0));
+    world.all_locked();
+}
+
+/// Packs that only removed snapshots need go free.
+#[test]
+fn what_no_snapshot_needs_is_not_locked_any_longer() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("file", &pattern(300_000, 1));
+    world.ship();
+    let old = world.names();
+    world.snapshot("file", &pattern(300_000, 2));
+    world.sandbox.keyed(&["snapshot", "delete", world.vault(), "1"]).ok();
+    world.sandbox.keyed(&["gc", world.vault()]).ok();
+    world.advance(10);
+    world.ship();
+    let (mut free, mut locked) = (0, 0);
+    for name in &old {
+        let left = world.server.kept(&World::at(name)).unwrap().until - world.server.now();
+        match left < DAYS * DAY {
+            true => free += 1,
+            false => locked += 1,
+        }
+    }
+    assert!(free >= 2 && locked >= 2, "{free} go free, {locked} stay (the header, for one): {old:?}");
+    world.restores_by(&world.settings);
+}
+
+/// Delete markers and overwrites of packs, of the newest snapshot, of the header.
+#[test]
+fn what_somebody_does_there_is_told_and_changes_nothing() {
+    let world = World::new();
+    world.snapshot("one", &pattern(300_000, 1));
+    world.add("safe", &world.settings).ok();
+    let ship = || world.sandbox.run(["ship", world.vault(), "--json"]);
+    let first = ship().json();
+    assert_eq!((&first["lock"]["hidden_total"], &first["lock"]["mode"]), (&0.into(), &"compliance".into()));
+    world.all_locked();
+    let (pack, chain) = (world.first("packs/"), world.last("snapshots/"));
+    world.server.hide(&World::at(&pack));
+    world.server.hide(&World::at(&chain));
+    let done = ship();
+    assert_eq!(done.code, 25, "{done:?}");
+    assert!(done.stderr.contains("a delete marker") && done.stderr.contains(&pack), "{done:?}");
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["lock"]["hidden"], serde_json::json!([pack, chain]));
+    assert_eq!((&report["packs"], &report["chain_files"]), (&0.into(), &0.into()), "nothing was sent again");
+    world.restores_by(&world.settings);
+    let probe = world.sandbox.run(["remote", "test", world.vault(), "safe"]);
+    assert!(probe.code == 25 && probe.stdout.contains("BAD  delete-markers"), "{probe:?}");
+    // Overwritten by others' bytes: of another length, and of the same.
+    let len = world.server.versions(&World::at(&pack))[0].bytes.len();
+    world.server.plant(&World::at(&pack), b"rubbish");
+    world.server.plant(&World::at(&chain), &vec![0; len]);
+    world.server.plant(&World::at("vault.json"), b"{}");
+    world.server.hide(&World::at("vault.json.bak"));
+    // The next snapshot goes there all the same.
+    world.snapshot("two", &pattern(100_000, 2));
+    let done = ship();
+    assert_eq!(done.code, 25, "{done:?}");
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["lock"]["overwritten"], serde_json::json!([pack, chain, "vault.json"]), "{report}");
+    assert_eq!(report["lock"]["hidden"], serde_json::json!(["vault.json.bak"]), "{report}");
+    assert_eq!((&report["chain_files"], &report["headers"]), (&1.into(), &0.into()), "{report}");
+    world.all_locked();
+    world.restores_by(&world.settings);
+    let said = world.sandbox.run(["ship", world.vault()]).fails(25);
+    assert!(said.contains("somebody wrote over 3 objects"), "{said}");
+}
+
+fn forged(bytes: &[u8], change: impl FnOnce(&mut Header)) -> Vec<u8> {
+    let mut header = Header::parse(bytes).unwrap().header;
+    change(&mut header);
+    header.encode(|_| [7; 32])
+}
+
+/// Whose header counts.
+#[test]
+fn headers_of_others_do_not_hide_ours() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(10_000, 1));
+    world.ship();
+    let ours = || fs::read(world.sandbox.vault().join("vault.json")).unwrap();
+    let read = || remote::read(world.remote().as_ref(), &key("vault.json"), 1 << 20).unwrap();
+    let first = ours();
+    let change_keys = |name: &str| {
+        let out = world.sandbox.str(name);
+        world.sandbox.keyed(&["key", "add", world.vault(), "--new-recovery-key-out", &out]).ok();
+    };
+    // Keys are changed: what is newer counts.
+    change_keys("new1.txt");
+    assert_eq!(world.ship().headers, 2);
+    assert_eq!((read(), ours() == first), (ours(), false));
+    assert_eq!(world.ship().lock.unwrap().overwritten_total, 0, "a newer header is no overwrite");
+    let second = ours();
+    // Older, of another vault, of the same generation with other slots, longer than any, no header at all.
+    let at = World::at("vault.json");
+    world.server.plant(&at, &first);
+    world.server.plant(&at, &forged(&second, |header| header.signing_key[0] ^= 1));
+    world.server.plant(&at, &forged(&second, |header| header.created = "2001-01-01T00:00:00Z".into()));
+    world.server.plant(&at, &vec![b'x'; 300 << 10]);
+    world.server.plant(&at, b"not a header");
+    assert_eq!(read(), second);
+    let lock = world.ship().lock.unwrap();
+    assert_eq!(lock.overwritten, ["vault.json"]);
+    world.all_locked();
+    // A forged newer one can't be told from a true one without a key. It is told, ours is there and stays locked, and
+    // changes of keys still arrive.
+    world.server.plant(&at, &forged(&second, |header| header.generation += 1000));
+    let lock = world.ship().lock.unwrap();
+    assert_eq!(lock.overwritten, ["vault.json"]);
+    change_keys("new2.txt");
+    let report = world.ship();
+    assert_eq!((report.headers, report.lock.unwrap().overwritten), (2, vec!["vault.json".to_string()]));
+    let third = ours();
+    let versions = world.remote().versions(&key("vault.json"), 1 << 20).unwrap();
+    let place = |bytes: &[u8]| versions.iter().position(|version| version.bytes == bytes).unwrap();
+    assert_eq!((place(&third), place(&second)), (1, 2), "next after the forged one, then by generation");
+    assert!(versions.iter().find(|version| version.latest).unwrap().bytes == third);
+    let report = world.ship();
+    assert_eq!((report.headers, report.lock.unwrap().overwritten_total), (0, 1), "once is enough");
+    let locked = world.server.versions(&at);
+    let ours = locked.iter().find(|version| *version.bytes == third).unwrap();
+    assert!(ours.kept.as_ref().unwrap().until - world.server.now() >= DAYS * DAY);
+    // The other copy was left alone: it is read as it should be.
+    assert_eq!(remote::read(world.remote().as_ref(), &key("vault.json.bak"), 1 << 20).unwrap(), third);
+}
+
+#[test]
+fn a_bucket_without_object_lock_is_refused_before_anything_is_put() {
+    let world = World::new();
+    world.snapshot("one", b"1");
+    world.add("safe", &world.settings).ok();
+    for (versioned, locked) in [(false, false), (true, false), (false, true)] {
+        world.server.set_bucket(versioned, locked);
+        let said = world.sandbox.run(["ship", world.vault()]).fails(24);
+        assert!(said.contains("nothing was sent") && said.contains("contrib/iam/README.md"), "{said}");
+        world.sandbox.run(["ship", world.vault(), "--extend-only"]).fails(24);
+        let probe = world.sandbox.run(["remote", "test", world.vault(), "safe"]);
+        assert!(probe.code == 25 && probe.stdout.contains("BAD  object-lock"), "{probe:?}");
+        assert!(world.server.all_keys().is_empty());
+    }
+    // The bucket says nothing, takes everything, and locks nothing.
+    world.server.set_bucket(true, true);
+    world.server.set_defects(Defects { forgets_locks: true, ..Defects::default() });
+    let said = world.sandbox.run(["ship", world.vault()]).fails(24);
+    assert!(said.contains("keeps it not at all"), "{said}");
+    world.server.set_defects(Defects::default());
+    // A remote that is not to lock has nothing to extend.
+    world.add("plain", &Settings { lock: None, ..world.settings.clone() }).ok();
+    let said = world.sandbox.run(["ship", world.vault(), "--to", "plain", "--extend-only"]).fails(24);
+    assert!(said.contains("not locked"), "{said}");
+}
+
+#[test]
+fn a_clock_that_is_behind_locks_nothing() {
+    let world = World::new();
+    world.server.set_clock(world.env.now().secs + 400 * DAY);
+    world.snapshot("one", b"1");
+    match world.try_ship(None).unwrap_err() {
+        ShipError::Remote(error) => {
+            assert_eq!(error.kind, ErrorKind::ClockSkew);
+            assert!(error.message.contains("this machine's clock says"), "{error}");
+        }
+        other => panic!("{other}"),
+    }
+    assert!(world.server.all_keys().is_empty());
+}
+
+#[test]
+fn locks_are_remembered_and_shown() {
+    let world = World::new();
+    world.add("safe", &world.settings).ok();
+    let list = world.sandbox.run(["remote", "list", world.vault(), "--json"]).json();
+    assert_eq!(list[0]["lock"], serde_json::json!({"mode": "compliance", "days": 30}));
+    let said = world.sandbox.run(["remote", "list", world.vault()]).ok();
+    assert!(said.contains("locked for 30 days (compliance)"), "{said}");
+    let add = |more: &[&str]| {
+        let args = ["remote", "add", world.vault(), "x", "s3://bucket/x"];
+        world.sandbox.run(args.iter().chain(more))
+    };
+    for wrong in [
+        ["--lock-days", "30"].as_slice(),
+        &["--lock-mode", "governance"],
+        &["--lock-mode", "forever", "--lock-days", "30"],
+        &["--lock-mode", "governance", "--lock-days", "0"],
+        &["--lock-mode", "governance", "--lock-days", "3651"],
+    ] {
+        add(wrong).fails(2);
+    }
+    let file =
+        ["remote", "add", world.vault(), "y", "file:///x", "--lock-mode", "governance", "--lock-days", "3"];
+    assert!(world.sandbox.run(file).fails(2).contains("--lock-mode means nothing"));
+    // Who forgets a remote forgets what is locked there.
+    world.snapshot("one", b"1");
+    world.sandbox.run(["ship", world.vault()]).ok();
+    let ledger = world.ledger();
+    assert!(ledger.exists());
+    world.sandbox.run(["remote", "remove", world.vault(), "safe"]).ok();
+    assert!(!ledger.exists());
+}
+
+/// Somebody with one of the policies of contrib/iam.
+fn identity(world: &World, policy: &str) -> Settings {
+    let name = format!("key-of-{}", policy.trim_end_matches(".json"));
+    let policy = Policy::load(policy, BUCKET, PREFIX, 34);
+    world.server.add_user(&name, User { secret: "secret".into(), policy });
+    Settings {
+        lock: world.settings.lock,
+        ..s3_settings_of(&world.server, &world.sandbox.path(""), &name, "secret")
+    }
+}
+
+#[track_caller]
+fn refused(world: &World, policy: &str) -> BTreeSet<String> {
+    let asked = world.server.asked(&format!("key-of-{policy}"));
+    assert!(asked.iter().any(|(_, allowed)| *allowed), "{policy} did something: {asked:?}");
+    asked.into_iter().filter(|(_, allowed)| !allowed).map(|(action, _)| action).collect()
+}
+
+#[test]
+fn policies_allow_no_more_than_they_should() {
+    let load = |name| Policy::load(name, BUCKET, PREFIX, 34);
+    for name in ["ship.json", "extend.json", "prune.json", "restore.json"] {
+        let policy = load(name);
+        for action in policy.allowed_actions() {
+            assert!(!action.contains('*') && action.starts_with("s3:"), "{name}: {action}");
+            assert!(action != "s3:BypassGovernanceRetention", "{name}");
+            assert!(!action.contains("Delete") || name == "prune.json", "{name}: {action}");
+            assert!(
+                !action.contains("Put") || matches!(name, "ship.json" | "extend.json"),
+                "{name}: {action}"
+            );
+            assert!(action != "s3:PutObject" || name == "ship.json", "{name}");
+        }
+    }
+    for name in ["ship.json", "extend.json"] {
+        for action in ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"] {
+            assert!(
+                load(name).denied_actions().contains(&action),
+                "{name} denies {action}, whatever else is attached"
+            );
+        }
+    }
+    let context =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    let days = |n: &str| context(&[("s3:object-lock-remaining-retention-days", n)]);
+    let (pack, ship) = ("backups/some/vault/packs/aa/one", load("ship.json"));
+    assert!(ship.allows("s3:PutObjectRetention", pack, &days("33")));
+    assert!(!ship.allows("s3:PutObjectRetention", pack, &days("35")), "the cap");
+    assert!(!ship.allows("s3:PutObject", pack, &context(&[])), "creates only");
+    assert!(!ship.allows("s3:PutObject", pack, &context(&[("s3:if-match", "x")])));
+    assert!(ship.allows("s3:PutObject", pack, &context(&[("s3:if-none-match", "*")])));
+    assert!(!ship.allows("s3:PutObject", "backups/other/vault/x", &context(&[("s3:if-none-match", "*")])));
+    assert!(!load("restore.json").allows("s3:GetObjectVersion", "backups/other", &context(&[])));
+}
+
+/// Credentials that can't delete suffice for everything but pruning.
+#[test]
+fn each_identity_can_do_its_work_with_its_policy() {
+    let world = World::new();
+    let (shipper, extender, restorer, pruner) = (
+        identity(&world, "ship.json"),
+        identity(&world, "extend.json"),
+        identity(&world, "restore.json"),
+        identity(&world, "prune.json"),
+    );
+    world.add("ship", &shipper).ok();
+    world.add("extend", &extender).ok();
+    let probe = world.sandbox.run(["remote", "test", world.vault(), "ship", "--json"]).json();
+    assert!(probe["checks"].as_array().unwrap().len() >= 12, "{probe}");
+    let of_test = refused(&world, "ship");
+    let tries = ["s3:DeleteObjectVersion"].map(String::from);
+    assert_eq!(of_test, BTreeSet::from(tries), "only what it tries and must not be able to do");
+    // Ship, go on, and ship changed keys.
+    world.snapshot("one", &pattern(200_000, 1));
+    world.sandbox.run(["ship", world.vault(), "--to", "ship"]).ok();
+    world.snapshot("two", &pattern(200_000, 2));
+    let out = world.sandbox.str("new.txt");
+    world.sandbox.keyed(&["key", "add", world.vault(), "--new-recovery-key-out", &out]).ok();
+    let shipped = world.sandbox.run(["ship", world.vault(), "--to", "ship", "--json"]).json();
+    assert_eq!((&shipped["chain_files"], &shipped["headers"]), (&1.into(), &2.into()), "{shipped}");
+    world.all_locked();
+    // Extend, by somebody who can do nothing else. He keeps no ledger of his own: all is asked, once.
+    for name in world.names() {
+        world.server.set_kept(&World::at(&name), None);
+    }
+    fs::remove_file(world.ledger()).unwrap();
+    let extended =
+        world.sandbox.run(["ship", world.vault(), "--to", "extend", "--extend-only", "--json"]).json();
+    let objects = world.names().len() as u64 - 1;
+    assert_eq!(extended["lock"]["extended"], objects, "all but the test object: {extended}");
+    assert_eq!(refused(&world, "extend"), BTreeSet::new());
+    world.snapshot("three", &pattern(200_000, 3));
+    world.sandbox.run(["ship", world.vault(), "--to", "extend", "--extend-only"]).ok();
+    assert_eq!(world.names().len() as u64 - 1, objects, "nothing was sent");
+    let said = world.sandbox.run(["ship", world.vault(), "--to", "extend"]).fails(24);
+    assert!(said.contains("s3:PutObject"), "{said}");
+    world.sandbox.run(["ship", world.vault(), "--to", "ship"]).ok();
+    assert_eq!(refused(&world, "ship"), of_test, "shipping asked for nothing that it may not do");
+    // Restore, by somebody who can only read.
+    world.restores_by(&restorer);
+    assert_eq!(refused(&world, "restore"), BTreeSet::new());
+    let wrong = crate::remote::put(world.remote_by(&restorer).as_ref(), "packs/aa/x", b"x").unwrap_err();
+    assert_eq!(wrong.kind, ErrorKind::Denied);
+    // Prune: what is locked stays, what is not goes.
+    let pack = key(&world.first("packs/"));
+    let prune = world.remote_by(&pruner);
+    assert_eq!(prune.delete(&pack).unwrap_err().kind, ErrorKind::Denied);
+    world.server.set_kept(&World::at(pack.as_str()), None);
+    prune.delete(&pack).unwrap();
+    assert!(!world.names().contains(&pack.to_string()));
+    assert_eq!(refused(&world, "prune"), BTreeSet::new(), "it was the lock that refused");
+}
+
+/// A policy with a cap below what is set: it says so, and the objects that are there stay as they are.
+#[test]
+fn a_cap_that_is_too_low_is_said() {
+    let world = World::new();
+    world.snapshot("one", b"1");
+    let policy = Policy::load("ship.json", BUCKET, PREFIX, 10);
+    world.server.add_user("capped", User { secret: "secret".into(), policy });
+    let lock = world.settings.lock;
+    let settings =
+        Settings { lock, ..s3_settings_of(&world.server, &world.sandbox.path(""), "capped", "secret") };
+    world.add("safe", &settings).ok();
+    let said = world.sandbox.run(["ship", world.vault()]).fails(24);
+    assert!(said.contains("s3:PutObjectRetention"), "{said}");
+    // What somebody else shipped can't be extended by them.
+    world.add("all", &world.settings).ok();
+    world.sandbox.run(["ship", world.vault(), "--to", "all"]).ok();
+    for name in world.names() {
+        world.server.set_kept(&World::at(&name), None);
+    }
+    fs::remove_file(world.ledger()).unwrap();
+    let said = world.sandbox.run(["ship", world.vault(), "--to", "safe"]).fails(24);
+    assert!(said.contains("may not extend"), "{said}");
+}
