@@ -197,6 +197,7 @@ fn add(args: &AddArgs, out: &Output) -> CliResult {
         sse: args.sse.clone(),
         sse_kms_key_id: args.sse_kms_key_id.clone(),
         lock: args.lock_mode.zip(args.lock_days).map(|(mode, days)| Lock { mode, days }),
+        by_version: false,
         identity_file: absolute(args.identity_file.as_ref()),
         known_hosts: absolute(args.known_hosts.as_ref()),
         ssh_config: absolute(args.ssh_config.as_ref()),

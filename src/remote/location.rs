@@ -170,6 +170,10 @@ pub struct Settings {
     /// S3: everything is kept from being deleted for a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
+    /// S3: read the versions that are ours, as where objects are locked, if these credentials may: for those who read a
+    /// place of which they know no more than its URL. Not kept in settings.
+    #[serde(skip)]
+    pub by_version: bool,
     /// SFTP: the private key's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity_file: Option<PathBuf>,

@@ -9,8 +9,10 @@ use strongroom::remote::{
     self, ErrorKind, Lock, LockMode, OpenOptions, Put, Remote, Retention, Settings, Verdict,
 };
 
+use super::iam::Policy;
+use super::s3_lock::User;
 use super::s3_server::{Defects, Server};
-use super::{key, names, once, pattern, put, s3_settings};
+use super::{key, names, once, pattern, put, s3_settings, s3_settings_of};
 
 const DAY: i64 = 86_400;
 const PACK: &str = "packs/aa/one";
@@ -21,7 +23,7 @@ struct World {
     server: Server,
     settings: Settings,
     env: Arc<TestEnv>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -30,7 +32,7 @@ impl World {
         server.set_bucket(true, true);
         let lock = Some(Lock { mode, days: 30 });
         let settings = Settings { lock, ..s3_settings(&server, dir.path()) };
-        let world = Self { server, settings, env: Arc::new(TestEnv::new(3)), _dir: dir };
+        let world = Self { server, settings, env: Arc::new(TestEnv::new(3)), dir };
         world.advance(0);
         world
     }
@@ -320,4 +322,50 @@ fn a_test_says_what_a_place_does_with_locks() {
     let world = World::new(LockMode::Compliance);
     world.server.set_defects(Defects { breaks_locks: true, ..Defects::default() });
     assert_eq!(verdicts(&world)[1..3], [No, No]);
+}
+
+/// Who knows no more than the URL reads the versions that are ours, where he may.
+#[test]
+fn who_has_only_a_url_reads_by_version_too() {
+    let world = World::new(LockMode::Governance);
+    let bytes = pattern(1000, 1);
+    put(world.open().as_ref(), PACK, &bytes).unwrap();
+    world.server.plant(AT, b"rubbish");
+    world.server.hide(AT);
+    let open = |settings: Settings| remote::open(&settings, &world.options()).unwrap();
+    let plain = Settings { lock: None, ..world.settings.clone() };
+    assert!(
+        names(open(plain.clone()).as_ref(), "packs/").is_empty(),
+        "the attack works on who asks for no versions"
+    );
+    let reader = open(Settings { by_version: true, ..plain.clone() });
+    assert_eq!(
+        (names(reader.as_ref(), "packs/"), read(reader.as_ref(), PACK)),
+        (vec![PACK.into()], bytes.clone())
+    );
+    let fresh = open(Settings { by_version: true, ..plain.clone() });
+    world.server.forget_ops();
+    assert_eq!(read(fresh.as_ref(), PACK), bytes);
+    assert!(world.server.all_ops() <= 5, "{} requests", world.server.all_ops());
+    // Who may not read versions reads what he sees; so does everybody where there are none.
+    world.server.plant(AT, b"rubbish");
+    for policy in [
+        "\"s3:ListBucket\", \"s3:GetObject\"",
+        "\"s3:ListBucket\", \"s3:GetObject\", \"s3:ListBucketVersions\"",
+    ] {
+        let policy = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Action": [{policy}], "Resource": "*"}}]}}"#
+        );
+        world.server.add_user("old", User { secret: "secret".into(), policy: Policy::parse(&policy) });
+        let old =
+            Settings { by_version: true, ..s3_settings_of(&world.server, world.dir.path(), "old", "secret") };
+        assert_eq!(read(open(old).as_ref(), PACK), b"rubbish");
+    }
+    let world = World::new(LockMode::Governance);
+    world.server.set_bucket(false, false);
+    let settings = Settings { lock: None, by_version: true, ..world.settings.clone() };
+    let reader = remote::open(&settings, &world.options()).unwrap();
+    assert!(names(reader.as_ref(), "").is_empty());
+    put(reader.as_ref(), PACK, &bytes).unwrap();
+    assert_eq!((names(reader.as_ref(), ""), read(reader.as_ref(), PACK)), (vec![PACK.into()], bytes));
 }

@@ -16,8 +16,8 @@ mod retain;
 mod versions;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -69,6 +69,9 @@ pub struct S3Remote {
     lock: Option<Lock>,
     place: String,
     env: Arc<dyn Env>,
+    /// Whether reading by version is to be tried where nothing is locked; and whether it can be.
+    try_versions: bool,
+    versions: OnceLock<bool>,
     /// The endpoint was seen to keep what was locked.
     lock_proved: AtomicBool,
     known: Known,
@@ -122,6 +125,8 @@ impl S3Remote {
             lock: settings.lock,
             place: settings.place(),
             env,
+            try_versions: settings.by_version,
+            versions: OnceLock::new(),
             lock_proved: AtomicBool::new(false),
             known: Known::default(),
         })
@@ -409,7 +414,7 @@ impl Remote for S3Remote {
     }
 
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
-        if self.lock.is_some() {
+        if self.is_by_version()? {
             return self.list_versions_page(prefix, after);
         }
         let what = format!("listing {prefix:?}");

@@ -416,9 +416,36 @@ impl S3Remote {
         Ok(Ours { id: one.id, len: one.len, retention: None })
     }
 
+    /// Whether objects are read by version. Where nothing is locked it is tried out once: not every endpoint knows versions,
+    /// and not all credentials may read them.
+    pub(super) fn is_by_version(&self) -> Result<bool> {
+        if self.lock.is_some() || !self.try_versions {
+            return Ok(self.lock.is_some());
+        }
+        if let Some(known) = self.versions.get() {
+            return Ok(*known);
+        }
+        let tried = self.scan("", "", 1, 10).and_then(|(found, _)| match found.first() {
+            Some((name, seen)) => {
+                let key = Key::new(name).zip(seen.first());
+                key.map_or(Ok(()), |(key, one)| self.head_version(&key, Some(&one.id)).map(|_| ()))
+            }
+            None => Ok(()),
+        });
+        let can = match tried {
+            Ok(()) => true,
+            Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {
+                tracing::warn!(url = %self.url, error = %e, "objects can't be read by version here");
+                false
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(*self.versions.get_or_init(|| can))
+    }
+
     /// Calls with the version that is read; once again where it is gone.
     pub(super) fn with_version<T>(&self, key: &Key, act: impl Fn(Option<&str>) -> Result<T>) -> Result<T> {
-        if self.lock.is_none() {
+        if !self.is_by_version()? {
             return act(None);
         }
         let was_known = self.known.get(key).is_some();
