@@ -167,10 +167,10 @@ fn ship_round(
         .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
         .collect();
     let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs, options.dry_run);
-    let needed = Needed::of(&chain)?;
+    let mut needed = None;
     let mut covered = Vec::new();
     if let Some(keeper) = &mut keeper {
-        keeper.keep(&needed.among(&there)?)?;
+        keeper.keep(&needed.insert(Needed::of(&chain)?).among(&there)?)?;
     }
     if options.dry_run {
         report.lock = keeper.map(|keeper| keeper.end(&covered)).transpose()?;
@@ -199,7 +199,7 @@ fn ship_round(
         report.damaged.extend(sent.vanished.iter().map(|name| format!("{name} is missing")));
     }
     report.damaged.extend(sent.damaged);
-    if let Some(mut keeper) = keeper {
+    if let (Some(mut keeper), Some(needed)) = (keeper, needed) {
         let mut needs = needed.after(&plan)?;
         let (headers, over) = header::kept(remote.as_ref(), &header_bytes)?;
         needs.extend(headers);
