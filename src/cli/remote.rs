@@ -35,7 +35,7 @@ Examples:
   strongroom remote add /encrypted nas sftp://backup@nas/volume1/vault --identity-file /root/.ssh/nas
 
 Credentials never stand on a command line or in the settings. S3 takes them from the environment,
-the files in ~/.aws, an instance role, --credentials-file or --credential; SFTP from the agent or
+the files in ~/.aws, an instance role, --credentials-file or --s3-credential; SFTP from the agent or
 --identity-file, through the system's ssh and its configuration. Host keys must be in known_hosts
 already. The place itself (bucket, directory) is never made; contrib/iam/README.md has the commands
 for a bucket with Object Lock. Nothing is asked of the remote now:
@@ -50,6 +50,13 @@ pub(crate) struct AddArgs {
     /// Change the settings of a remote that is there already
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    settings: RemoteSettingsArgs,
+}
+
+/// How a remote is reached: the flags of every command that is given a URL.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct RemoteSettingsArgs {
     /// S3: the bucket's region
     #[arg(long)]
     region: Option<String>,
@@ -60,11 +67,11 @@ pub(crate) struct AddArgs {
     #[arg(long)]
     profile: Option<String>,
     /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
-    #[arg(long, value_name = "FILE", conflicts_with = "credential")]
+    #[arg(long, value_name = "FILE", conflicts_with = "s3_credential")]
     credentials_file: Option<PathBuf>,
     /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
     #[arg(long, value_name = "NAME")]
-    credential: Option<String>,
+    s3_credential: Option<String>,
     /// S3: put the bucket into the path, as most servers of one's own want it
     #[arg(long)]
     path_style: bool,
@@ -102,6 +109,37 @@ pub(crate) struct AddArgs {
     /// Receive at most so much a second
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_download: Option<u64>,
+}
+
+impl RemoteSettingsArgs {
+    /// The settings of a remote at `url`.
+    ///
+    /// # Errors
+    /// Wrong usage: what is wrong with the URL, or does not fit it.
+    pub(super) fn settings(&self, url: &str) -> CliResult<Settings> {
+        let settings = Settings {
+            url: url.to_string(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            profile: self.profile.clone(),
+            credentials_file: absolute(self.credentials_file.as_ref()),
+            credential: self.s3_credential.clone(),
+            path_style: self.path_style,
+            storage_class: self.storage_class.clone(),
+            sse: self.sse.clone(),
+            sse_kms_key_id: self.sse_kms_key_id.clone(),
+            lock: self.lock_mode.zip(self.lock_days).map(|(mode, days)| Lock { mode, days }),
+            by_version: false,
+            identity_file: absolute(self.identity_file.as_ref()),
+            known_hosts: absolute(self.known_hosts.as_ref()),
+            ssh_config: absolute(self.ssh_config.as_ref()),
+            no_read_back: self.no_read_back,
+            limit_upload: self.limit_upload,
+            limit_download: self.limit_download,
+        };
+        settings.location().map_err(|e| CliError::usage(e.message))?;
+        Ok(settings)
+    }
 }
 
 /// Arguments of `remote list`.
@@ -185,27 +223,7 @@ fn add(args: &AddArgs, out: &Output) -> CliResult {
     if !is_name(&args.name) {
         return Err(CliError::usage("a remote's name has 1 to 64 lower-case letters, digits and dashes"));
     }
-    let settings = Settings {
-        url: args.url.clone(),
-        region: args.region.clone(),
-        endpoint: args.endpoint.clone(),
-        profile: args.profile.clone(),
-        credentials_file: absolute(args.credentials_file.as_ref()),
-        credential: args.credential.clone(),
-        path_style: args.path_style,
-        storage_class: args.storage_class.clone(),
-        sse: args.sse.clone(),
-        sse_kms_key_id: args.sse_kms_key_id.clone(),
-        lock: args.lock_mode.zip(args.lock_days).map(|(mode, days)| Lock { mode, days }),
-        by_version: false,
-        identity_file: absolute(args.identity_file.as_ref()),
-        known_hosts: absolute(args.known_hosts.as_ref()),
-        ssh_config: absolute(args.ssh_config.as_ref()),
-        no_read_back: args.no_read_back,
-        limit_upload: args.limit_upload,
-        limit_download: args.limit_download,
-    };
-    settings.location().map_err(|e| CliError::usage(e.message))?;
+    let settings = args.settings.settings(&args.url)?;
     let vault = session::open_header(&args.vault)?;
     Remotes::update(vault.disk.as_ref(), |remotes| {
         if remotes.remotes.contains_key(&args.name) && !args.replace {

@@ -211,7 +211,7 @@ impl Settings {
             (self.endpoint.is_some(), "--endpoint"),
             (self.profile.is_some(), "--profile"),
             (self.credentials_file.is_some(), "--credentials-file"),
-            (self.credential.is_some(), "--credential"),
+            (self.credential.is_some(), "--s3-credential"),
             (self.path_style, "--path-style"),
             (self.storage_class.is_some(), "--storage-class"),
             (self.sse.is_some(), "--sse"),
