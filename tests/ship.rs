@@ -388,6 +388,27 @@ fn a_changed_key_reaches_the_remote() {
     assert_eq!(fs::read(&path).unwrap().len(), old.len() / 2);
 }
 
+/// A thread that panics is an error of the shipment, not the end of the process.
+#[test]
+fn a_thread_that_panics_is_an_error() {
+    let world = World::new();
+    for n in 0..3_u8 {
+        world.snapshot(&format!("file{n}"), &pattern(50_000, n));
+    }
+    let settings = Settings { url: world.usb_url(), ..Settings::default() };
+    let real = remote::open(&settings, &once()).unwrap();
+    let puts = AtomicU64::new(0);
+    let panics: Arc<dyn Remote> = Arc::new(FaultyRemote::new(Arc::clone(&real), move |_, op, name| {
+        let is_pack = op == Op::Put && name.starts_with("packs/");
+        assert!(!is_pack || puts.fetch_add(1, Ordering::Relaxed) != 1, "injected");
+        None
+    }));
+    let error = ship_to(&world.disk(), &panics, None).unwrap_err();
+    assert!(error.to_string().contains("a thread that sends packs failed"), "{error}");
+    ship_to(&world.disk(), &real, None).unwrap();
+    world.restores(&world.usb());
+}
+
 /// Credentials that may only create ship everything but a changed header, and say so.
 #[test]
 fn credentials_that_may_only_create_suffice_for_snapshots() {

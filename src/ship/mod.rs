@@ -145,7 +145,7 @@ fn ship_round(
     let here = list_packs(disk.as_ref())?;
     let copies = header::check(remote.as_ref(), &header_bytes, header)?;
     let there = There::list(remote.as_ref(), &chain, &here)?;
-    there.check(remote.as_ref(), header, &chain, &here, cursor)?;
+    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let removed_by = removed_by(disk.as_ref(), &chain)?;
     let plan = plan(&State {
         chain: &chain,
@@ -183,10 +183,20 @@ fn ship_round(
         report.headers += header::bring(remote.as_ref(), &header_bytes, header, &mut report.header_refused)?;
     }
     let mut refused = false;
-    let sent = send::send(disk, remote, &plan, options.jobs, progress, &mut || match copies {
-        Copies::Behind => header::bring(remote.as_ref(), &header_bytes, header, &mut refused),
-        Copies::None | Copies::Current => Ok(0),
+    let (packs_to_send, _, files_to_send) = plan.totals();
+    let sent = send::send(disk, remote, &plan, options.jobs, progress, &mut || {
+        if packs_to_send > 0 && files_to_send > 0 {
+            // Sending packs may have taken hours.
+            there::look_again(disk.as_ref(), remote.as_ref(), header, &chain)?;
+        }
+        match copies {
+            Copies::Behind => header::bring(remote.as_ref(), &header_bytes, header, &mut refused),
+            Copies::None | Copies::Current => Ok(0),
+        }
     })?;
+    if sent.chain_files > 0 {
+        there::look_again(disk.as_ref(), remote.as_ref(), header, &chain)?;
+    }
     report.header_refused |= refused;
     report.packs += sent.packs;
     report.bytes += sent.bytes;
@@ -235,7 +245,7 @@ pub fn extend(
     header::check(remote.as_ref(), &header_bytes, header)?;
     let there = There::list(remote.as_ref(), &chain, &here)?;
     let cursor = cursor.filter(|cursor| cursor.url == remote.url());
-    there.check(remote.as_ref(), header, &chain, &here, cursor)?;
+    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let mut needs = Needed::of(&chain)?.among(&there)?;
     let (headers, covered) = header::kept(remote.as_ref(), &header_bytes)?;
     needs.extend(headers);

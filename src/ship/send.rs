@@ -147,18 +147,26 @@ pub(super) fn send(
         });
     };
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                let running = Running(&shared);
-                send_packs(&shared);
-                drop(running);
-            });
-        }
+        let threads: Vec<_> = (0..jobs)
+            .map(|_| {
+                scope.spawn(|| {
+                    let running = Running(&shared);
+                    send_packs(&shared);
+                    drop(running);
+                })
+            })
+            .collect();
         let done = send_files(&shared, plan, &show, headers);
         if let Err(error) = done {
             let mut work = shared.work();
             work.error.get_or_insert(error);
             work.todo.clear();
+        }
+        for thread in threads {
+            // Whoever is not joined here lets the scope panic as well.
+            if thread.join().is_err() {
+                shared.work().error.get_or_insert_with(thread_failed);
+            }
         }
     });
     let work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +174,10 @@ pub(super) fn send(
         Some(error) => Err(error),
         None => Ok(work.sent),
     }
+}
+
+fn thread_failed() -> ShipError {
+    StoreError::Poisoned("a thread that sends packs failed".into()).into()
 }
 
 /// One thread: takes packs until there are none, or something failed.
@@ -261,7 +273,7 @@ fn send_files(
                 if work.error.is_some() || work.running == 0 {
                     return match work.error.take() {
                         Some(error) => Err(error),
-                        None => Err(StoreError::Poisoned("a thread that sends packs failed".into()).into()),
+                        None => Err(thread_failed()),
                     };
                 }
                 show(&work);

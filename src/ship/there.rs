@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crypto::verify_chain_file;
+use crate::disk::Disk;
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, parse_name};
 use crate::format::pack::{PACK_LEN_MAX, parse_pack_path};
 use crate::format::{Header, PackName, SnapshotId};
@@ -44,30 +45,54 @@ impl There {
             }
             Ok(())
         })?;
+        there.list_chain(remote, chain)?;
+        Ok(there)
+    }
+
+    /// Fails if one of the strangers was signed with this vault's keys.
+    fn refuse_genuine(
+        &self,
+        disk: &dyn Disk,
+        remote: &dyn Remote,
+        header: &Header,
+        why: impl Fn(u64) -> &'static str,
+    ) -> Result<()> {
+        for (seq, id) in self.strangers.iter().rev() {
+            // Perhaps it was made here since the chain was read, and shipped by another process.
+            if is_genuine(remote, header, *seq, *id)? && !Chain::load(disk, header)?.contains(*seq, id) {
+                let file = crate::format::chain::name(*seq, id);
+                return Err(ShipError::Diverged { file, why: why(*seq) });
+            }
+        }
+        Ok(())
+    }
+
+    fn list_chain(&mut self, remote: &dyn Remote, chain: &Chain) -> Result<()> {
         remote::list(remote, "snapshots/", &mut |item| {
             let name = item.name.strip_prefix("snapshots/").and_then(parse_name);
             match name.filter(|_| item.len <= CHAIN_FILE_LEN_MAX as u64) {
                 Some((seq, id)) if chain.contains(seq, &id) => {
-                    there.files.insert((seq, id), item.len);
+                    self.files.insert((seq, id), item.len);
                 }
                 Some(stranger) => {
-                    there.foreign += 1;
-                    there.strangers.insert(stranger);
-                    if there.strangers.len() > STRANGERS_MAX {
-                        there.strangers.pop_first();
+                    self.foreign += 1;
+                    self.strangers.insert(stranger);
+                    if self.strangers.len() > STRANGERS_MAX {
+                        self.strangers.pop_first();
                     }
                 }
-                None => there.foreign += 1,
+                None => self.foreign += 1,
             }
             Ok(())
         })?;
-        Ok(there)
+        Ok(())
     }
 
     /// Checks that what is there is this vault's: no properly signed chain file that is unknown here, nothing of another
     /// length, nothing gone that was there.
     pub(super) fn check(
         &self,
+        disk: &dyn Disk,
         remote: &dyn Remote,
         header: &Header,
         chain: &Chain,
@@ -79,18 +104,12 @@ impl There {
                 return Err(conflict(&crate::format::pack::pack_path(name)));
             }
         }
-        for (seq, id) in self.strangers.iter().rev() {
-            if is_genuine(remote, header, *seq, *id)? {
-                let why = match chain.head() {
-                    Some(head) if *seq <= head.seq => {
-                        "two vaults with the same id were written to, a clone and its original"
-                    }
-                    _ => "this vault is older than what was shipped, or another host ships to the same place",
-                };
-                let file = crate::format::chain::name(*seq, id);
-                return Err(ShipError::Diverged { file, why });
+        self.refuse_genuine(disk, remote, header, |seq| match chain.head() {
+            Some(head) if seq <= head.seq => {
+                "two vaults with the same id were written to, a clone and its original"
             }
-        }
+            _ => "this vault is older than what was shipped, or another host ships to the same place",
+        })?;
         for info in chain.files() {
             if self.files.get(&(info.seq, info.id)).is_some_and(|len| *len != info.file_len) {
                 return Err(conflict(&info.path()));
@@ -104,6 +123,17 @@ impl There {
             _ => Ok(()),
         }
     }
+}
+
+/// Looks once more whether somebody else's chain files are there. Two hosts with copies of one vault that ship at the same
+/// time both find the place as they left it. Their chain files have different names, so no put of one refuses the other's:
+/// but whoever puts second, and looks after it, sees the first one's. So at most one of them believes that all is well,
+/// and hears of the other at its next shipment.
+pub(super) fn look_again(disk: &dyn Disk, remote: &dyn Remote, header: &Header, chain: &Chain) -> Result<()> {
+    let mut there = There::default();
+    there.list_chain(remote, chain)?;
+    let why = "another copy of this vault was shipped there at the same time";
+    there.refuse_genuine(disk, remote, header, |_| why)
 }
 
 fn conflict(path: &str) -> ShipError {
