@@ -5,6 +5,7 @@ pub mod config;
 pub mod crypto;
 pub mod disk;
 pub mod env;
+pub mod fetch;
 pub mod format;
 pub mod fs;
 pub mod fuse;

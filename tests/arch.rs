@@ -14,12 +14,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("snapshot", &["env", "format", "crypto", "disk", "store"]),
     ("fs", &["env", "format", "crypto", "disk", "store", "snapshot"]),
     ("ship", &["env", "format", "crypto", "disk", "store", "snapshot", "remote"]),
+    ("fetch", &["env", "format", "crypto", "disk", "store", "snapshot", "remote"]),
     ("fuse", &["env", "format", "store", "snapshot", "fs"]),
     ("mount", &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "fuse", "config"]),
     ("config", &["env", "format", "store"]),
     (
         "cli",
-        &["env", "format", "crypto", "disk", "store", "snapshot", "fs", "mount", "config", "remote", "ship"],
+        &[
+            "env", "format", "crypto", "disk", "store", "snapshot", "fs", "mount", "config", "remote",
+            "ship", "fetch",
+        ],
     ),
 ];
 

@@ -12,8 +12,9 @@ use serde_json::Value;
 use crate::common::{Finished, PASSPHRASE, Sandbox};
 
 /// The verbs, which scripts rely on.
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 23] = [
     "cat",
+    "clone",
     "completions",
     "diff",
     "gc",
@@ -26,6 +27,7 @@ const VERBS: [&str; 21] = [
     "man",
     "mount",
     "protect",
+    "pull",
     "remote",
     "restore",
     "ship",

@@ -22,6 +22,7 @@ mod kill;
 mod memory;
 mod mount_basic;
 mod mount_calls;
+mod offsite;
 mod permissions;
 mod posix;
 mod privileges;

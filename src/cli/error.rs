@@ -1,6 +1,7 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
 use crate::crypto::CryptoError;
+use crate::fetch::FetchError;
 use crate::mount::error::{Failure, MountError, NO_SPACE_HINT};
 use crate::remote::{ErrorKind, RemoteError};
 use crate::ship::ShipError;
@@ -178,13 +179,56 @@ impl From<ShipError> for CliError {
                 alarm("each vault needs a place of its own: another prefix or directory")
             }
             ShipError::Diverged { .. } => alarm(
-                "nothing was sent. To go on with this copy, ship it to a new place; to go on with the other one, restore \
-                 or copy it from there",
+                "nothing there was changed, and both histories stay whole. If this copy has no snapshots of its own, `strongroom \
+                 pull` brings it up to date; otherwise ship this one to a new place (`remote add`), and `strongroom clone` the other",
             ),
             ShipError::Lost(_) => alarm(
                 "nothing was sent. If you emptied it yourself, --start-over ships everything again; otherwise find out who did",
             ),
             ShipError::Header(_) => {
+                alarm("nothing was overwritten; `strongroom info` on both copies says more")
+            }
+        }
+    }
+}
+
+impl From<FetchError> for CliError {
+    fn from(error: FetchError) -> Self {
+        const AGAIN: &str = "what arrived stays here, and the same command goes on from there";
+        let message = error.to_string();
+        let alarm = |hint: &str| Self::new(ExitCode::RemoteAlarm, message.clone()).hint(hint);
+        match error {
+            FetchError::Vault(StoreError::NoSpace) => {
+                Self::new(ExitCode::NoSpace, message).hint(format!("make room; {AGAIN}"))
+            }
+            FetchError::Vault(error) => error.into(),
+            // What these hints say of shipping is no help here.
+            FetchError::Remote(error)
+                if error.kind.is_retryable() || error.kind == ErrorKind::ExpiredCredentials =>
+            {
+                Self::from(error).hint(format!("try again later; {AGAIN}"))
+            }
+            FetchError::Remote(error) => error.into(),
+            FetchError::OtherVault { .. } => alarm("each vault needs a directory, and a place, of its own"),
+            FetchError::Flooded { .. } => alarm(
+                "somebody writes there who has no key: remove those files there, or take another copy. What arrived stays",
+            ),
+            FetchError::Broken(_) => alarm(
+                "nothing here was replaced. Find out who deleted snapshots there; `strongroom clone` into another directory copies \
+                 all that is left",
+            ),
+            FetchError::Incomplete(_) => {
+                alarm("nothing here was replaced. Ship it again from a vault that has all of its packs")
+            }
+            FetchError::Diverged { .. } => alarm(
+                "nothing was replaced, both histories stay whole. To keep both, ship this one to a new place (`remote add`), and \
+                 `strongroom clone` the other one beside it; to drop only what is in the working tree and in no snapshot, \
+                 --discard-live",
+            ),
+            FetchError::Lost(_) => alarm(
+                "nothing here was replaced. Find out who did it; `strongroom ship --start-over` ships everything there again",
+            ),
+            FetchError::Header(_) => {
                 alarm("nothing was overwritten; `strongroom info` on both copies says more")
             }
         }

@@ -6,6 +6,7 @@ mod session;
 mod unlock;
 
 mod browse;
+mod clone;
 mod completions;
 mod diff;
 mod gc;
@@ -15,6 +16,7 @@ mod init;
 mod key;
 mod mount;
 mod protect;
+mod pull;
 mod remote;
 mod restore;
 mod ship;
@@ -94,6 +96,10 @@ enum Command {
     Remote(remote::RemoteCommand),
     /// Copy a vault to its remotes; needs no key
     Ship(ship::ShipArgs),
+    /// Copy a whole vault from a remote; needs no key
+    Clone(Box<clone::CloneArgs>),
+    /// Bring a copy of a vault up to what its remote has
+    Pull(pull::PullArgs),
     /// List, add, remove and change the keys that unlock a vault
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -161,6 +167,8 @@ fn dispatch(command: Command, out: &Output) -> Result<u8, CliError> {
         Command::Gc(args) => done(gc::run(&args, out)),
         Command::Remote(command) => done(remote::run(&command, out)),
         Command::Ship(args) => done(ship::run(&args, out)),
+        Command::Clone(args) => done(clone::run(&args, out)),
+        Command::Pull(args) => done(pull::run(&args, out)),
         Command::Key(command) => done(key::run(&command, out)),
         Command::Protect(args) => done(protect::run(&args, out)),
         Command::IsMounted(args) => done(protect::run_is_mounted(&args, out)),

@@ -37,7 +37,7 @@ pub(crate) struct UnlockedVault {
 }
 
 impl UnlockedVault {
-    fn into_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
+    pub(crate) fn into_unlocked(self) -> (Arc<dyn Disk>, Unlocked) {
         let Self { disk, header, root, keys, slot, warning } = self;
         (disk, Unlocked { header, root, keys, slot, warning })
     }
@@ -179,7 +179,7 @@ fn path_text(path: &Path) -> String {
     absolute(path).to_string_lossy().into_owned()
 }
 
-fn highwater_store(header: &Header) -> CliResult<Option<HighWaterStore>> {
+pub(crate) fn highwater_store(header: &Header) -> CliResult<Option<HighWaterStore>> {
     let dir = state_dir();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     match made.and_then(|()| RealDisk::open(&dir)) {
@@ -221,12 +221,37 @@ pub(crate) fn open_work_with(
     open_unlocked(path, disk, &unlocked, work, cfg, out)
 }
 
-fn open_unlocked(
+pub(crate) fn open_unlocked(
     path: &Path,
     disk: Arc<dyn Disk>,
     unlocked: &Unlocked,
     work: &WorkOptions,
     cfg: EngineConfig,
+    out: &Output,
+) -> CliResult<Opened> {
+    let highwater = highwater_store(&unlocked.header)?;
+    open_with_mark(path, disk, unlocked, work, cfg, highwater, out)
+}
+
+/// Opens a vault without looking at this host's high-water mark, and without touching it: for one that is about to be brought
+/// up to something newer, which was compared with the mark.
+pub(crate) fn open_behind_mark(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    unlocked: &Unlocked,
+    work: &WorkOptions,
+    out: &Output,
+) -> CliResult<Opened> {
+    open_with_mark(path, disk, unlocked, work, engine_config(), None, out)
+}
+
+fn open_with_mark(
+    path: &Path,
+    disk: Arc<dyn Disk>,
+    unlocked: &Unlocked,
+    work: &WorkOptions,
+    cfg: EngineConfig,
+    highwater: Option<HighWaterStore>,
     out: &Output,
 ) -> CliResult<Opened> {
     let opened = open::open_engine(
@@ -237,7 +262,7 @@ fn open_unlocked(
             cfg,
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
             path: path_text(path),
-            highwater: highwater_store(&unlocked.header)?,
+            highwater,
             accept_rollback: work.accept_rollback,
             discard_live: work.discard_live,
             holder_note: format!("{} strongroom {}", std::process::id(), work.purpose),
@@ -293,6 +318,36 @@ pub(crate) fn note_header_generation(path: &Path, vault: &UnlockedVault) -> CliR
         },
     };
     store.store(&mark)?;
+    Ok(())
+}
+
+/// Remembers what was fetched from a remote: this host has seen that much, whatever becomes of the copy. Only for a vault that
+/// was unlocked; what nobody has proved must not raise the mark.
+pub(crate) fn note_seen(path: &Path, header: &Header, chain: &Chain) -> CliResult<()> {
+    let Some(store) = highwater_store(header)? else { return Ok(()) };
+    let mut mark = store.load()?.unwrap_or_else(|| HighWater {
+        vault_id: header.vault_id.to_hex(),
+        path: path_text(path),
+        header_generation: 0,
+        seq: 0,
+        id: String::new(),
+        live_generation: 0,
+        live_dirty: false,
+    });
+    mark.header_generation = mark.header_generation.max(header.generation);
+    if let Some(newest) = chain.head().filter(|newest| newest.seq > mark.seq) {
+        (mark.seq, mark.id) = (newest.seq, newest.id.to_hex());
+    }
+    store.store(&mark)?;
+    Ok(())
+}
+
+/// Remembers that the live state of a vault holds nothing that counts: it may go.
+pub(crate) fn note_clean(header: &Header) -> CliResult<()> {
+    let Some(store) = highwater_store(header)? else { return Ok(()) };
+    if let Some(mark) = store.load()? {
+        store.store(&HighWater { live_dirty: false, ..mark })?;
+    }
     Ok(())
 }
 

@@ -20,7 +20,7 @@ pub use pack::PackKey;
 pub use process::harden_process;
 pub use recovery::RecoveryKey;
 pub use secret::{RootSecret, Secret, SecretBytes};
-pub use slots::{Argon2Cost, Credential, add_slot, header_mac, new_header, unlock};
+pub use slots::{Argon2Cost, Credential, add_slot, check_header, header_mac, new_header, unlock};
 
 use crate::format::{FormatError, SlotKind};
 

@@ -234,15 +234,23 @@ pub fn unlock(parsed: &ParsedHeader, cred: &Credential) -> Result<(RootSecret, u
     for slot in header.slots.iter().filter(|slot| slot.kind == cred.kind()) {
         tried = true;
         let Some(root) = open_slot(header, slot, cred)? else { continue };
-        // FORMAT HDR-3
-        let mac = blake3::Hash::from_bytes(header_mac(&root, &parsed.mac_input));
-        if mac != blake3::Hash::from_bytes(parsed.mac) {
-            return Err(CryptoError::Tampered("vault header: its mac is wrong"));
-        }
-        VaultKeys::derive(&root, header)?;
+        check_header(&root, parsed)?;
         return Ok((root, slot.id));
     }
     Err(if tried { CryptoError::WrongKey(cred.kind()) } else { CryptoError::NoSlot(cred.kind()) })
+}
+
+/// Checks that a header was written by somebody who has the root secret, and that its public keys are those of the secret.
+///
+/// # Errors
+/// [`CryptoError::Tampered`].
+pub fn check_header(root: &RootSecret, parsed: &ParsedHeader) -> Result<(), CryptoError> {
+    // FORMAT HDR-3
+    let mac = blake3::Hash::from_bytes(header_mac(root, &parsed.mac_input));
+    if mac != blake3::Hash::from_bytes(parsed.mac) {
+        return Err(CryptoError::Tampered("vault header: its mac is wrong"));
+    }
+    VaultKeys::derive(root, &parsed.header).map(drop)
 }
 
 /// Returns the root secret if the slot opens, `None` if it does not.

@@ -126,17 +126,34 @@ fn list(disk: &dyn Disk) -> Result<Vec<DirItem>> {
     }
 }
 
+/// Gives each file its path below the vault.
+fn here(items: Vec<DirItem>) -> Vec<(DirItem, String)> {
+    let with_path = |item: DirItem| {
+        let path = format!("{DIR}/{}", item.name);
+        (item, path)
+    };
+    items.into_iter().map(with_path).collect()
+}
+
 impl Chain {
     /// Reads and proves everything in `snapshots/`. Only I/O errors fail; what the files say wrong is in
     /// [`Chain::problems`]. One file is in memory at a time.
     pub fn load(disk: &dyn Disk, header: &Header) -> Result<Chain> {
-        Self::load_by(disk, &|bytes| verify_chain_file(header, bytes))
+        Self::load_by(disk, here(list(disk)?), &|bytes| verify_chain_file(header, bytes))
+    }
+
+    /// [`Chain::load`] for files that are still on their way into a vault: pairs of a file's name in `snapshots/` and the
+    /// path below the vault where its bytes stand now.
+    pub fn load_files(disk: &dyn Disk, header: &Header, files: Vec<(String, String)>) -> Result<Chain> {
+        let item = |name| DirItem { name, lossy: false, is_dir: false, len: 0 };
+        let files = files.into_iter().map(|(name, path)| (item(name), path)).collect();
+        Self::load_by(disk, files, &|bytes| verify_chain_file(header, bytes))
     }
 
     /// [`Chain::load`] with the keys of the vault, which remember which files were proved. Every file is read and hashed each
     /// time all the same.
     pub fn load_with(disk: &dyn Disk, keys: &VaultKeys) -> Result<Chain> {
-        Self::load_by(disk, &|bytes| keys.verify_chain_file(bytes))
+        Self::load_by(disk, here(list(disk)?), &|bytes| keys.verify_chain_file(bytes))
     }
 
     /// The chain of an opened vault, as it is now.
@@ -144,13 +161,12 @@ impl Chain {
         Self::load_with(engine.ctx.disk.as_ref(), &engine.ctx.keys)
     }
 
-    fn load_by(disk: &dyn Disk, verify: Verify<'_>) -> Result<Chain> {
-        let mut chain = Chain::default();
-        let items = list(disk)?;
-        chain.listed = items.iter().map(|item| item.name.clone()).collect();
+    /// Reads files, each with its path.
+    fn load_by(disk: &dyn Disk, files: Vec<(DirItem, String)>, verify: Verify<'_>) -> Result<Chain> {
+        let listed = files.iter().map(|(item, _)| item.name.clone()).collect();
+        let mut chain = Chain { listed, ..Chain::default() };
         let mut found: BTreeMap<u64, Vec<(SnapshotId, ChainInfo, Vec<RemovedFile>)>> = BTreeMap::new();
-        for item in items {
-            let path = format!("{DIR}/{}", item.name);
+        for (item, path) in files {
             let named = if item.is_dir || item.lossy { None } else { parse_name(&item.name) };
             let Some((seq, id)) = named else {
                 // FORMAT LAY-2. A file that was being written when the power failed is no surprise.
@@ -501,6 +517,15 @@ impl Chain {
             self.needed(info.seq)?.iter().zip(&mut all).for_each(|(on, all)| *all |= on);
         }
         Ok(self.collect(&all))
+    }
+
+    /// Returns every pack that a snapshot needs, as far as that is known: one below a break needs what nobody knows.
+    pub fn needed_by_snapshots(&self) -> BTreeSet<PackName> {
+        let mut all = vec![false; self.names.len()];
+        for set in self.snapshots().filter_map(|info| self.needed(info.seq).ok()) {
+            set.iter().zip(&mut all).for_each(|(on, all)| *all |= on);
+        }
+        self.collect(&all)
     }
 
     /// Returns every pack that a chain file names in any role: a key holder signed that it is one of this vault.

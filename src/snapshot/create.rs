@@ -85,6 +85,18 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
     engine.with_reserve(|| create_once(engine, tree, opts))
 }
 
+/// Returns whether the working tree has anything that no snapshot has, as far as that is known without writing: a
+/// directory that was touched and is as it was counts as changed.
+///
+/// # Errors
+/// I/O errors; a live state that can't be read.
+pub fn has_changes(engine: &Engine, tree: &dyn WorkingTree) -> Result<bool> {
+    tree.flush()?;
+    let view = engine.with_reserve(|| engine.live.view())?;
+    let marked = !marks(&view)?.is_empty();
+    Ok(marked || !matches!(newest_of_working_tree(engine, &Chain::of(engine)?)?, Newest::Root(_)))
+}
+
 fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
     let _gate = while_storing(engine)?;
     engine.check_poison()?;

@@ -150,6 +150,23 @@ pub fn lock(disk: &dyn Disk, note: &str) -> Result<Box<dyn DiskLock>> {
     }
 }
 
+/// Declares the live state void: whoever opens the vault next makes a new one from its newest complete snapshot. For one
+/// that is known to have nothing that no snapshot has.
+///
+/// # Errors
+/// I/O errors.
+pub fn void_live(disk: &dyn Disk) -> Result<()> {
+    disk.write_file_atomic(UNFINISHED_PATH, b"").map_err(|e| StoreError::io(UNFINISHED_PATH, e))
+}
+
+/// Whether the live state counts for nothing: it was never finished, or [`void_live`] was called.
+///
+/// # Errors
+/// I/O errors.
+pub fn live_is_void(disk: &dyn Disk) -> Result<bool> {
+    Ok(disk.len(UNFINISHED_PATH).map_err(|e| StoreError::io(UNFINISHED_PATH, e))?.is_some())
+}
+
 /// Compares a vault with what this host saw of it last.
 ///
 /// # Errors
@@ -221,7 +238,7 @@ pub fn open_engine(
         cfg: opts.cfg.clone(),
     });
     let live_keys = unlocked.keys.live_keys();
-    let unfinished = disk.len(UNFINISHED_PATH).map_err(|e| StoreError::io(UNFINISHED_PATH, e))?.is_some();
+    let unfinished = live_is_void(disk.as_ref())?;
     let existing = if opts.discard_live || unfinished {
         None
     } else {
@@ -250,7 +267,7 @@ pub fn open_engine(
                 ));
             }
             refuse_empty_start(&chain, &present, opts.accept_rollback)?;
-            disk.write_file_atomic(UNFINISHED_PATH, b"").map_err(|e| StoreError::io(UNFINISHED_PATH, e))?;
+            void_live(disk.as_ref())?;
             (Live::create(disk.clone(), live_keys, env.clone(), poison, opts.cfg.live.clone())?, true)
         }
     };

@@ -1,5 +1,7 @@
 //! Reading, choosing and writing the two copies of the vault's header (FORMAT section 3).
 
+use std::io;
+
 use crate::crypto::{RootSecret, header_mac};
 use crate::disk::Disk;
 use crate::format::{FormatError, Header, ParsedHeader};
@@ -27,14 +29,14 @@ enum Copy {
     Bad(FormatError),
 }
 
-fn read_copy(disk: &dyn Disk, path: &str) -> Result<Copy> {
-    match disk.read_file(path, HEADER_BYTES_MAX) {
+fn judge(path: &str, read: io::Result<Vec<u8>>) -> Result<Copy> {
+    match read {
         Ok(bytes) => Ok(match Header::parse(&bytes) {
             Ok(parsed) => Copy::Good(Box::new(parsed)),
             Err(error) => Copy::Bad(error),
         }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Copy::Missing),
-        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Copy::Missing),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             Ok(Copy::Bad(FormatError::Limit("header larger than 256 KiB")))
         }
         Err(source) => Err(StoreError::Io { what: format!("reading {path}"), source }),
@@ -46,8 +48,17 @@ fn read_copy(disk: &dyn Disk, path: &str) -> Result<Copy> {
 /// # Errors
 /// `NotAVault`, `Newer`, or `HeaderDamaged` when no copy is sound, or it can't be said which one counts; I/O errors.
 pub fn load(disk: &dyn Disk) -> Result<LoadedHeader> {
-    let first = read_copy(disk, HEADER_PATH)?;
-    let second = read_copy(disk, HEADER_BACKUP_PATH)?;
+    load_by(&mut |path| disk.read_file(path, HEADER_BYTES_MAX))
+}
+
+/// [`load`] for a vault that is not on a disk. `read` gets the path of a copy, and returns its bytes, at most
+/// [`HEADER_BYTES_MAX`], `NotFound`, or `InvalidData` for what can be no header.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_by(read: &mut dyn FnMut(&str) -> io::Result<Vec<u8>>) -> Result<LoadedHeader> {
+    let first = judge(HEADER_PATH, read(HEADER_PATH))?;
+    let second = judge(HEADER_BACKUP_PATH, read(HEADER_BACKUP_PATH))?;
     // FORMAT HDR-1, HDR-2a: a newer format is said before anything else is judged, unless a copy of ours is sound.
     let sound = matches!(first, Copy::Good(_)) || matches!(second, Copy::Good(_));
     for copy in [&first, &second] {

@@ -232,6 +232,19 @@ fn paths() -> [String; 2] {
 }
 
 impl Live {
+    /// Returns whether there is anything of a live state in `live/`.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn exists(disk: &dyn Disk) -> Result<bool> {
+        for path in paths() {
+            if disk.len(&path).map_err(blocks_error)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes a fresh, empty live state in `live/`, removing what was there.
     pub fn create(
         disk: Arc<dyn Disk>,
