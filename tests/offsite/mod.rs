@@ -4,7 +4,10 @@
 mod attacks;
 mod clone;
 mod divergence;
+mod full;
+mod kill;
 mod pull;
+mod tools;
 
 use std::collections::BTreeSet;
 use std::fs;
