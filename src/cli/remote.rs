@@ -63,6 +63,9 @@ pub(super) struct RemoteSettingsArgs {
     /// S3: the endpoint's URL, where it is not AWS
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
+    /// S3: speak http:// to another machine all the same; only in a network that you trust
+    #[arg(long)]
+    allow_http: bool,
     /// S3: profile of ~/.aws/config and ~/.aws/credentials
     #[arg(long)]
     profile: Option<String>,
@@ -121,6 +124,7 @@ impl RemoteSettingsArgs {
             url: url.to_string(),
             region: self.region.clone(),
             endpoint: self.endpoint.clone(),
+            allow_http: self.allow_http,
             profile: self.profile.clone(),
             credentials_file: absolute(self.credentials_file.as_ref()),
             credential: self.s3_credential.clone(),

@@ -146,6 +146,9 @@ pub struct Settings {
     /// S3: URL of the endpoint; AWS's own when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// S3: the endpoint may be spoken to without TLS although it is another machine.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_http: bool,
     /// S3: profile of the credentials and configuration files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
@@ -209,6 +212,7 @@ impl Settings {
         let s3 = [
             (self.region.is_some(), "--region"),
             (self.endpoint.is_some(), "--endpoint"),
+            (self.allow_http, "--allow-http"),
             (self.profile.is_some(), "--profile"),
             (self.credentials_file.is_some(), "--credentials-file"),
             (self.credential.is_some(), "--s3-credential"),
@@ -245,12 +249,8 @@ impl Settings {
         {
             return refuse("--sse-kms-key-id goes with --sse aws:kms".into());
         }
-        let secure = |url: &str| url.starts_with("https://") || url.starts_with("http://");
-        if self.endpoint.as_deref().is_some_and(|url| !secure(url) || url.contains('@')) {
-            return refuse(
-                "--endpoint is a URL that begins with https:// (or http:// for a server on this machine)"
-                    .into(),
-            );
+        if let Err(text) = self.check_endpoint() {
+            return refuse(text);
         }
         let names = [&self.region, &self.profile, &self.storage_class, &self.credential];
         if names.into_iter().flatten().any(|name| Key::new(name).is_none() || name.contains('/')) {
@@ -266,6 +266,45 @@ impl Settings {
     pub fn place(&self) -> String {
         format!("{} {}", self.endpoint.as_deref().unwrap_or("-"), self.url)
     }
+
+    fn check_endpoint(&self) -> std::result::Result<(), String> {
+        let Some(url) = self.endpoint.as_deref() else { return Ok(()) };
+        if !(url.starts_with("https://") || url.starts_with("http://")) || url.contains('@') {
+            let text =
+                "--endpoint is a URL that begins with https:// (or http:// for a server on this machine)";
+            return Err(text.into());
+        }
+        self.check_plain(url)
+    }
+
+    /// Refuses plain HTTP to other machines, wherever the URL comes from: everybody on the way there could read the
+    /// requests, hold them back and answer them.
+    pub(super) fn check_plain(&self, url: &str) -> std::result::Result<(), String> {
+        match url.strip_prefix("http://") {
+            Some(rest) if !self.allow_http && !is_loopback(rest) => Err(format!(
+                "{url} is another machine, and http:// is not encrypted: use https://. For a network that you trust there is \
+                 `remote add --allow-http`"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether what follows `http://` is a server on this machine: by address, or by the name that every system has for it.
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    // An IPv6 address stands in brackets.
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => authority.split(':').next().unwrap_or(""),
+    };
+    let by_address = host.parse::<std::net::IpAddr>().is_ok_and(|address| match address {
+        std::net::IpAddr::V4(address) => address.is_loopback(),
+        std::net::IpAddr::V6(address) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+        }
+    });
+    by_address || host.eq_ignore_ascii_case("localhost")
 }
 
 /// Reads a speed in bytes a second: `500k`, `10M`, `1.5M`, `1G`, with powers of 1024; a plain number is bytes.
@@ -369,6 +408,50 @@ mod tests {
         for settings in wrong {
             assert_eq!(settings.location().unwrap_err().kind, ErrorKind::Misconfigured, "{settings:?}");
         }
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine() {
+        let with = |endpoint: &str, allow_http| Settings {
+            url: "s3://bucket".into(),
+            endpoint: Some(endpoint.into()),
+            allow_http,
+            ..Settings::default()
+        };
+        for here in [
+            "http://127.0.0.1:9000",
+            "http://127.8.9.1",
+            "http://localhost:9000/",
+            "http://LOCALHOST",
+            "http://[::1]:9000",
+            "http://[::ffff:127.0.0.1]/x",
+            "https://minio.example:9000",
+        ] {
+            with(here, false).location().unwrap();
+        }
+        for elsewhere in [
+            "http://minio:9000",
+            "http://10.0.0.1",
+            "http://127.0.0.1.example.com",
+            "http://localhost.example.com",
+            "http://localhost4",
+            "http://[::2]:9000",
+            "http://[::ffff:10.0.0.1]",
+            "http://0.0.0.0",
+            "http://2130706433",
+            "http://",
+            "http://example.com/localhost",
+            "http://example.com#127.0.0.1",
+        ] {
+            let error = with(elsewhere, false).location().unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Misconfigured, "{elsewhere}");
+            assert!(error.message.contains("--allow-http"), "{error}");
+            with(elsewhere, true).location().unwrap();
+        }
+        // What is no URL of a server stays refused.
+        with("ftp://10.0.0.1", true).location().unwrap_err();
+        with("http://user@10.0.0.1", true).location().unwrap_err();
+        Settings { allow_http: true, url: "file:///x".into(), ..Settings::default() }.location().unwrap_err();
     }
 
     #[test]

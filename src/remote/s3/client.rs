@@ -48,6 +48,11 @@ pub(super) async fn connect(settings: &Settings) -> Result<Client> {
         loader = loader.region(Region::new(region));
     }
     let shared = loader.load().await;
+    // Not only the settings name endpoints.
+    let elsewhere = std::env::var("AWS_ENDPOINT_URL_S3").ok().filter(|_| settings.endpoint.is_none());
+    for url in shared.endpoint_url().into_iter().chain(elsewhere.as_deref()) {
+        settings.check_plain(url).map_err(|text| RemoteError::new(ErrorKind::Misconfigured, text))?;
+    }
     if shared.region().is_none() {
         return Err(RemoteError::new(
             ErrorKind::Misconfigured,
