@@ -93,6 +93,11 @@ pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
 
 /// What every remote must do.
 fn conforms(remote: &Arc<dyn Remote>, many: usize) {
+    conforms_but(remote, many, true);
+}
+
+/// [`conforms`], of a far side that refuses bytes which are not what their checksum says, or stores them all the same.
+fn conforms_but(remote: &Arc<dyn Remote>, many: usize, refuses_damage: bool) {
     let r = remote.as_ref();
     let kind = |result: Result<Put, RemoteError>| result.unwrap_err().kind;
     // Nothing is there.
@@ -125,6 +130,8 @@ fn conforms(remote: &Arc<dyn Remote>, many: usize) {
     // What does not arrive as it should is not there.
     let wrong = r.put_if_absent(&key("packs/bb/wrong"), &Bytes::source(*b"bytes"), &Checksum::of(b"other"));
     assert!(matches!(wrong.unwrap_err().kind, ErrorKind::Corrupt | ErrorKind::Damaged));
+    assert_eq!(names(r, "packs/bb/").is_empty(), refuses_damage);
+    r.delete(&key("packs/bb/wrong")).unwrap();
     let broken: Arc<dyn Source> = Arc::new(Broken);
     r.put_if_absent(&key("packs/bb/broken"), &broken, &Checksum::of(b"")).unwrap_err();
     assert!(names(r, "packs/bb/").is_empty());

@@ -74,8 +74,18 @@ fn endpoints_with_fewer_talents_conform_too() {
         assert_eq!(put(remote.as_ref(), "packs/aa/one", &bytes).unwrap(), Put::Created, "{defects:?}");
         assert_eq!(put(remote.as_ref(), "packs/aa/one", &bytes).unwrap(), Put::Same);
         assert_eq!(put(remote.as_ref(), "packs/aa/one", b"other").unwrap_err().kind, ErrorKind::Conflict);
+        // A pack that rots between being hashed and being sent is found out by somebody.
+        let rotten = remote.put_if_absent(
+            &key("packs/aa/rotten"),
+            &remote::Bytes::source(*b"rotten"),
+            &remote::Checksum::of(b"sound"),
+        );
+        assert!(matches!(rotten.unwrap_err().kind, ErrorKind::Corrupt | ErrorKind::Damaged));
         let probe = remote::probe(remote.as_ref()).unwrap();
         assert!(probe.is_good(), "{probe:?}");
+        let checksums = probe.checks.iter().find(|check| check.name == "checksums").unwrap();
+        // The body's hash is part of what is signed, and this server looks at signatures.
+        assert_eq!(checksums.verdict, Verdict::Yes, "{checksums:?}");
     }
 }
 
