@@ -36,6 +36,7 @@ mod ship;
 mod ship_lock;
 mod storm;
 mod syncfs;
+mod troubles;
 mod umount_wait;
 mod vectors_test;
 mod whole;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use strongroom::disk::{Disk, RealDisk};
 use strongroom::remote::{self, ErrorKind, Fault, FaultyRemote, Op, Remote, Settings};
-use strongroom::ship::{Cursor, Report, ShipError, ShipOptions, ship};
+use strongroom::ship::{Cursor, Jobs, Report, ShipError, ShipOptions, ship};
 use strongroom::snapshot::chain::Chain;
 use strongroom::snapshot::open::list_packs;
 use strongroom::store::header;
@@ -20,12 +20,12 @@ use crate::remote::sshd::Sshd;
 use crate::remote::{once, patient, pattern};
 
 /// A sandbox with a vault, a directory `source`, and a directory `usb` that is its remote.
-struct World {
-    sandbox: Sandbox,
+pub struct World {
+    pub sandbox: Sandbox,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let sandbox = Sandbox::with_vault();
         for dir in ["usb", "source"] {
             fs::create_dir(sandbox.path(dir)).unwrap();
@@ -35,44 +35,44 @@ impl World {
         world
     }
 
-    fn vault(&self) -> &'static str {
+    pub fn vault(&self) -> &'static str {
         self.sandbox.vault_str()
     }
 
-    fn usb(&self) -> PathBuf {
+    pub fn usb(&self) -> PathBuf {
         self.sandbox.path("usb")
     }
 
-    fn usb_url(&self) -> String {
+    pub fn usb_url(&self) -> String {
         format!("file://{}", self.usb().display())
     }
 
-    fn cli(&self, args: &[&str]) -> crate::common::Finished {
+    pub fn cli(&self, args: &[&str]) -> crate::common::Finished {
         self.sandbox.run(args)
     }
 
     /// Makes a snapshot in which `name` has these bytes.
-    fn snapshot(&self, name: &str, bytes: &[u8]) {
+    pub fn snapshot(&self, name: &str, bytes: &[u8]) {
         fs::write(self.sandbox.path("source").join(name), bytes).unwrap();
         self.sandbox.keyed(&["import", self.vault(), &self.sandbox.str("source")]).ok();
     }
 
     /// A path of `source` in a snapshot: an import keeps whole paths.
-    fn at(&self, snapshot: &str, name: &str) -> String {
+    pub fn at(&self, snapshot: &str, name: &str) -> String {
         format!("{snapshot}:{}{name}", self.sandbox.str("source"))
     }
 
-    fn ship(&self) -> Value {
+    pub fn ship(&self) -> Value {
         self.cli(&["ship", self.vault(), "--json"]).json()
     }
 
-    fn disk(&self) -> Arc<dyn Disk> {
+    pub fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(RealDisk::open(&self.sandbox.vault()).unwrap())
     }
 
     /// Restores the newest snapshot of a copy, and compares it with `source`.
     #[track_caller]
-    fn restores(&self, copy: &Path) {
+    pub fn restores(&self, copy: &Path) {
         let to = tempfile::tempdir_in(self.sandbox.path("")).unwrap();
         let (from, to) = (copy.to_str().unwrap(), to.path().join("out"));
         self.sandbox.keyed(&["restore", from, &self.at("latest", ""), "--to", to.to_str().unwrap()]).ok();
@@ -82,7 +82,7 @@ impl World {
 }
 
 /// All files of a directory with their bytes, without scratch files.
-fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut todo = vec![dir.to_path_buf()];
     while let Some(at) = todo.pop() {
@@ -104,10 +104,10 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 fn options() -> ShipOptions {
-    ShipOptions { jobs: 2, dry_run: false, start_over: false }
+    ShipOptions { jobs: Jobs::Fixed(2), ..ShipOptions::default() }
 }
 
-fn ship_to(
+pub fn ship_to(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
     cursor: Option<&Cursor>,
@@ -116,7 +116,7 @@ fn ship_to(
 }
 
 /// The sequence of the newest complete snapshot of a copy, by public keys alone; 0 when there is none.
-fn newest_complete(copy: &Path) -> u64 {
+pub fn newest_complete(copy: &Path) -> u64 {
     let Ok(disk) = RealDisk::open(copy) else { return 0 };
     let Ok(loaded) = header::load(&disk) else { return 0 };
     let chain = Chain::load(&disk, &loaded.parsed.header).unwrap();
@@ -496,7 +496,7 @@ fn remotes_do_not_depend_on_each_other() {
 }
 
 /// Downloads everything from a remote.
-fn fetch(remote: &dyn Remote, to: &Path) {
+pub fn fetch(remote: &dyn Remote, to: &Path) {
     remote::list(remote, "", &mut |item| {
         let path = to.join(&item.name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -12,7 +12,7 @@ use strongroom::disk::{Disk, RealDisk};
 use strongroom::env::{Env, TestEnv};
 use strongroom::format::Header;
 use strongroom::remote::{self, ErrorKind, Lock, LockMode, OpenOptions, Remote, Settings};
-use strongroom::ship::{self, Cursor, Report, ShipError, ShipOptions};
+use strongroom::ship::{self, Cursor, Jobs, Report, ShipError, ShipOptions};
 
 use crate::common::{Finished, Sandbox};
 use crate::remote::iam::Policy;
@@ -72,7 +72,7 @@ impl World {
     }
 
     fn try_ship(&self, cursor: Option<&Cursor>) -> Result<(Report, Option<Cursor>), ShipError> {
-        let options = ShipOptions { jobs: 3, dry_run: false, start_over: false };
+        let options = ShipOptions { jobs: Jobs::Fixed(3), ..ShipOptions::default() };
         ship::ship(&self.disk(), &self.remote(), cursor, &options, &|_| {})
     }
 
@@ -220,7 +220,7 @@ fn a_bucket_that_was_filled_before_it_was_locked_gets_locked() {
     world.advance(0);
     world.snapshot("one", &pattern(100_000, 1));
     let settings = Settings { lock: None, ..world.settings.clone() };
-    let options = ShipOptions { jobs: 2, dry_run: false, start_over: false };
+    let options = ShipOptions { jobs: Jobs::Fixed(2), ..ShipOptions::default() };
     let (report, _) =
         ship::ship(&world.disk(), &world.remote_by(&settings), None, &options, &|_| {}).unwrap();
     assert!(report.lock.is_none() && world.server.kept(&World::at("vault.json")).is_none());

@@ -171,7 +171,7 @@ impl From<RemoteError> for CliError {
 impl From<ShipError> for CliError {
     fn from(error: ShipError) -> Self {
         let message = error.to_string();
-        let alarm = |hint: &str| Self::new(ExitCode::RemoteAlarm, message).hint(hint);
+        let alarm = |hint: &str| Self::new(ExitCode::RemoteAlarm, message.clone()).hint(hint);
         match error {
             ShipError::Vault(error) => error.into(),
             ShipError::Remote(error) => error.into(),
@@ -185,6 +185,9 @@ impl From<ShipError> for CliError {
             ShipError::Lost(_) => alarm(
                 "nothing was sent. If you emptied it yourself, --start-over ships everything again; otherwise find out who did",
             ),
+            ShipError::Busy(_) => {
+                Self::new(ExitCode::InUse, message).hint("it sends what this one would have sent")
+            }
             ShipError::Header(_) => {
                 alarm("nothing was overwritten; `strongroom info` on both copies says more")
             }

@@ -1,10 +1,11 @@
 //! `ship`: copies a vault to its remotes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
@@ -12,8 +13,9 @@ use super::output::{Output, human_bytes};
 use super::remote::{find, speed};
 use super::session;
 use crate::disk::Disk;
-use crate::remote::{self, Counters, Location, OpenOptions, Settings};
-use crate::ship::{self, LockReport, Remotes, Report, ShipOptions};
+use crate::env::SystemEnv;
+use crate::remote::{self, Counters, ErrorKind, OpenOptions, Pause, RealPause, RemoteError, Settings};
+use crate::ship::{self, Bounds, Jobs, LockReport, Remotes, Report, ShipOptions};
 
 /// Names that a warning shows.
 const NAMES_SHOWN: usize = 5;
@@ -30,19 +32,24 @@ Needs no key, and works while the vault is mounted. What a remote has already is
 an interrupted ship goes on where it was. Packs go first and snapshots last, so the remote
 restores at every moment. Nothing there is ever overwritten or deleted. Where objects are locked
 (`remote add --lock-mode --lock-days`), what the snapshots there need is locked for longer.
-Exit status 25: a remote holds something else than this vault shipped.")]
+
+Exit status 25: a remote holds something else than this vault shipped; 16: another process ships
+there at this moment.")]
 pub(crate) struct ShipArgs {
     /// The vault
     vault: PathBuf,
     /// Ship to these remotes only
     #[arg(long = "to", value_name = "NAME", num_args = 1..)]
     to: Vec<String>,
-    /// Packs under way at a time [default: directories 2, SFTP 4, S3 8]
+    /// Packs under way at a time [default: as many as help, found by measuring]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
     /// Send at most so much a second: 500k, 10M
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_upload: Option<u64>,
+    /// Receive at most so much a second
+    #[arg(long, value_name = "SPEED", value_parser = speed)]
+    limit_download: Option<u64>,
     /// Say what would be sent, send nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -97,31 +104,92 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
     Ok(worst)
 }
 
-fn default_jobs(settings: &Settings) -> CliResult<u8> {
-    Ok(match settings.location()? {
-        Location::Dir { .. } => 2,
-        Location::Sftp { .. } => 4,
-        Location::S3 { .. } => 8,
+/// How many packs at a time: what was asked for, or what measuring finds.
+fn jobs(args: &ShipArgs, settings: &Settings, counters: &Arc<Counters>) -> Result<Jobs, remote::RemoteError> {
+    Ok(match args.jobs {
+        Some(jobs) => Jobs::Fixed(usize::from(jobs)),
+        None => Jobs::Measured {
+            bounds: Bounds::of(&settings.location()?, available_memory()),
+            counters: Arc::clone(counters),
+            env: Arc::new(SystemEnv),
+        },
     })
+}
+
+/// Bytes of memory that programs may still take.
+fn available_memory() -> u64 {
+    let read = std::fs::read_to_string("/proc/meminfo").ok();
+    let line = read.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("MemAvailable:")));
+    let kib: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
+    // Without /proc: what the smallest machine has.
+    kib.map_or(256 << 20, |kib| kib.saturating_mul(1024))
+}
+
+/// How to reach a remote, as the command line has it.
+fn open_options(args: &ShipArgs, counters: &Arc<Counters>) -> OpenOptions {
+    OpenOptions {
+        counters: Arc::clone(counters),
+        limit_upload: args.limit_upload,
+        limit_download: args.limit_download,
+        ..OpenOptions::default()
+    }
+}
+
+/// Says that something is tried again, so that nobody looks at a silent terminal for a quarter of an hour: once for each kind
+/// of trouble.
+#[derive(Debug)]
+struct Patience {
+    name: String,
+    out: Output,
+    bar: ProgressBar,
+    said: Mutex<Vec<ErrorKind>>,
+}
+
+impl Pause for Patience {
+    fn pause(&self, time: Duration) {
+        RealPause.pause(time);
+    }
+
+    fn retrying(&self, error: &RemoteError, _tries: u32) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if !said.contains(&error.kind) {
+            said.push(error.kind);
+            let text = super::show_bytes(format!("{}: {}", self.name, error.message).as_bytes());
+            self.bar.suspend(|| self.out.note(&format!("{text}; trying again")));
+        }
+    }
+}
+
+/// What others are told who find a remote locked.
+fn note(what: &str) -> String {
+    format!("strongroom {what}, process {}", std::process::id())
 }
 
 fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> CliResult {
     let started = Instant::now();
     let counters = Arc::new(Counters::default());
-    let options = OpenOptions {
-        counters: Arc::clone(&counters),
-        limit_upload: args.limit_upload,
-        ..OpenOptions::default()
-    };
-    let jobs = args.jobs.map_or_else(|| default_jobs(settings), Ok)?;
+    let jobs = jobs(args, settings, &counters)?;
     let bar = out.progress(Some(0), name);
-    let shipped = remote::open(settings, &options).map_err(CliError::from).and_then(|remote| {
+    let pause =
+        Arc::new(Patience { name: name.to_string(), out: *out, bar: bar.clone(), said: Mutex::default() });
+    let options = OpenOptions { pause, ..open_options(args, &counters) };
+    let shipped = remote::open(settings, &options).map_err(CliError::from);
+    let shipped = shipped.and_then(|remote| {
+        let lock = match args.dry_run {
+            true => None,
+            false => Some(ship::lock_remote(disk.as_ref(), name, &note("ship"))?),
+        };
         let cursor = ship::load_cursor(disk.as_ref(), name)?;
         if args.extend_only {
-            let jobs = usize::from(jobs);
-            return Ok(ship::extend(disk, &remote, cursor.as_ref(), jobs, args.dry_run)?);
+            let report = ship::extend(disk, &remote, cursor.as_ref(), jobs.first(), args.dry_run)?;
+            return Ok(report);
         }
-        let how = ShipOptions { jobs: usize::from(jobs), dry_run: args.dry_run, start_over: args.start_over };
+        let how = ShipOptions {
+            jobs: jobs.clone(),
+            dry_run: args.dry_run,
+            start_over: args.start_over,
+            ..ShipOptions::default()
+        };
         let shipped = ship::ship(disk, &remote, cursor.as_ref(), &how, &|progress| {
             bar.set_length(progress.bytes_total);
             bar.set_position(progress.bytes);
@@ -131,17 +199,19 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
         if let (Some(cursor), false) = (cursor, args.dry_run) {
             ship::store_cursor(disk.as_ref(), name, &cursor)?;
         }
+        bar.finish_and_clear();
+        drop(lock);
         Ok(report)
     });
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     if out.is_json() {
         let error = shipped.as_ref().err().map(|e| e.message.as_str());
-        let report = shipped.as_ref().ok();
+        let done = shipped.as_ref().ok();
         out.json_line(&Line {
             remote: name,
             url: &settings.url,
-            report,
+            report: done,
             requests: counters.requests(),
             seconds,
             error,
@@ -150,7 +220,21 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
     let report = shipped?;
     if !out.is_json() {
         out.line(&summary(name, &report, counters.requests(), seconds))?;
+        if out.verbosity() > 0 && report.packs > 0 && !report.dry_run {
+            out.note(&format!("{name}: {} packs at a time", report.jobs));
+        }
     }
+    let locked = warn(&report, out);
+    Ok(match (!report.damaged.is_empty(), report.header_refused) {
+        (true, _) => ExitCode::Corrupt,
+        (false, _) if locked == ExitCode::RemoteAlarm => locked,
+        (false, true) => ExitCode::Remote,
+        (false, false) => locked,
+    })
+}
+
+/// Says what is wrong although shipping worked; the code is about locks alone.
+fn warn(report: &Report, out: &Output) -> ExitCode {
     for text in &report.damaged {
         out.warning(&super::show_bytes(text.as_bytes()));
     }
@@ -163,13 +247,7 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
              with the old keys only",
         );
     }
-    let locked = report.lock.as_ref().map_or(ExitCode::Ok, |lock| warn_of_lock(lock, out));
-    Ok(match (report.damaged.is_empty(), report.header_refused) {
-        (false, _) => ExitCode::Corrupt,
-        (true, _) if locked == ExitCode::RemoteAlarm => locked,
-        (true, true) => ExitCode::Remote,
-        (true, false) => locked,
-    })
+    report.lock.as_ref().map_or(ExitCode::Ok, |lock| warn_of_lock(lock, out))
 }
 
 /// Says what is not as it should be where objects are locked.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Checksum, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source, Version,
+    Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source,
+    Version,
 };
 
 /// What was asked and moved so far.
@@ -14,6 +15,7 @@ pub struct Counters {
     requests: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    pushed_back: AtomicU64,
 }
 
 impl Counters {
@@ -32,8 +34,19 @@ impl Counters {
         self.received.load(Ordering::Relaxed)
     }
 
-    fn call(&self) {
+    /// Calls that the endpoint refused, or left without an answer, because it has too much to do.
+    pub fn pushed_back(&self) -> u64 {
+        self.pushed_back.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call, and how it ended.
+    fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let done = call();
+        if done.as_ref().is_err_and(|e| matches!(e.kind, ErrorKind::Throttled | ErrorKind::Timeout)) {
+            self.pushed_back.fetch_add(1, Ordering::Relaxed);
+        }
+        done
     }
 }
 
@@ -57,8 +70,7 @@ impl Remote for Counted {
     }
 
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
-        self.counters.call();
-        let put = self.inner.put_if_absent(key, body, checksum)?;
+        let put = self.counters.call(|| self.inner.put_if_absent(key, body, checksum))?;
         if put == Put::Created {
             self.counters.sent.fetch_add(body.len(), Ordering::Relaxed);
         }
@@ -66,37 +78,31 @@ impl Remote for Counted {
     }
 
     fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
-        self.counters.call();
-        self.inner.replace(key, was, body, checksum)?;
+        self.counters.call(|| self.inner.replace(key, was, body, checksum))?;
         self.counters.sent.fetch_add(body.len(), Ordering::Relaxed);
         Ok(())
     }
 
     fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
-        self.counters.call();
-        let bytes = self.inner.get(key, range)?;
+        let bytes = self.counters.call(|| self.inner.get(key, range))?;
         self.counters.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
 
     fn head(&self, key: &Key) -> Result<Meta> {
-        self.counters.call();
-        self.inner.head(key)
+        self.counters.call(|| self.inner.head(key))
     }
 
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
-        self.counters.call();
-        self.inner.list_page(prefix, after)
+        self.counters.call(|| self.inner.list_page(prefix, after))
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
-        self.counters.call();
-        self.inner.delete(key)
+        self.counters.call(|| self.inner.delete(key))
     }
 
     fn features(&self) -> Result<Features> {
-        self.counters.call();
-        self.inner.features()
+        self.counters.call(|| self.inner.features())
     }
 
     fn lock(&self) -> Option<Locked> {
@@ -104,18 +110,15 @@ impl Remote for Counted {
     }
 
     fn require_lock(&self) -> Result<()> {
-        self.counters.call();
-        self.inner.require_lock()
+        self.counters.call(|| self.inner.require_lock())
     }
 
     fn retention(&self, key: &Key, version: Option<&str>) -> Result<Option<Retention>> {
-        self.counters.call();
-        self.inner.retention(key, version)
+        self.counters.call(|| self.inner.retention(key, version))
     }
 
     fn retain(&self, key: &Key, version: Option<&str>, retention: &Retention) -> Result<()> {
-        self.counters.call();
-        self.inner.retain(key, version, retention)
+        self.counters.call(|| self.inner.retain(key, version, retention))
     }
 
     fn known_retention(&self, key: &Key) -> Option<Retention> {
@@ -123,8 +126,7 @@ impl Remote for Counted {
     }
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
-        self.counters.call();
-        self.inner.versions(key, max)
+        self.counters.call(|| self.inner.versions(key, max))
     }
 
     fn findings(&self) -> Findings {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source,
-    Version,
+    Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, RemoteError, Result,
+    Retention, Source, Version,
 };
 use crate::env::Env;
 
@@ -21,6 +21,12 @@ const DAMAGED_TRIES_MAX: u32 = 3;
 pub trait Pause: Send + Sync + fmt::Debug {
     /// Waits.
     fn pause(&self, time: Duration);
+
+    /// Is told, before it waits, what failed and will be tried again after `tries` tries.
+    fn retrying(&self, error: &RemoteError, tries: u32) {
+        // Most have nobody to tell.
+        let _ = (error, tries);
+    }
 }
 
 /// Sleeps.
@@ -106,6 +112,7 @@ impl Retrying {
                 });
             }
             tracing::info!(what, %error, tries, pause_ms = pause.as_millis() as u64, "trying again");
+            self.pause.retrying(&error, tries);
             self.pause.pause(pause);
             longest = (longest * 2).min(self.policy.pause_max);
             tries += 1;

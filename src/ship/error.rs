@@ -28,6 +28,9 @@ pub enum ShipError {
         "the remote has lost snapshot {0}, which was shipped to it: it was emptied or rolled back, or another disk is mounted there"
     )]
     Lost(String),
+    /// Another process ships to the same place, and said who it is.
+    #[error("another process ships there at this moment: {0}")]
+    Busy(String),
     /// The remote's header can't be this vault's.
     #[error("{0}")]
     Header(String),

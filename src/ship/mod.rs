@@ -14,6 +14,7 @@ mod plan;
 mod send;
 mod settings;
 mod there;
+mod tune;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::disk::Disk;
+use crate::env::Env;
 use crate::format::ChainFile;
 use crate::format::chain::CHAIN_FILE_LEN_MAX;
-use crate::remote::{ErrorKind, Remote, RemoteError};
+use crate::remote::{Counters, ErrorKind, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::list_packs;
 use crate::store::error::StoreError;
@@ -31,7 +33,10 @@ use crate::store::header::load;
 
 pub use error::{Result, ShipError};
 pub use lock::{LockReport, forget_ledger};
-pub use settings::{Cursor, Remotes, forget_cursor, is_name, load_cursor, store_cursor};
+pub use settings::{
+    Cursor, Remotes, ShipLock, forget_cursor, is_name, load_cursor, lock_remote, store_cursor,
+};
+pub use tune::{Bounds, Sample, Tuner};
 
 use header::Copies;
 use lock::{Keeper, Needed};
@@ -41,11 +46,43 @@ use there::There;
 /// A vault may lose packs to a garbage collection while it is shipped; then its new state is shipped. So often at most.
 const ROUNDS_MAX: usize = 8;
 
+/// How many packs are under way at a time.
+#[derive(Clone, Debug)]
+pub enum Jobs {
+    /// So many.
+    Fixed(usize),
+    /// As many as help, which is measured meanwhile.
+    Measured {
+        /// Where to begin, and the most.
+        bounds: Bounds,
+        /// Those of the remote: they tell when it is pushed too hard.
+        counters: Arc<Counters>,
+        /// The clock.
+        env: Arc<dyn Env>,
+    },
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self::Fixed(1)
+    }
+}
+
+impl Jobs {
+    /// How many to begin with.
+    fn first(&self) -> usize {
+        match self {
+            Self::Fixed(jobs) => *jobs,
+            Self::Measured { bounds, .. } => bounds.first,
+        }
+    }
+}
+
 /// How to ship.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ShipOptions {
     /// Packs under way at a time.
-    pub jobs: usize,
+    pub jobs: Jobs,
     /// Only say what would be sent.
     pub dry_run: bool,
     /// Ship although the remote lost what was shipped to it before.
@@ -78,6 +115,8 @@ pub struct Report {
     pub bytes: u64,
     /// Packs that were there already.
     pub packs_there: u64,
+    /// As many packs at a time as were given, or did best.
+    pub jobs: usize,
     /// Sequence of the newest chain file, which the remote has now (or would have).
     pub newest: Option<u64>,
     /// What is wrong here: packs that are damaged or missing. Snapshots that need them are incomplete at the remote.
@@ -159,6 +198,7 @@ fn ship_round(
     }
     report.foreign = there.foreign;
     report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+    report.jobs = options.jobs.first();
     report.newest = chain.head().map(|info| info.seq);
     let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
     report.damaged = plan
@@ -166,7 +206,7 @@ fn ship_round(
         .iter()
         .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
         .collect();
-    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs, options.dry_run);
+    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs.first(), options.dry_run);
     let mut needed = None;
     let mut covered = Vec::new();
     if let Some(keeper) = &mut keeper {
@@ -184,7 +224,7 @@ fn ship_round(
     }
     let mut refused = false;
     let (packs_to_send, _, files_to_send) = plan.totals();
-    let sent = send::send(disk, remote, &plan, options.jobs, progress, &mut || {
+    let sent = send::send(disk, remote, &plan, options, progress, &mut || {
         if packs_to_send > 0 && files_to_send > 0 {
             // Sending packs may have taken hours.
             there::look_again(disk.as_ref(), remote.as_ref(), header, &chain)?;
@@ -199,6 +239,7 @@ fn ship_round(
     }
     report.header_refused |= refused;
     report.packs += sent.packs;
+    report.jobs = sent.jobs;
     report.bytes += sent.bytes;
     report.chain_files += sent.chain_files;
     report.headers += sent.headers;

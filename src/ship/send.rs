@@ -14,11 +14,15 @@ use crate::store::error::StoreError;
 use super::Progress;
 use super::error::{Result, ShipError};
 use super::plan::Plan;
+use super::tune::{Meter, Tuner};
+use super::{Jobs, ShipOptions};
 
 /// What was sent.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) packs: u64,
+    /// As many packs at a time as did best.
+    pub(super) jobs: usize,
     pub(super) chain_files: u64,
     pub(super) headers: u64,
     pub(super) bytes: u64,
@@ -48,29 +52,74 @@ impl Source for PackSource {
     }
 }
 
+impl PackSource {
+    /// A file whose bytes, as they are read, add to `total`.
+    fn new(file: &Arc<dyn DiskFile>, len: u64, total: Arc<AtomicU64>) -> (Self, Arc<Gauge>) {
+        let gauge = Arc::new(Gauge { total, len, seen: AtomicU64::new(0) });
+        (Self { file: Arc::clone(file), len, gauge: Arc::clone(&gauge) }, gauge)
+    }
+}
+
 /// Bytes of one pack that have been read for sending. A retry reads them again, which must not count twice.
 #[derive(Debug)]
 struct Gauge {
     total: Arc<AtomicU64>,
     len: u64,
     seen: AtomicU64,
-    /// Set while the bytes go over the wire, not while they are only checked.
-    counts: std::sync::atomic::AtomicBool,
 }
 
 impl Gauge {
     fn flow(&self, n: u64) {
-        if self.counts.load(Ordering::Relaxed) {
-            let before = self.seen.fetch_add(n, Ordering::Relaxed);
-            let room = self.len.saturating_sub(before);
-            self.total.fetch_add(n.min(room), Ordering::Relaxed);
-        }
+        let before = self.seen.fetch_add(n, Ordering::Relaxed);
+        let room = self.len.saturating_sub(before);
+        self.total.fetch_add(n.min(room), Ordering::Relaxed);
     }
 
     /// However much was seen, now it is all of it.
     fn finish(&self) {
         let seen = self.seen.swap(self.len, Ordering::Relaxed).min(self.len);
         self.total.fetch_add(self.len - seen, Ordering::Relaxed);
+    }
+}
+
+/// How many packs go at a time.
+struct Limit {
+    now: usize,
+    /// `None`: a fixed number.
+    measured: Option<(Tuner, Meter)>,
+}
+
+impl Limit {
+    /// The limit to begin with, and the most that it may become.
+    fn new(jobs: &Jobs) -> (Self, usize) {
+        match jobs {
+            Jobs::Fixed(jobs) => {
+                let jobs = (*jobs).max(1);
+                (Self { now: jobs, measured: None }, jobs)
+            }
+            Jobs::Measured { bounds, counters, env } => {
+                let tuner = Tuner::new(*bounds);
+                let meter = Meter::new(env.monotonic(), counters.pushed_back());
+                (Self { now: tuner.jobs(), measured: Some((tuner, meter)) }, bounds.max)
+            }
+        }
+    }
+
+    /// A pack has ended, and others wait to be sent; `bytes` were sent so far.
+    fn ended(&mut self, jobs: &Jobs, bytes: u64) {
+        if let (Some((tuner, meter)), Jobs::Measured { counters, env, .. }) = (&mut self.measured, jobs)
+            && let Some(sample) = meter.ended(env.monotonic(), bytes, counters.pushed_back(), tuner.jobs())
+        {
+            let before = self.now;
+            self.now = tuner.sample(sample);
+            if self.now != before {
+                tracing::debug!(before, now = self.now, ?sample, "packs at a time");
+            }
+        }
+    }
+
+    fn settled(&self) -> usize {
+        self.measured.as_ref().map_or(self.now, |(tuner, _)| tuner.settled())
     }
 }
 
@@ -83,9 +132,13 @@ struct Work {
     error: Option<ShipError>,
     /// Threads that still send.
     running: usize,
+    /// Packs under way, and how many there may be.
+    under_way: usize,
+    limit: Limit,
 }
 
 struct Shared<'a> {
+    options: &'a ShipOptions,
     disk: &'a Arc<dyn Disk>,
     remote: &'a Arc<dyn Remote>,
     work: Mutex<Work>,
@@ -109,12 +162,21 @@ impl Drop for Running<'_, '_> {
     }
 }
 
+/// A pack that is under way, until it has ended in whatever way.
+struct UnderWay<'a, 'b>(&'a Shared<'b>);
+
+impl Drop for UnderWay<'_, '_> {
+    fn drop(&mut self) {
+        self.0.work().under_way -= 1;
+    }
+}
+
 /// Sends everything that a plan has. `headers` is called before the first chain file, and returns how many it sent.
 pub(super) fn send(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
     plan: &Plan,
-    jobs: usize,
+    options: &ShipOptions,
     progress: &(dyn Fn(Progress) + Sync),
     headers: &mut dyn FnMut() -> Result<u64>,
 ) -> Result<Sent> {
@@ -124,8 +186,11 @@ pub(super) fn send(
         todo.extend(group.packs.iter().map(|(name, len)| (n, *name, *len)));
     }
     todo.reverse();
-    let jobs = jobs.clamp(1, 256).min(todo.len());
+    let (limit, max) = Limit::new(&options.jobs);
+    // Threads beyond the limit wait until it grows.
+    let jobs = max.clamp(1, 256).min(todo.len());
     let shared = Shared {
+        options,
         disk,
         remote,
         work: Mutex::new(Work {
@@ -134,6 +199,8 @@ pub(super) fn send(
             sent: Sent::default(),
             error: None,
             running: jobs,
+            under_way: 0,
+            limit,
         }),
         changed: Condvar::new(),
         bytes: Arc::default(),
@@ -161,6 +228,8 @@ pub(super) fn send(
             let mut work = shared.work();
             work.error.get_or_insert(error);
             work.todo.clear();
+            drop(work);
+            shared.changed.notify_all();
         }
         for thread in threads {
             // Whoever is not joined here lets the scope panic as well.
@@ -169,7 +238,8 @@ pub(super) fn send(
             }
         }
     });
-    let work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+    work.sent.jobs = work.limit.settled();
     match work.error {
         Some(error) => Err(error),
         None => Ok(work.sent),
@@ -183,13 +253,14 @@ fn thread_failed() -> ShipError {
 /// One thread: takes packs until there are none, or something failed.
 fn send_packs(shared: &Shared<'_>) {
     loop {
-        let next = {
-            let mut work = shared.work();
-            if work.error.is_some() { None } else { work.todo.pop() }
-        };
-        let Some((group, name, len)) = next else { return };
+        let Some((group, name, len)) = next_pack(shared) else { return };
+        let going = UnderWay(shared);
         let outcome = send_pack(shared, name, len);
+        drop(going);
         let mut work = shared.work();
+        if !work.todo.is_empty() {
+            work.limit.ended(&shared.options.jobs, shared.bytes.load(Ordering::Relaxed));
+        }
         match outcome {
             Ok(Outcome::Sent) => {
                 work.sent.packs += 1;
@@ -205,6 +276,21 @@ fn send_packs(shared: &Shared<'_>) {
         work.left[group] -= 1;
         drop(work);
         shared.changed.notify_all();
+    }
+}
+
+/// The next pack, as soon as one more may be under way; `None` when there are no more.
+fn next_pack(shared: &Shared<'_>) -> Option<(usize, PackName, u64)> {
+    let mut work = shared.work();
+    loop {
+        if work.error.is_some() || work.todo.is_empty() {
+            return None;
+        }
+        if work.under_way < work.limit.now {
+            work.under_way += 1;
+            return work.todo.pop();
+        }
+        work = shared.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
     }
 }
 
@@ -224,33 +310,30 @@ fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Vanished),
         Err(e) => return Err(failed(e)),
     };
-    let gauge = Arc::new(Gauge {
-        total: Arc::clone(&shared.bytes),
-        len,
-        seen: AtomicU64::new(0),
-        counts: false.into(),
-    });
-    let source: Arc<dyn Source> =
-        Arc::new(PackSource { file: Arc::clone(&file), len, gauge: Arc::clone(&gauge) });
-    // FORMAT LAY-1: the name is the hash of the bytes. Damage here must not travel.
-    let mut hasher = blake3::Hasher::new();
-    let hashed = Checksum::of_source(source.as_ref(), &mut |piece| {
-        hasher.update(piece);
-    });
-    let checksum = match hashed {
-        Ok(checksum)
-            if file.len().map_err(failed)? == len && hasher.finalize().as_bytes() == name.as_bytes() =>
-        {
-            checksum
-        }
-        Ok(_) => return Ok(Outcome::Damaged),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Outcome::Damaged),
-        Err(e) => return Err(failed(e)),
-    };
-    gauge.counts.store(true, Ordering::Relaxed);
+    let Some(checksum) = hash_pack(&file, len, &name).map_err(failed)? else { return Ok(Outcome::Damaged) };
+    let (source, gauge) = PackSource::new(&file, len, Arc::clone(&shared.bytes));
+    let source: Arc<dyn Source> = Arc::new(source);
     shared.remote.put_if_absent(&key_of(&path)?, &source, &checksum)?;
     gauge.finish();
     Ok(Outcome::Sent)
+}
+
+/// The checksum of a pack; `None` when its bytes are not what its name says, or not so many.
+pub(super) fn hash_pack(file: &Arc<dyn DiskFile>, len: u64, name: &PackName) -> io::Result<Option<Checksum>> {
+    let (source, _) = PackSource::new(file, len, Arc::default());
+    let mut hasher = blake3::Hasher::new();
+    let hashed = Checksum::of_source(&source, &mut |piece| {
+        hasher.update(piece);
+    });
+    match hashed {
+        // FORMAT LAY-1: the name is the hash of the bytes. Damage here must not travel.
+        Ok(checksum) if file.len()? == len && hasher.finalize().as_bytes() == name.as_bytes() => {
+            Ok(Some(checksum))
+        }
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The name of a vault's file at a remote.

@@ -5,10 +5,12 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskLock};
 use crate::format::SnapshotId;
 use crate::remote::Settings;
 use crate::store::error::{Result, StoreError};
+
+use super::error::ShipError;
 
 const PATH: &str = "live/remotes.json";
 const LOCK_PATH: &str = "live/remotes.lock";
@@ -16,6 +18,8 @@ const LOCK_PATH: &str = "live/remotes.lock";
 pub(super) const CURSOR_DIR: &str = "live/remotes";
 /// The largest of these files that is read.
 const BYTES_MAX: u64 = 1 << 20;
+/// The longest note of a process that ships.
+const NOTE_MAX: u64 = 4 << 10;
 
 /// The remotes of a vault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +138,34 @@ pub fn forget_cursor(disk: &dyn Disk, name: &str) -> Result<()> {
     }
 }
 
+/// The right to ship to a remote, until it is dropped. Nothing breaks without it, but two processes would send the same.
+#[derive(Debug)]
+pub struct ShipLock {
+    #[allow(dead_code, reason = "held, not used")]
+    lock: Box<dyn DiskLock>,
+    /// What the process that had it before wrote, or nothing.
+    pub previous: String,
+}
+
+/// Takes the right to ship to a remote, and leaves a note of who has it.
+///
+/// # Errors
+/// `Busy`, with that note, when another process has it; I/O errors.
+pub fn lock_remote(disk: &dyn Disk, name: &str, note: &str) -> std::result::Result<ShipLock, ShipError> {
+    let path = format!("{CURSOR_DIR}/{name}.lock");
+    let failed = |e| StoreError::io(format!("locking {path}"), e);
+    disk.create_dir_all(CURSOR_DIR).map_err(failed)?;
+    let lock = disk.lock(&path).map_err(failed)?;
+    let written = disk.read_file(&path, NOTE_MAX).map_err(failed)?;
+    let previous: String = String::from_utf8_lossy(&written).chars().filter(|c| !c.is_control()).collect();
+    let Some(lock) = lock else { return Err(ShipError::Busy(previous)) };
+    if let Err(error) = lock.write_note(note.as_bytes()) {
+        // A full disk here is no reason not to ship; the note is for people.
+        tracing::debug!(%error, "no note in the lock");
+    }
+    Ok(ShipLock { lock, previous })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -173,6 +205,20 @@ mod tests {
         forget_cursor(&disk, "a").unwrap();
         forget_cursor(&disk, "a").unwrap();
         assert_eq!(load_cursor(&disk, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn one_process_ships_at_a_time_and_says_who_it_is() {
+        let disk = SimDisk::new(1);
+        let lock = lock_remote(&disk, "a", "the first").unwrap();
+        assert_eq!(lock.previous, "");
+        match lock_remote(&disk, "a", "the second") {
+            Err(ShipError::Busy(holder)) => assert_eq!(holder, "the first"),
+            other => panic!("{other:?}"),
+        }
+        lock_remote(&disk, "b", "the second").unwrap();
+        drop(lock);
+        assert_eq!(lock_remote(&disk, "a", "the third").unwrap().previous, "the first");
     }
 
     #[test]

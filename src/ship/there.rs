@@ -32,19 +32,8 @@ pub(super) struct There {
 impl There {
     /// Lists a remote.
     pub(super) fn list(remote: &dyn Remote, chain: &Chain, here: &BTreeMap<PackName, u64>) -> Result<Self> {
-        let named = chain.named();
         let mut there = Self::default();
-        remote::list(remote, "packs/", &mut |item| {
-            match parse_pack_path(&item.name).filter(|_| item.len <= PACK_LEN_MAX) {
-                Some(name) if here.contains_key(&name) || named.contains(&name) => {
-                    there.packs.insert(name, item.len);
-                }
-                // Collected here, and not yet pruned there; or anything.
-                Some(_) => {}
-                None => there.foreign += 1,
-            }
-            Ok(())
-        })?;
+        there.list_packs(remote, &chain.named(), here)?;
         there.list_chain(remote, chain)?;
         Ok(there)
     }
@@ -86,6 +75,25 @@ impl There {
             Ok(())
         })?;
         Ok(())
+    }
+
+    fn list_packs(
+        &mut self,
+        remote: &dyn Remote,
+        named: &BTreeSet<PackName>,
+        here: &BTreeMap<PackName, u64>,
+    ) -> Result<()> {
+        Ok(remote::list(remote, "packs/", &mut |item| {
+            match parse_pack_path(&item.name).filter(|_| item.len <= PACK_LEN_MAX) {
+                Some(name) if here.contains_key(&name) || named.contains(&name) => {
+                    self.packs.insert(name, item.len);
+                }
+                // Collected here, and not yet pruned there; or anything.
+                Some(_) => {}
+                None => self.foreign += 1,
+            }
+            Ok(())
+        })?)
     }
 
     /// Checks that what is there is this vault's: no properly signed chain file that is unknown here, nothing of another
