@@ -39,4 +39,5 @@ mod syncfs;
 mod troubles;
 mod umount_wait;
 mod vectors_test;
+mod verify;
 mod whole;

@@ -14,8 +14,10 @@ use super::remote::{find, speed};
 use super::session;
 use crate::disk::Disk;
 use crate::env::SystemEnv;
-use crate::remote::{self, Counters, ErrorKind, OpenOptions, Pause, RealPause, RemoteError, Settings};
-use crate::ship::{self, Bounds, Jobs, LockReport, Remotes, Report, ShipOptions};
+use crate::remote::{
+    self, Counters, ErrorKind, OpenOptions, Pause, RealPause, Remote, RemoteError, Settings,
+};
+use crate::ship::{self, Bounds, Jobs, LockReport, Remotes, Report, ShipOptions, Verified};
 
 /// Names that a warning shows.
 const NAMES_SHOWN: usize = 5;
@@ -27,11 +29,15 @@ Examples:
   strongroom ship /encrypted
   strongroom ship /encrypted --to offsite --limit-upload 10M
   strongroom ship /encrypted --dry-run --json
+  strongroom ship /encrypted --verify
 
 Needs no key, and works while the vault is mounted. What a remote has already is not sent again;
 an interrupted ship goes on where it was. Packs go first and snapshots last, so the remote
 restores at every moment. Nothing there is ever overwritten or deleted. Where objects are locked
 (`remote add --lock-mode --lock-days`), what the snapshots there need is locked for longer.
+
+--verify looks at everything the remote has: one small request for each object where the endpoint
+keeps checksums; elsewhere objects are read. An interrupted one goes on where it was.
 
 Exit status 25: a remote holds something else than this vault shipped; 16: another process ships
 there at this moment.")]
@@ -50,6 +56,9 @@ pub(crate) struct ShipArgs {
     /// Receive at most so much a second
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_download: Option<u64>,
+    /// Verify everything that is there as well; with --dry-run, nothing else
+    #[arg(long)]
+    verify: bool,
     /// Say what would be sent, send nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -57,7 +66,7 @@ pub(crate) struct ShipArgs {
     #[arg(long)]
     start_over: bool,
     /// Object Lock: only extend what is there, for credentials that may do nothing else; send nothing
-    #[arg(long, conflicts_with = "start_over")]
+    #[arg(long, conflicts_with_all = ["start_over", "verify"])]
     extend_only: bool,
 }
 
@@ -67,6 +76,8 @@ struct Line<'a> {
     url: &'a str,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     report: Option<&'a Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<&'a Verified>,
     requests: u64,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +176,28 @@ fn note(what: &str) -> String {
     format!("strongroom {what}, process {}", std::process::id())
 }
 
+/// Looks at everything that a remote has.
+fn look(
+    args: &ShipArgs,
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    name: &str,
+    jobs: &Jobs,
+    out: &Output,
+) -> CliResult<Option<Verified>> {
+    if !args.verify {
+        return Ok(None);
+    }
+    let bar = out.progress(Some(0), &format!("{name}: verifying"));
+    let verified = ship::verify(disk, remote, name, jobs.first(), &|progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+        bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
+    });
+    bar.finish_and_clear();
+    Ok(Some(verified?))
+}
+
 fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> CliResult {
     let started = Instant::now();
     let counters = Arc::new(Counters::default());
@@ -182,7 +215,7 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
         let cursor = ship::load_cursor(disk.as_ref(), name)?;
         if args.extend_only {
             let report = ship::extend(disk, &remote, cursor.as_ref(), jobs.first(), args.dry_run)?;
-            return Ok(report);
+            return Ok((report, None));
         }
         let how = ShipOptions {
             jobs: jobs.clone(),
@@ -200,8 +233,9 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
             ship::store_cursor(disk.as_ref(), name, &cursor)?;
         }
         bar.finish_and_clear();
+        // Looking takes long, and is in nobody's way.
         drop(lock);
-        Ok(report)
+        Ok((report, look(args, disk, &remote, name, &jobs, out)?))
     });
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
@@ -211,21 +245,38 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
         out.json_line(&Line {
             remote: name,
             url: &settings.url,
-            report: done,
+            report: done.map(|(report, _)| report),
+            verified: done.and_then(|(_, verified)| verified.as_ref()),
             requests: counters.requests(),
             seconds,
             error,
         })?;
     }
-    let report = shipped?;
+    let (report, verified) = shipped?;
     if !out.is_json() {
         out.line(&summary(name, &report, counters.requests(), seconds))?;
+        if let Some(verified) = &verified {
+            out.line(&looked(name, verified))?;
+        }
         if out.verbosity() > 0 && report.packs > 0 && !report.dry_run {
             out.note(&format!("{name}: {} packs at a time", report.jobs));
         }
     }
     let locked = warn(&report, out);
-    Ok(match (!report.damaged.is_empty(), report.header_refused) {
+    if let Some(verified) = &verified {
+        for text in verified.damaged_here.iter().chain(&verified.wrong) {
+            out.warning(&super::show_bytes(text.as_bytes()));
+        }
+        if !verified.wrong.is_empty() {
+            let text = format!("{} objects there are not what was shipped", verified.wrong.len());
+            return Err(CliError::new(ExitCode::RemoteAlarm, text).hint(
+                "nothing was changed there. Find out why; then remove them there (or ship to a new place), and ship again while \
+                 this vault is sound",
+            ));
+        }
+    }
+    let damaged = !report.damaged.is_empty() || verified.is_some_and(|v| !v.damaged_here.is_empty());
+    Ok(match (damaged, report.header_refused) {
         (true, _) => ExitCode::Corrupt,
         (false, _) if locked == ExitCode::RemoteAlarm => locked,
         (false, true) => ExitCode::Remote,
@@ -287,6 +338,18 @@ fn summary_of_lock(lock: &LockReport, dry_run: bool) -> String {
         lock.objects,
         lock.mode.name(),
         lock.extended
+    )
+}
+
+fn looked(name: &str, verified: &Verified) -> String {
+    format!(
+        "{name}: verified {} objects{}, {} by the endpoint's checksums and {} by reading {}; {} wrong",
+        verified.objects,
+        if verified.resumed { " (the rest of what was begun)" } else { "" },
+        verified.by_checksum,
+        verified.by_reading,
+        human_bytes(verified.bytes_read),
+        verified.wrong.len(),
     )
 }
 

@@ -15,6 +15,7 @@ mod send;
 mod settings;
 mod there;
 mod tune;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use settings::{
     Cursor, Remotes, ShipLock, forget_cursor, is_name, load_cursor, lock_remote, store_cursor,
 };
 pub use tune::{Bounds, Sample, Tuner};
+pub use verify::{Verified, verify};
 
 use header::Copies;
 use lock::{Keeper, Needed};
@@ -70,7 +72,7 @@ impl Default for Jobs {
 
 impl Jobs {
     /// How many to begin with.
-    fn first(&self) -> usize {
+    pub(crate) fn first(&self) -> usize {
         match self {
             Self::Fixed(jobs) => *jobs,
             Self::Measured { bounds, .. } => bounds.first,

@@ -130,11 +130,53 @@ pub fn store_cursor(disk: &dyn Disk, name: &str, cursor: &Cursor) -> Result<()> 
 /// # Errors
 /// I/O errors.
 pub fn forget_cursor(disk: &dyn Disk, name: &str) -> Result<()> {
+    store_position(disk, name, None)?;
     match disk.remove(&cursor_path(name)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::io(format!("removing {}", cursor_path(name)), e))
         }
         _ => Ok(()),
+    }
+}
+
+fn position_path(name: &str) -> String {
+    format!("{CURSOR_DIR}/{name}.verify.json")
+}
+
+/// How far a verification has come that was interrupted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    /// The URL it had then.
+    pub(super) url: String,
+    /// Everything up to this name was looked at.
+    pub(super) after: String,
+    /// What was wrong among it.
+    pub(super) wrong: Vec<String>,
+}
+
+/// Reads how far a verification has come. One that can't be understood begins anew.
+pub(super) fn load_position(disk: &dyn Disk, name: &str) -> Result<Option<Position>> {
+    match read(disk, &position_path(name)) {
+        Err(StoreError::Corrupt(text)) => {
+            tracing::warn!(%text, "verifying begins anew");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Remembers how far a verification has come; `None`: to its end.
+pub(super) fn store_position(disk: &dyn Disk, name: &str, position: Option<&Position>) -> Result<()> {
+    let path = position_path(name);
+    match position {
+        Some(position) => write(disk, &path, position),
+        None => match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io(format!("removing {path}"), e))
+            }
+            _ => Ok(()),
+        },
     }
 }
 

@@ -1,0 +1,373 @@
+//! Verifying what a remote has: that each object's bytes are what its name says.
+//!
+//! Where the endpoint keeps a SHA-256 of what it stores, that is asked for and compared with the file here: one small
+//! request for each object, and nothing comes back over the wire. Where it keeps none, or where the file is no longer here,
+//! the object is read, and its name is what it is compared with.
+//!
+//! Names go in order, and how far it came is remembered: a verification that was interrupted goes on there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::disk::{Disk, OpenMode};
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of};
+use crate::format::pack::pack_path;
+use crate::format::{PackName, SnapshotId};
+use crate::remote::{Checksum, ErrorKind, Key, PIECE, Remote, RemoteError};
+use crate::snapshot::chain::Chain;
+use crate::store::error::StoreError;
+use crate::store::header::load;
+
+use super::Progress;
+use super::error::{Result, ShipError};
+use super::settings::{Position, load_position, store_position};
+use super::there::There;
+
+/// How far it is gets remembered after so many objects,
+const REMEMBER_OBJECTS: usize = 500;
+/// or after so many bytes that were read.
+const REMEMBER_BYTES: u64 = 256 << 20;
+/// Bytes that are asked for at a time.
+const STEP: u64 = 8 * PIECE as u64;
+/// An object that seems to be wrong is looked at so often: a bit may have turned on the way.
+const LOOKS: u32 = 2;
+
+/// What came of a verification.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// Of those, the ones whose checksum the endpoint keeps.
+    pub by_checksum: u64,
+    /// The ones that were read.
+    pub by_reading: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// It went on where one was interrupted.
+    pub resumed: bool,
+    /// Objects there that are not what they should be: name and what is wrong.
+    pub wrong: Vec<String>,
+    /// Packs here that are damaged. Those there were compared with their names.
+    pub damaged_here: Vec<String>,
+}
+
+/// An object that is to be looked at.
+#[derive(Clone, Debug)]
+enum Item {
+    Pack { name: PackName, len: u64, here: bool },
+    File { path: String, id: SnapshotId, len: u64, here: bool },
+}
+
+impl Item {
+    fn path(&self) -> String {
+        match self {
+            Self::Pack { name, .. } => pack_path(name),
+            Self::File { path, .. } => path.clone(),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Pack { len, .. } | Self::File { len, .. } => *len,
+        }
+    }
+
+    fn is_here(&self) -> bool {
+        match self {
+            Self::Pack { here, .. } | Self::File { here, .. } => *here,
+        }
+    }
+}
+
+/// How an object was found to be.
+enum Finding {
+    Checksum { good: bool },
+    Read { good: bool, bytes: u64 },
+    Gone,
+}
+
+struct Work {
+    next: usize,
+    /// Everything before this one was looked at.
+    frontier: usize,
+    /// What was looked at beyond it.
+    beyond: std::collections::BTreeSet<usize>,
+    verified: Verified,
+    remembered: (usize, u64),
+    error: Option<ShipError>,
+}
+
+struct Shared<'a> {
+    disk: &'a dyn Disk,
+    remote: &'a dyn Remote,
+    name: &'a str,
+    items: &'a [Item],
+    work: Mutex<Work>,
+    bytes: AtomicU64,
+    bytes_total: u64,
+}
+
+impl Shared<'_> {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at everything that a remote has of this vault: packs and chain files. (The header's copies are compared whenever
+/// something is shipped.) `name`: of the remote, under which it is remembered how far this came.
+///
+/// # Errors
+/// See [`ShipError`]. What was found so far is kept for the next one.
+pub fn verify(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    name: &str,
+    jobs: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Verified> {
+    let header = load(disk.as_ref())?.parsed.header;
+    let chain = Chain::load(disk.as_ref(), &header)?;
+    let here = crate::snapshot::open::list_packs(disk.as_ref())?;
+    let there = There::list(remote.as_ref(), &chain, &here)?;
+    there.check(remote.as_ref(), &header, &chain, &here, None)?;
+    let mut items = list_items(&there, &here, &chain);
+    let url = remote.url();
+    let before = load_position(disk.as_ref(), name)?.filter(|position| position.url == url);
+    let mut verified = Verified::default();
+    if let Some(position) = &before {
+        // What was wrong is looked at again: it may have been healed.
+        items.retain(|item| {
+            let path = item.path();
+            path > position.after || position.wrong.iter().any(|wrong| wrong.starts_with(&path))
+        });
+        verified.resumed = true;
+    }
+    let shared = Shared {
+        disk: disk.as_ref(),
+        remote: remote.as_ref(),
+        name,
+        items: &items,
+        bytes_total: items.iter().map(Item::len).sum(),
+        bytes: AtomicU64::new(0),
+        work: Mutex::new(Work {
+            next: 0,
+            frontier: 0,
+            beyond: std::collections::BTreeSet::new(),
+            verified,
+            remembered: (0, 0),
+            error: None,
+        }),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, 64).min(items.len()) {
+            scope.spawn(|| look_at_items(&shared, progress));
+        }
+    });
+    let work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if work.frontier < items.len() {
+        let panicked = || StoreError::Poisoned("a thread that verifies failed".into()).into();
+        return Err(work.error.unwrap_or_else(panicked));
+    }
+    store_position(disk.as_ref(), name, None)?;
+    let mut verified = work.verified;
+    verified.wrong.sort();
+    Ok(verified)
+}
+
+/// Everything there, in order of names.
+fn list_items(there: &There, here: &BTreeMap<PackName, u64>, chain: &Chain) -> Vec<Item> {
+    let packs = there.packs.iter().map(|(name, len)| Item::Pack {
+        name: *name,
+        len: *len,
+        here: here.contains_key(name),
+    });
+    let files = there.files.iter().map(|((seq, id), len)| Item::File {
+        path: format!("snapshots/{}", crate::format::chain::name(*seq, id)),
+        id: *id,
+        len: *len,
+        here: chain.get(*seq).is_some_and(|info| info.id == *id),
+    });
+    let mut items: Vec<Item> = packs.chain(files).collect();
+    items.sort_by_cached_key(Item::path);
+    items
+}
+
+/// One thread: takes objects until there are none, or something failed.
+fn look_at_items(shared: &Shared<'_>, progress: &(dyn Fn(Progress) + Sync)) {
+    loop {
+        let at = {
+            let mut work = shared.work();
+            if work.error.is_some() || work.next >= shared.items.len() {
+                return;
+            }
+            work.next += 1;
+            work.next - 1
+        };
+        let item = &shared.items[at];
+        let found = look_at(shared, item);
+        let bytes = shared.bytes.fetch_add(item.len(), Ordering::Relaxed) + item.len();
+        let mut work = shared.work();
+        match found {
+            Ok((finding, damaged_here)) => note(&mut work, item, &finding, damaged_here),
+            Err(error) => {
+                work.error.get_or_insert(error);
+                return;
+            }
+        }
+        work.beyond.insert(at);
+        while let frontier = work.frontier
+            && work.beyond.remove(&frontier)
+        {
+            work.frontier += 1;
+        }
+        remember(shared, &mut work);
+        progress(Progress {
+            bytes,
+            bytes_total: shared.bytes_total,
+            objects: work.verified.objects,
+            objects_total: shared.items.len() as u64,
+        });
+    }
+}
+
+fn note(work: &mut Work, item: &Item, finding: &Finding, damaged_here: bool) {
+    let verified = &mut work.verified;
+    verified.objects += 1;
+    let what = match finding {
+        Finding::Checksum { good } => {
+            verified.by_checksum += 1;
+            (!good).then_some("other bytes than were shipped, by the checksum that the endpoint keeps")
+        }
+        Finding::Read { good, bytes } => {
+            verified.by_reading += 1;
+            verified.bytes_read += bytes;
+            (!good).then_some("other bytes than its name says")
+        }
+        Finding::Gone => Some("it was listed, and is not there"),
+    };
+    if let Some(what) = what {
+        verified.wrong.push(format!("{}: {what}", item.path()));
+    }
+    if damaged_here {
+        verified.damaged_here.push(format!("{} is damaged", item.path()));
+    }
+}
+
+/// Remembers how far it is, now and then.
+fn remember(shared: &Shared<'_>, work: &mut Work) {
+    let Some(last) = work.frontier.checked_sub(1) else { return };
+    let (objects, bytes) = work.remembered;
+    if work.frontier - objects < REMEMBER_OBJECTS && work.verified.bytes_read - bytes < REMEMBER_BYTES {
+        return;
+    }
+    work.remembered = (work.frontier, work.verified.bytes_read);
+    let position = Position {
+        url: shared.remote.url(),
+        after: shared.items[last].path(),
+        wrong: work.verified.wrong.clone(),
+    };
+    if let Err(error) = store_position(shared.disk, shared.name, Some(&position)) {
+        // Then an interruption costs more.
+        tracing::warn!(%error, "how far the verification is can't be remembered");
+    }
+}
+
+/// Looks at one object; tells as well whether the file here is damaged.
+fn look_at(shared: &Shared<'_>, item: &Item) -> Result<(Finding, bool)> {
+    let path = item.path();
+    let key = Key::new(&path)
+        .ok_or_else(|| ShipError::from(StoreError::Corrupt(format!("{path} is no name of an object"))))?;
+    let gone = |e: RemoteError| match e.kind {
+        ErrorKind::NotFound => Ok((Finding::Gone, false)),
+        _ => Err(e.into()),
+    };
+    let meta = match shared.remote.head(&key) {
+        Ok(meta) => meta,
+        Err(e) => return gone(e),
+    };
+    let mut damaged_here = false;
+    if let (Some(kept), true) = (meta.checksum, item.is_here()) {
+        match checksum_here(shared.disk, item)? {
+            Here::Good(checksum) => {
+                let good = kept == checksum && meta.len == item.len();
+                return Ok((Finding::Checksum { good }, false));
+            }
+            Here::Damaged => damaged_here = true,
+            // Collected since it was listed.
+            Here::Gone => {}
+        }
+    }
+    let mut bytes = 0;
+    for _ in 0..LOOKS {
+        match read_and_compare(shared.remote, &key, item, &mut bytes) {
+            Ok(true) => return Ok((Finding::Read { good: true, bytes }, damaged_here)),
+            Ok(false) => {}
+            // Shorter than it was listed.
+            Err(e) if e.kind == ErrorKind::Corrupt => {}
+            Err(e) => return gone(e),
+        }
+    }
+    Ok((Finding::Read { good: false, bytes }, damaged_here))
+}
+
+/// Reads an object, and tells whether its bytes are what its name says.
+fn read_and_compare(
+    remote: &dyn Remote,
+    key: &Key,
+    item: &Item,
+    bytes: &mut u64,
+) -> crate::remote::Result<bool> {
+    match item {
+        Item::Pack { name, len, .. } => {
+            let mut hasher = blake3::Hasher::new();
+            let mut off = 0;
+            while off < *len {
+                let end = (*len).min(off + STEP);
+                hasher.update(&remote.get(key, off..end)?);
+                *bytes += end - off;
+                off = end;
+            }
+            // FORMAT LAY-1
+            Ok(hasher.finalize().as_bytes() == name.as_bytes())
+        }
+        Item::File { id, len, .. } => {
+            let whole = remote.get(key, 0..(*len).min(CHAIN_FILE_LEN_MAX as u64))?;
+            *bytes += whole.len() as u64;
+            Ok(id_of(&whole) == *id)
+        }
+    }
+}
+
+/// What a file here is.
+enum Here {
+    Good(Checksum),
+    Damaged,
+    Gone,
+}
+
+fn checksum_here(disk: &dyn Disk, item: &Item) -> Result<Here> {
+    let path = item.path();
+    let failed = |e: std::io::Error| ShipError::from(StoreError::io(format!("reading {path}"), e));
+    match item {
+        Item::Pack { name, .. } => {
+            let file = match disk.open(&path, OpenMode::Read) {
+                Ok(file) => file,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Here::Gone),
+                Err(e) => return Err(failed(e)),
+            };
+            match super::send::hash_pack(&file, item.len(), name).map_err(failed)? {
+                Some(checksum) => Ok(Here::Good(checksum)),
+                None => Ok(Here::Damaged),
+            }
+        }
+        Item::File { id, .. } => match disk.read_file(&path, CHAIN_FILE_LEN_MAX as u64) {
+            Ok(bytes) if id_of(&bytes) == *id => Ok(Here::Good(Checksum::of(&bytes))),
+            Ok(_) => Ok(Here::Damaged),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Here::Gone),
+            Err(e) => Err(failed(e)),
+        },
+    }
+}
