@@ -40,6 +40,20 @@ need_crate() {
   cargo install --locked --quiet --root target/tools --version "$version" "$@" "$name"
 }
 
+# need_venv NAME REQUIREMENT...: installs Python programs below target/tools/NAME, unless these versions are there already.
+need_venv() {
+  local dir=target/tools/$1
+  shift
+  [ "$(cat "$dir/installed" 2>/dev/null)" = "$*" ] && return 0
+  # Debian has it in a package of its own, under no program's name.
+  python3 -c 'import ensurepip' 2>/dev/null || need_packages no-venv=python3-venv
+  say "installing $*"
+  rm -rf "$dir"
+  python3 -m venv "$dir"
+  "$dir/bin/pip" install --quiet --disable-pip-version-check "$@"
+  printf '%s' "$*" >"$dir/installed"
+}
+
 need_fuse() {
   [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
   [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE here, and a mount can't be tested without it"

@@ -6,6 +6,7 @@ pub mod s3_server;
 pub mod sshd;
 
 mod lock;
+mod moto;
 mod s3;
 mod sftp;
 

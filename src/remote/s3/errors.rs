@@ -20,6 +20,11 @@ where
             let status = service.raw().status().as_u16();
             let meta = service.err().meta();
             let code = meta.code().unwrap_or("");
+            if service.raw().status().is_success() {
+                // It says that it did what was asked, in words that the protocol does not have.
+                let text = format!("the endpoint's answer makes no sense (status {status})");
+                return with(ErrorKind::Corrupt, &text);
+            }
             let text = match (code, meta.message()) {
                 ("", _) => format!("the endpoint answered with status {status}"),
                 (code, Some(message)) => format!("{} ({})", printable(message), printable(code)),

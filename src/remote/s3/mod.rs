@@ -557,6 +557,7 @@ fn unless_it_does_not_say(error: RemoteError) -> Result<Answer> {
         ErrorKind::Unsupported | ErrorKind::NotFound => {
             Ok(Answer::Unknown("the endpoint does not say".into()))
         }
+        ErrorKind::Corrupt => Ok(Answer::Unknown("the endpoint's answer makes no sense".into())),
         _ => Err(error),
     }
 }
