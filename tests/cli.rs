@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::common::{Finished, PASSPHRASE, Sandbox};
+use crate::common::{Finished, PASSPHRASE, Sandbox, signal};
 
 /// The verbs, which scripts rely on.
 const VERBS: [&str; 23] = [
@@ -334,6 +336,19 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// A command that goes on until it is asked to end; this is done after its first line.
+    fn run_until_a_line(&mut self, args: &[&str]) {
+        let args = [args, &["--json"]].concat();
+        let mut command = self.sandbox.strongroom();
+        let mut child = command.args(&args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        signal(i32::try_from(child.id()).unwrap(), rustix::process::Signal::TERM);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{line}");
+        let value = redact_json(self.sandbox, serde_json::from_str(&line).unwrap());
+        self.text += &format!("$ strongroom {}\n{value:#}\n\n", redact(self.sandbox, &args.join(" ")));
+    }
+
     #[track_caller]
     fn run(&mut self, args: &[&str]) {
         let args = [args, &["--json"]].concat();
@@ -422,6 +437,7 @@ fn heavy_json_of_every_verb() {
     session.run(&["remote", "test", vault, "usb"]);
     session.run(&["ship", vault, "--dry-run"]);
     session.run(&["ship", vault, "--verify"]);
+    session.run_until_a_line(&["ship", vault, "--watch"]);
     session.run(&["remote", "remove", vault, "usb"]);
     assert!(!session.text.contains(&pass), "nothing of this machine is left in the text");
     assert_text("json", &session.text);

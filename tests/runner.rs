@@ -40,4 +40,5 @@ mod troubles;
 mod umount_wait;
 mod vectors_test;
 mod verify;
+mod watch;
 mod whole;

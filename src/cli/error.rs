@@ -185,9 +185,11 @@ impl From<ShipError> for CliError {
             ShipError::Lost(_) => alarm(
                 "nothing was sent. If you emptied it yourself, --start-over ships everything again; otherwise find out who did",
             ),
-            ShipError::Busy(_) => {
-                Self::new(ExitCode::InUse, message).hint("it sends what this one would have sent")
-            }
+            ShipError::Busy(_) => Self::new(ExitCode::InUse, message).hint(
+                "it sends what this one would have sent. A `ship --watch` sends what is new by itself, and nothing has to be shipped \
+                 beside it",
+            ),
+            ShipError::Stopped => Self::new(ExitCode::Interrupted, message),
             ShipError::Header(_) => {
                 alarm("nothing was overwritten; `strongroom info` on both copies says more")
             }

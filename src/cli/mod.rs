@@ -23,6 +23,7 @@ mod ship;
 mod snapshot;
 mod status;
 mod umount;
+mod watch;
 mod with;
 
 use std::ffi::OsString;

@@ -12,6 +12,7 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
 use super::remote::{find, speed};
 use super::session;
+use super::umount::duration;
 use crate::disk::Disk;
 use crate::env::SystemEnv;
 use crate::remote::{
@@ -23,13 +24,14 @@ use crate::ship::{self, Bounds, Jobs, LockReport, Remotes, Report, ShipOptions, 
 const NAMES_SHOWN: usize = 5;
 
 /// Arguments of `ship`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   strongroom ship /encrypted
   strongroom ship /encrypted --to offsite --limit-upload 10M
   strongroom ship /encrypted --dry-run --json
   strongroom ship /encrypted --verify
+  strongroom ship /encrypted --watch
 
 Needs no key, and works while the vault is mounted. What a remote has already is not sent again;
 an interrupted ship goes on where it was. Packs go first and snapshots last, so the remote
@@ -39,14 +41,17 @@ restores at every moment. Nothing there is ever overwritten or deleted. Where ob
 --verify looks at everything the remote has: one small request for each object where the endpoint
 keeps checksums; elsewhere objects are read. An interrupted one goes on where it was.
 
+--watch stays in the foreground (for systemd: contrib/systemd) and sends packs as they close and
+snapshots as they appear. Remotes that are away are tried again. Ends with 0 at SIGTERM and SIGINT.
+
 Exit status 25: a remote holds something else than this vault shipped; 16: another process ships
 there at this moment.")]
 pub(crate) struct ShipArgs {
     /// The vault
-    vault: PathBuf,
+    pub(super) vault: PathBuf,
     /// Ship to these remotes only
     #[arg(long = "to", value_name = "NAME", num_args = 1..)]
-    to: Vec<String>,
+    pub(super) to: Vec<String>,
     /// Packs under way at a time [default: as many as help, found by measuring]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
@@ -59,6 +64,12 @@ pub(crate) struct ShipArgs {
     /// Verify everything that is there as well; with --dry-run, nothing else
     #[arg(long)]
     verify: bool,
+    /// Keep running, and ship what appears
+    #[arg(long, conflicts_with_all = ["dry_run", "start_over", "verify"])]
+    watch: bool,
+    /// With --watch: look at the vault at least so often
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "watch", default_value = "60s")]
+    pub(super) interval: Duration,
     /// Say what would be sent, send nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -66,7 +77,7 @@ pub(crate) struct ShipArgs {
     #[arg(long)]
     start_over: bool,
     /// Object Lock: only extend what is there, for credentials that may do nothing else; send nothing
-    #[arg(long, conflicts_with_all = ["start_over", "verify"])]
+    #[arg(long, conflicts_with_all = ["start_over", "verify", "watch"])]
     extend_only: bool,
 }
 
@@ -98,6 +109,10 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
         return Err(CliError::usage("this vault has no remotes")
             .hint("`strongroom remote add VAULT NAME URL` makes one"));
     }
+    if args.watch {
+        drop(vault);
+        return super::watch::run(args, out);
+    }
     let mut worst = ExitCode::Ok;
     for (name, settings) in chosen {
         let code = match one(args, &vault.disk, name, settings, out) {
@@ -116,7 +131,11 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
 }
 
 /// How many packs at a time: what was asked for, or what measuring finds.
-fn jobs(args: &ShipArgs, settings: &Settings, counters: &Arc<Counters>) -> Result<Jobs, remote::RemoteError> {
+pub(super) fn jobs(
+    args: &ShipArgs,
+    settings: &Settings,
+    counters: &Arc<Counters>,
+) -> Result<Jobs, remote::RemoteError> {
     Ok(match args.jobs {
         Some(jobs) => Jobs::Fixed(usize::from(jobs)),
         None => Jobs::Measured {
@@ -137,7 +156,7 @@ fn available_memory() -> u64 {
 }
 
 /// How to reach a remote, as the command line has it.
-fn open_options(args: &ShipArgs, counters: &Arc<Counters>) -> OpenOptions {
+pub(super) fn open_options(args: &ShipArgs, counters: &Arc<Counters>) -> OpenOptions {
     OpenOptions {
         counters: Arc::clone(counters),
         limit_upload: args.limit_upload,
@@ -172,7 +191,7 @@ impl Pause for Patience {
 }
 
 /// What others are told who find a remote locked.
-fn note(what: &str) -> String {
+pub(super) fn note(what: &str) -> String {
     format!("strongroom {what}, process {}", std::process::id())
 }
 
@@ -285,7 +304,7 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
 }
 
 /// Says what is wrong although shipping worked; the code is about locks alone.
-fn warn(report: &Report, out: &Output) -> ExitCode {
+pub(super) fn warn(report: &Report, out: &Output) -> ExitCode {
     for text in &report.damaged {
         out.warning(&super::show_bytes(text.as_bytes()));
     }
@@ -353,10 +372,14 @@ fn looked(name: &str, verified: &Verified) -> String {
     )
 }
 
-fn summary(name: &str, report: &Report, requests: u64, seconds: f64) -> String {
+pub(super) fn summary(name: &str, report: &Report, requests: u64, seconds: f64) -> String {
     let verb = if report.dry_run { "would send" } else { "sent" };
+    let ahead = match report.packs_ahead {
+        0 => String::new(),
+        n => format!(" ({n} ahead of their snapshot)"),
+    };
     let sent = format!(
-        "{} packs, {} snapshot files, {} header copies ({})",
+        "{} packs{ahead}, {} snapshot files, {} header copies ({})",
         report.packs,
         report.chain_files,
         report.headers,

@@ -16,6 +16,7 @@
 //! - After a failed `sync_data` nothing is known about the file; callers stop writing (see `store::poison`).
 
 mod faulty;
+mod notify;
 mod real;
 mod sim;
 
@@ -24,6 +25,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use faulty::{Fault, FaultErrno, FaultKind, FaultOp, Faults, FaultyDisk};
+pub use notify::Notify;
 pub use real::RealDisk;
 pub use sim::{CrashMode, SimDisk, is_power_off};
 

@@ -31,6 +31,9 @@ pub enum ShipError {
     /// Another process ships to the same place, and said who it is.
     #[error("another process ships there at this moment: {0}")]
     Busy(String),
+    /// It was asked to end.
+    #[error("stopped; what was sent so far stays")]
+    Stopped,
     /// The remote's header can't be this vault's.
     #[error("{0}")]
     Header(String),

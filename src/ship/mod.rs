@@ -13,9 +13,11 @@ mod lock;
 mod plan;
 mod send;
 mod settings;
+mod stop;
 mod there;
 mod tune;
 mod verify;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,8 +39,10 @@ pub use lock::{LockReport, forget_ledger};
 pub use settings::{
     Cursor, Remotes, ShipLock, forget_cursor, is_name, load_cursor, lock_remote, store_cursor,
 };
+pub use stop::{Stop, Woken};
 pub use tune::{Bounds, Sample, Tuner};
 pub use verify::{Verified, verify};
+pub use watch::{Event, Opened, Watched, Watching, watch};
 
 use header::Copies;
 use lock::{Keeper, Needed};
@@ -89,6 +93,19 @@ pub struct ShipOptions {
     pub dry_run: bool,
     /// Ship although the remote lost what was shipped to it before.
     pub start_over: bool,
+    /// A process that keeps shipping: packs that no snapshot names yet go as well, and what was there a short time ago is
+    /// not listed again.
+    pub watched: Option<Arc<Watched>>,
+}
+
+impl ShipOptions {
+    fn stop(&self) -> Option<&Arc<Stop>> {
+        self.watched.as_ref().map(|watched| &watched.stop)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop().is_some_and(|stop| stop.is_asked())
+    }
 }
 
 /// How far it is.
@@ -109,6 +126,8 @@ pub struct Progress {
 pub struct Report {
     /// Packs sent.
     pub packs: u64,
+    /// Of those, the ones that no snapshot names yet: they were sent ahead of it.
+    pub packs_ahead: u64,
     /// Snapshot and removal files sent.
     pub chain_files: u64,
     /// Copies of the header sent.
@@ -185,7 +204,9 @@ fn ship_round(
     // After the chain: what the chain needs was there before its files were.
     let here = list_packs(disk.as_ref())?;
     let copies = header::check(remote.as_ref(), &header_bytes, header)?;
-    let there = There::list(remote.as_ref(), &chain, &here)?;
+    // Whatever fails from here on, the next one lists everything again.
+    let known = options.watched.as_ref().and_then(|watched| watched.take_known());
+    let mut there = There::list(remote.as_ref(), &chain, &here, known)?;
     there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let removed_by = removed_by(disk.as_ref(), &chain)?;
     let plan = plan(&State {
@@ -194,6 +215,7 @@ fn ship_round(
         there: &there.packs,
         files_there: &there.files,
         removed_by: &removed_by,
+        ahead: options.watched.is_some(),
     })?;
     if !plan.missing.is_empty() && !last && changed(disk.as_ref(), &chain)? {
         return Ok(None);
@@ -241,6 +263,7 @@ fn ship_round(
     }
     report.header_refused |= refused;
     report.packs += sent.packs;
+    report.packs_ahead += sent.packs_ahead;
     report.jobs = sent.jobs;
     report.bytes += sent.bytes;
     report.chain_files += sent.chain_files;
@@ -259,6 +282,10 @@ fn ship_round(
         covered.extend(over);
         keeper.keep(&needs)?;
         report.lock = Some(keeper.end(&covered)?);
+    }
+    if let Some(watched) = &options.watched {
+        there.packs.extend(sent.done);
+        watched.remember(there.packs);
     }
     Ok(Some(head))
 }
@@ -286,7 +313,7 @@ pub fn extend(
     let chain = Chain::load(disk.as_ref(), header)?;
     let here = list_packs(disk.as_ref())?;
     header::check(remote.as_ref(), &header_bytes, header)?;
-    let there = There::list(remote.as_ref(), &chain, &here)?;
+    let there = There::list(remote.as_ref(), &chain, &here, None)?;
     let cursor = cursor.filter(|cursor| cursor.url == remote.url());
     there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let mut needs = Needed::of(&chain)?.among(&there)?;

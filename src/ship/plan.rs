@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
     /// Packs that snapshots need and that are neither here nor there.
     pub(super) missing: Vec<PackName>,
+    /// The last group is packs that no snapshot names yet. They may go away here at any time.
+    pub(super) has_ahead: bool,
 }
 
 /// What is where.
@@ -34,6 +36,8 @@ pub(super) struct State<'a> {
     pub(super) files_there: &'a BTreeMap<(u64, SnapshotId), u64>,
     /// Of chain files that were removed here, the sequence of the removal that says so.
     pub(super) removed_by: &'a BTreeMap<u64, u64>,
+    /// Packs that no snapshot names yet go as well, after everything else.
+    pub(super) ahead: bool,
 }
 
 /// Plans a shipment.
@@ -79,11 +83,25 @@ pub(super) fn plan(state: &State<'_>) -> Result<Plan> {
     if !group.files.is_empty() || !group.packs.is_empty() {
         plan.groups.push(group);
     }
+    if state.ahead {
+        let unnamed = |name: &PackName| !state.there.contains_key(name) && !planned.contains(name);
+        let packs: Vec<_> =
+            state.here.iter().filter(|(name, _)| unnamed(name)).map(|(name, len)| (*name, *len)).collect();
+        plan.has_ahead = !packs.is_empty();
+        if plan.has_ahead {
+            plan.groups.push(Group { packs, files: Vec::new() });
+        }
+    }
     plan.missing = missing.into_iter().collect();
     Ok(plan)
 }
 
 impl Plan {
+    /// The number of the group that is sent ahead of its snapshot.
+    pub(super) fn ahead(&self) -> Option<usize> {
+        self.has_ahead.then(|| self.groups.len() - 1)
+    }
+
     /// Number and bytes of packs, and number of chain files.
     pub(super) fn totals(&self) -> (u64, u64, u64) {
         let packs = self.groups.iter().flat_map(|group| &group.packs);

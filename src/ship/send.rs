@@ -14,6 +14,7 @@ use crate::store::error::StoreError;
 use super::Progress;
 use super::error::{Result, ShipError};
 use super::plan::Plan;
+use super::stop::Stop;
 use super::tune::{Meter, Tuner};
 use super::{Jobs, ShipOptions};
 
@@ -21,6 +22,10 @@ use super::{Jobs, ShipOptions};
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) packs: u64,
+    /// Of those, the ones that no snapshot names yet.
+    pub(super) packs_ahead: u64,
+    /// All of them, with their lengths.
+    pub(super) done: Vec<(PackName, u64)>,
     /// As many packs at a time as did best.
     pub(super) jobs: usize,
     pub(super) chain_files: u64,
@@ -38,6 +43,7 @@ struct PackSource {
     file: Arc<dyn DiskFile>,
     len: u64,
     gauge: Arc<Gauge>,
+    stop: Option<Arc<Stop>>,
 }
 
 impl Source for PackSource {
@@ -46,6 +52,9 @@ impl Source for PackSource {
     }
 
     fn read_at(&self, buf: &mut [u8], off: u64) -> io::Result<usize> {
+        if self.stop.as_ref().is_some_and(|stop| stop.is_abandoned()) {
+            return Err(io::Error::other("stopped"));
+        }
         let n = self.file.read_at(buf, off)?;
         self.gauge.flow(n as u64);
         Ok(n)
@@ -54,9 +63,14 @@ impl Source for PackSource {
 
 impl PackSource {
     /// A file whose bytes, as they are read, add to `total`.
-    fn new(file: &Arc<dyn DiskFile>, len: u64, total: Arc<AtomicU64>) -> (Self, Arc<Gauge>) {
+    fn new(
+        file: &Arc<dyn DiskFile>,
+        len: u64,
+        total: Arc<AtomicU64>,
+        stop: Option<Arc<Stop>>,
+    ) -> (Self, Arc<Gauge>) {
         let gauge = Arc::new(Gauge { total, len, seen: AtomicU64::new(0) });
-        (Self { file: Arc::clone(file), len, gauge: Arc::clone(&gauge) }, gauge)
+        (Self { file: Arc::clone(file), len, gauge: Arc::clone(&gauge), stop }, gauge)
     }
 }
 
@@ -139,6 +153,8 @@ struct Work {
 
 struct Shared<'a> {
     options: &'a ShipOptions,
+    /// The group that may vanish here.
+    ahead: Option<usize>,
     disk: &'a Arc<dyn Disk>,
     remote: &'a Arc<dyn Remote>,
     work: Mutex<Work>,
@@ -191,6 +207,7 @@ pub(super) fn send(
     let jobs = max.clamp(1, 256).min(todo.len());
     let shared = Shared {
         options,
+        ahead: plan.ahead(),
         disk,
         remote,
         work: Mutex::new(Work {
@@ -264,9 +281,13 @@ fn send_packs(shared: &Shared<'_>) {
         match outcome {
             Ok(Outcome::Sent) => {
                 work.sent.packs += 1;
+                work.sent.packs_ahead += u64::from(shared.ahead == Some(group));
+                work.sent.done.push((name, len));
                 work.sent.bytes += len;
             }
             Ok(Outcome::Damaged) => work.sent.damaged.push(format!("{} is damaged", pack_path(&name))),
+            // Collected before any snapshot named it: nobody will miss it.
+            Ok(Outcome::Vanished) if shared.ahead == Some(group) => {}
             Ok(Outcome::Vanished) => work.sent.vanished.push(pack_path(&name)),
             Err(error) => {
                 work.error.get_or_insert(error);
@@ -283,6 +304,11 @@ fn send_packs(shared: &Shared<'_>) {
 fn next_pack(shared: &Shared<'_>) -> Option<(usize, PackName, u64)> {
     let mut work = shared.work();
     loop {
+        if shared.options.is_stopped() && !work.todo.is_empty() {
+            work.error.get_or_insert(ShipError::Stopped);
+            work.todo.clear();
+            shared.changed.notify_all();
+        }
         if work.error.is_some() || work.todo.is_empty() {
             return None;
         }
@@ -311,7 +337,8 @@ fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
         Err(e) => return Err(failed(e)),
     };
     let Some(checksum) = hash_pack(&file, len, &name).map_err(failed)? else { return Ok(Outcome::Damaged) };
-    let (source, gauge) = PackSource::new(&file, len, Arc::clone(&shared.bytes));
+    let (source, gauge) =
+        PackSource::new(&file, len, Arc::clone(&shared.bytes), shared.options.stop().cloned());
     let source: Arc<dyn Source> = Arc::new(source);
     shared.remote.put_if_absent(&key_of(&path)?, &source, &checksum)?;
     gauge.finish();
@@ -320,7 +347,7 @@ fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
 
 /// The checksum of a pack; `None` when its bytes are not what its name says, or not so many.
 pub(super) fn hash_pack(file: &Arc<dyn DiskFile>, len: u64, name: &PackName) -> io::Result<Option<Checksum>> {
-    let (source, _) = PackSource::new(file, len, Arc::default());
+    let (source, _) = PackSource::new(file, len, Arc::default(), None);
     let mut hasher = blake3::Hasher::new();
     let hashed = Checksum::of_source(&source, &mut |piece| {
         hasher.update(piece);
@@ -370,6 +397,9 @@ fn send_files(
             headers_done = true;
         }
         for path in &group.files {
+            if shared.options.is_stopped() {
+                return Err(ShipError::Stopped);
+            }
             let len = send_file(shared, path)?;
             let mut work = shared.work();
             work.sent.chain_files += 1;

@@ -30,10 +30,18 @@ pub(super) struct There {
 }
 
 impl There {
-    /// Lists a remote.
-    pub(super) fn list(remote: &dyn Remote, chain: &Chain, here: &BTreeMap<PackName, u64>) -> Result<Self> {
+    /// Lists a remote. `known`: packs that it had a short time ago, which is believed.
+    pub(super) fn list(
+        remote: &dyn Remote,
+        chain: &Chain,
+        here: &BTreeMap<PackName, u64>,
+        known: Option<BTreeMap<PackName, u64>>,
+    ) -> Result<Self> {
         let mut there = Self::default();
-        there.list_packs(remote, &chain.named(), here)?;
+        match known {
+            Some(packs) => there.packs = packs,
+            None => there.list_packs(remote, &chain.named(), here)?,
+        }
         there.list_chain(remote, chain)?;
         Ok(there)
     }

@@ -131,7 +131,7 @@ pub fn verify(
     let header = load(disk.as_ref())?.parsed.header;
     let chain = Chain::load(disk.as_ref(), &header)?;
     let here = crate::snapshot::open::list_packs(disk.as_ref())?;
-    let there = There::list(remote.as_ref(), &chain, &here)?;
+    let there = There::list(remote.as_ref(), &chain, &here, None)?;
     there.check(remote.as_ref(), &header, &chain, &here, None)?;
     let mut items = list_items(&there, &here, &chain);
     let url = remote.url();
