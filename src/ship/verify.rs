@@ -132,7 +132,7 @@ pub fn verify(
     let chain = Chain::load(disk.as_ref(), &header)?;
     let here = crate::snapshot::open::list_packs(disk.as_ref())?;
     let there = There::list(remote.as_ref(), &chain, &here, None)?;
-    there.check(remote.as_ref(), &header, &chain, &here, None)?;
+    there.check(disk.as_ref(), remote.as_ref(), &header, &chain, &here, None)?;
     let mut items = list_items(&there, &here, &chain);
     let url = remote.url();
     let before = load_position(disk.as_ref(), name)?.filter(|position| position.url == url);

@@ -180,7 +180,12 @@ pub fn open_dir(path: &Path) -> Arc<dyn Remote> {
 }
 
 pub fn ship_to(disk: &Arc<dyn Disk>, remote: &Arc<dyn Remote>) -> Result<(), ShipError> {
-    let options = ShipOptions { jobs: 2, dry_run: false, start_over: false };
+    let options = ShipOptions {
+        jobs: strongroom::ship::Jobs::Fixed(2),
+        dry_run: false,
+        start_over: false,
+        watched: None,
+    };
     ship(disk, remote, None, &options, &|_| {}).map(drop)
 }
 
