@@ -9,6 +9,7 @@
 //! handed out (see [`super::packs`]: the file module says why that is enough). A pack that is missing or
 //! damaged fails only the reads of chunks that no other pack has.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blockcache::BlockCache;
@@ -24,6 +25,8 @@ use crate::format::{ChunkDesc, ChunkId, Footer, FormatError, Header, PackKind, P
 const FILES_MAX: usize = 64;
 /// What the footers that are kept may take in memory, in bytes.
 const FOOTERS_BYTES_MAX: usize = 16 << 20;
+/// Footers that each of several threads reads before they are taken in.
+const FOOTERS_EACH: usize = 16;
 /// Of missing and damaged packs, so many are named in an error.
 const PROBLEMS_NAMED: usize = 3;
 
@@ -60,6 +63,21 @@ impl ColdPacks {
         packs: impl Iterator<Item = PackName>,
         cache_bytes: usize,
     ) -> Result<Self> {
+        Self::open_with(disk, keys, header, packs, cache_bytes, 1)
+    }
+
+    /// [`ColdPacks::open`] with so many footers read at a time: for disks that answer slowly.
+    ///
+    /// # Errors
+    /// As [`ColdPacks::open`].
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        keys: Arc<VaultKeys>,
+        header: &Header,
+        packs: impl Iterator<Item = PackName>,
+        cache_bytes: usize,
+        jobs: usize,
+    ) -> Result<Self> {
         if keys.vault_id() != header.vault_id {
             return Err(StoreError::Crypto(crate::crypto::CryptoError::Tampered("keys of another vault")));
         }
@@ -73,11 +91,14 @@ impl ColdPacks {
             cache: BlockCache::new(cache_bytes),
             problems: Vec::new(),
         };
-        for name in packs {
-            match cold.read_pack(&name) {
-                Ok((_, footer)) => cold.add(name, &footer)?,
-                Err(error @ StoreError::Corrupt(_)) => cold.problems.push((name, error)),
-                Err(error) => return Err(error),
+        let names: Vec<PackName> = packs.collect();
+        for some in names.chunks(jobs.max(1) * FOOTERS_EACH) {
+            for (name, read) in some.iter().zip(cold.read_footers(some, jobs)) {
+                match read {
+                    Ok(footer) => cold.add(*name, &footer)?,
+                    Err(error @ StoreError::Corrupt(_)) => cold.problems.push((*name, error)),
+                    Err(error) => return Err(error),
+                }
             }
         }
         cold.index.sort_unstable();
@@ -112,6 +133,46 @@ impl ColdPacks {
             self.index.push(Place { id: chunk.id, pack, entry });
         }
         Ok(())
+    }
+
+    /// Reads the footers of some packs, `jobs` at a time.
+    fn read_footers(&self, names: &[PackName], jobs: usize) -> Vec<Result<Footer>> {
+        let read = |name| self.read_pack(name).map(|(_, footer)| footer);
+        if jobs <= 1 {
+            return names.iter().map(read).collect();
+        }
+        std::thread::scope(|scope| {
+            let each = names.len().div_ceil(jobs).max(1);
+            let threads: Vec<_> = names
+                .chunks(each)
+                .map(|some| scope.spawn(move || some.iter().map(read).collect::<Vec<_>>()))
+                .collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<Result<Footer>>>| match thread.join() {
+                Ok(read) => read,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            threads.into_iter().flat_map(join).collect()
+        })
+    }
+
+    /// Where the given chunks stand: ranges of packs, in the order of packs and offsets. A chunk that several packs have
+    /// is told once, from where it is read first. Chunks that no pack has, and packs that can't be read, are left out:
+    /// who reads them is told why.
+    #[must_use]
+    pub fn stored(&self, ids: &[ChunkId]) -> Vec<(PackName, Range<u64>)> {
+        let mut places: Vec<Place> = ids.iter().filter_map(|id| self.places(id).first().copied()).collect();
+        places.sort_unstable_by_key(|place| (place.pack, place.entry));
+        places.dedup();
+        let mut found = Vec::with_capacity(places.len());
+        for place in places {
+            match self.locate(&place) {
+                Ok((_, desc)) => {
+                    found.push((self.names[place.pack as usize], u64::from(desc.offset)..desc.end()));
+                }
+                Err(error) => tracing::debug!(%error, "looking for a chunk"),
+            }
+        }
+        found
     }
 
     fn read_pack(&self, name: &PackName) -> Result<(PackFile, Footer)> {

@@ -84,6 +84,9 @@ pub(crate) fn pack_key(keys: &VaultKeys, header: &PackHeader, path: &str) -> Res
 pub(crate) fn read_exact(file: &dyn DiskFile, buf: &mut [u8], off: u64, path: &str) -> Result<()> {
     file.read_exact_at(buf, off).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => StoreError::Corrupt(format!("{path} is too short")),
+        // Of a pack at a remote: gone since it was listed, or shorter than the listing said.
+        io::ErrorKind::NotFound => StoreError::Corrupt(format!("{path} is missing")),
+        io::ErrorKind::InvalidData => StoreError::Corrupt(format!("{path}: {e}")),
         _ => StoreError::io(format!("read {path}"), e),
     })
 }
