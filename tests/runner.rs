@@ -12,6 +12,7 @@ mod crash;
 mod docs_tests;
 mod extremes;
 mod faults;
+mod fetch;
 mod format_rules;
 mod fsx;
 mod full_disk;

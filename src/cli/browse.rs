@@ -2,23 +2,26 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::FromArgs;
 use super::output::Output;
 use super::session::{self, ReadVault};
 use super::unlock::UnlockArgs;
 use crate::env::{Env, SystemEnv};
+use crate::fetch::{Ahead, RemotePacks};
 use crate::format::{Content, Entry, FileType};
 use crate::snapshot::chain::open_sealed;
 use crate::snapshot::describe::rfc3339;
 use crate::snapshot::open;
 use crate::snapshot::select::select_in;
 use crate::snapshot::tree::TreeReader;
-use crate::store::cold::ColdPacks;
 use crate::store::error::StoreError;
+use crate::store::packs::ChunkSource;
 
 /// Entries read at a time.
 const PAGE: usize = 1024;
@@ -31,13 +34,15 @@ const COPY_BYTES: usize = 1 << 20;
 Examples:
   strongroom ls /encrypted --passfile /root/enc.txt
   strongroom ls /encrypted latest:/home --long --keyfile /root/vault.key
-  strongroom ls /encrypted \"2 days ago:/\" --json")]
+  strongroom ls /encrypted \"2 days ago:/\" --json
+  strongroom ls --from s3://bucket/vault latest:/home --passfile /root/enc.txt")]
 pub(crate) struct LsArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
-    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc
-    #[arg(value_name = "SNAPSHOT:PATH", default_value = "latest:/")]
-    target: String,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
+    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc [default: latest:/]
+    #[arg(value_name = "SNAPSHOT:PATH")]
+    target: Option<String>,
     /// Show type, mode, owner, size and time
     #[arg(short, long)]
     long: bool,
@@ -47,6 +52,8 @@ pub(crate) struct LsArgs {
     /// Read a vault that is older than what this host has seen
     #[arg(long)]
     accept_rollback: bool,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     unlock: UnlockArgs,
 }
@@ -58,13 +65,16 @@ Example:
   strongroom cat /encrypted latest:/db/monday.sql --passfile /root/enc.txt | mysql")]
 pub(crate) struct CatArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
     /// Snapshot and path of the file
     #[arg(value_name = "SNAPSHOT:PATH")]
-    target: String,
+    target: Option<String>,
     /// Read a vault that is older than what this host has seen
     #[arg(long)]
     accept_rollback: bool,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     unlock: UnlockArgs,
 }
@@ -156,12 +166,24 @@ fn mode_text(kind: FileType, mode: u32) -> String {
 
 /// A snapshot opened for reading, and the entry that was named.
 pub(crate) struct Target {
-    pub(crate) source: ColdPacks,
+    pub(crate) source: Arc<dyn ChunkSource>,
+    /// The same, if it is at a remote.
+    pub(crate) remote: Option<Arc<RemotePacks>>,
     pub(crate) entry: Entry,
     pub(crate) path: Vec<u8>,
     pub(crate) seq: u64,
     /// Bytes of all files of the snapshot, for progress bars.
     pub(crate) bytes: u64,
+}
+
+impl Target {
+    /// Where its files are read from, all of them and in order; at a remote, with somebody who fetches ahead.
+    pub(crate) fn ahead(&self) -> CliResult<Arc<dyn ChunkSource>> {
+        Ok(match &self.remote {
+            Some(packs) => Arc::new(Ahead::start(packs, &self.entry)?),
+            None => Arc::clone(&self.source),
+        })
+    }
 }
 
 /// Splits `SNAPSHOT:PATH`; the last `:/` separates, since a time has colons too. A name without one means its root.
@@ -172,33 +194,56 @@ pub(crate) fn split_target(text: &str) -> (&str, &str) {
     }
 }
 
+/// What will be read of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Directories, and perhaps a few files.
+    Trees,
+    /// Bytes of files.
+    Data,
+}
+
 /// Opens the snapshot that `target` names and finds the path in it.
-pub(crate) fn open_target(vault: &ReadVault, target: &str) -> CliResult<Target> {
+pub(crate) fn open_target(vault: &ReadVault, target: &str, usage: Use) -> CliResult<Target> {
     let (name, path) = split_target(target);
-    open_target_in(vault, name, path)
+    open_target_in(vault, name, path, usage)
 }
 
 /// Opens a snapshot by name and finds a path in it.
-pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str) -> CliResult<Target> {
+pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str, usage: Use) -> CliResult<Target> {
     let seq = resolve(vault, if name.is_empty() { "latest" } else { name })?;
     let info = vault
         .chain
         .get(seq)
         .ok_or_else(|| CliError::new(ExitCode::NotFound, format!("there is no snapshot {seq}")))?;
     let cache = crate::config::engine_config().cache_bytes;
-    let source = open::open_cold(vault.disk.clone(), &vault.unlocked, &vault.chain, &[seq], cache)?;
+    let (source, remote): (Arc<dyn ChunkSource>, _) = match &vault.from {
+        None => {
+            let cold = open::open_cold(vault.disk.clone(), &vault.unlocked, &vault.chain, &[seq], cache)?;
+            (Arc::new(cold), None)
+        }
+        Some(from) => {
+            let (keys, header) = (Arc::clone(&vault.unlocked.keys), &vault.unlocked.header);
+            let needed = vault.chain.needed_packs(seq)?;
+            let data = usage == Use::Data;
+            let packs = RemotePacks::open(Arc::clone(from), keys, header, &needed, cache, data)?;
+            (Arc::clone(&packs) as Arc<dyn ChunkSource>, Some(packs))
+        }
+    };
     let sealed = open_sealed(vault.disk.as_ref(), &vault.unlocked.keys, info)?;
     let root =
         sealed.root.ok_or_else(|| CliError::new(ExitCode::NotFound, format!("{seq} is no snapshot")))?;
     let entry =
-        TreeReader::new(&source).resolve(&root.entry, path.as_bytes()).map_err(|error| match error {
-            StoreError::NotFound(_) => CliError::new(
-                ExitCode::NotFound,
-                format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())),
-            ),
-            other => other.into(),
-        })?;
-    Ok(Target { source, entry, path: path.as_bytes().to_vec(), seq, bytes: root.bytes })
+        TreeReader::new(source.as_ref()).resolve(&root.entry, path.as_bytes()).map_err(
+            |error| match error {
+                StoreError::NotFound(_) => CliError::new(
+                    ExitCode::NotFound,
+                    format!("snapshot {seq} has no {}", super::show_bytes(path.as_bytes())),
+                ),
+                other => other.into(),
+            },
+        )?;
+    Ok(Target { source, remote, entry, path: path.as_bytes().to_vec(), seq, bytes: root.bytes })
 }
 
 /// The sequence number of the snapshot that `name` means.
@@ -209,9 +254,10 @@ pub(crate) fn resolve(vault: &ReadVault, name: &str) -> CliResult<u64> {
 
 /// Runs `ls`.
 pub(crate) fn run_ls(args: &LsArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, &args.target)?;
-    let tree = TreeReader::new(&target.source);
+    let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, target.as_deref().unwrap_or("latest:/"), Use::Trees)?;
+    let tree = TreeReader::new(target.source.as_ref());
     let base = trim_slashes(&target.path);
     let print = |path: &[u8], entry: &Entry| print_entry(args.long, out, path, entry);
     let Content::Dir(_) = target.entry.content else {
@@ -277,14 +323,17 @@ fn print_entry(long: bool, out: &Output, path: &[u8], entry: &Entry) -> CliResul
 
 /// Runs `cat`.
 pub(crate) fn run_cat(args: &CatArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, &args.target)?;
+    let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
+    let target = target.ok_or_else(|| CliError::usage("SNAPSHOT:PATH is missing"))?;
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, &target, Use::Data)?;
     if target.entry.kind != FileType::File {
         let shown = super::show_bytes(&target.path);
         return Err(CliError::usage(format!("{shown} is no regular file"))
             .hint("`strongroom ls` lists a directory, `strongroom restore` brings it back"));
     }
-    let tree = TreeReader::new(&target.source);
+    let ahead = target.ahead()?;
+    let tree = TreeReader::new(ahead.as_ref());
     let mut stdout = std::io::stdout().lock();
     let mut buf = vec![0; COPY_BYTES];
     let mut at = 0;

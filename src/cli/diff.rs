@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::browse::{EntryLine, open_target, trim_slashes};
+use super::browse::{EntryLine, Use, open_target, trim_slashes};
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::FromArgs;
 use super::output::Output;
 use super::session;
 use super::unlock::UnlockArgs;
@@ -26,16 +27,19 @@ gone or new is listed with all that is in it.
 Each line: + added, - removed, M modified (c content, m mode, o owner, t time, x attributes, T type).")]
 pub(crate) struct DiffArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
     /// The older side
     #[arg(value_name = "A")]
-    old: String,
+    old: Option<String>,
     /// The newer side
     #[arg(value_name = "B")]
-    new: String,
+    new: Option<String>,
     /// Read a vault that is older than what this host has seen
     #[arg(long)]
     accept_rollback: bool,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     unlock: UnlockArgs,
 }
@@ -68,9 +72,14 @@ fn letters(what: &What) -> String {
 
 /// Compares.
 pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
-    let (a, b) = (open_target(&vault, &args.old)?, open_target(&vault, &args.new)?);
-    let (old, new) = (TreeReader::new(&a.source), TreeReader::new(&b.source));
+    let words = [args.old.as_deref(), args.new.as_deref()];
+    let (place, words) = args.from.place(args.vault.as_deref(), words)?;
+    let [Some(old), Some(new)] = words else {
+        return Err(CliError::usage("two snapshots are needed to compare them"));
+    };
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let (a, b) = (open_target(&vault, &old, Use::Trees)?, open_target(&vault, &new, Use::Trees)?);
+    let (old, new) = (TreeReader::new(a.source.as_ref()), TreeReader::new(b.source.as_ref()));
     let base = trim_slashes(&a.path);
     let base = if base == trim_slashes(&b.path) { base } else { Vec::new() };
     let mut failed: Option<CliError> = None;

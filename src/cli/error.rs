@@ -1,7 +1,7 @@
 //! Errors as the user sees them: one line of what failed, an optional hint of what to do, and a stable exit code.
 
 use crate::crypto::CryptoError;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, remote_cause};
 use crate::mount::error::{Failure, MountError, NO_SPACE_HINT};
 use crate::remote::{ErrorKind, RemoteError};
 use crate::ship::ShipError;
@@ -127,6 +127,11 @@ impl CliError {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
+        if let StoreError::Io { source, .. } = &error
+            && let Some(cause) = remote_cause(source)
+        {
+            return Self { message, ..Self::of_reading(cause) };
+        }
         match error {
             StoreError::NotAVault => Self::new(ExitCode::NotAVault, message)
                 .hint("is this the vault directory (with vault.json in it)? `strongroom init` makes a new one"),
@@ -148,6 +153,24 @@ impl From<StoreError> for CliError {
                 .hint(NO_SPACE_HINT),
             StoreError::NotFound(_) => Self::new(ExitCode::NotFound, message),
             StoreError::Io { .. } | StoreError::Poisoned(_) => Self::new(ExitCode::Io, message),
+        }
+    }
+}
+
+impl CliError {
+    /// A remote that could not be read from.
+    fn of_reading(error: &RemoteError) -> Self {
+        use ErrorKind::*;
+        let failed = Self::from(error.clone());
+        match error.kind {
+            // The usual hints are about shipping.
+            Timeout | Unreachable | Unavailable => {
+                failed.hint("try again later; --remote-timeout waits longer")
+            }
+            ExpiredCredentials => failed.hint("get new ones, then try again"),
+            Local => failed
+                .hint("--cache-dir and --cache-size say where, and how much, is kept of what is fetched"),
+            _ => failed,
         }
     }
 }

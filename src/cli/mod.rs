@@ -9,6 +9,7 @@ mod browse;
 mod clone;
 mod completions;
 mod diff;
+mod from;
 mod gc;
 mod import;
 mod info;

@@ -3,15 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::browse::open_target_in;
+use super::browse::{Use, open_target_in};
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::{FromArgs, Place, Reach};
 use super::output::Output;
 use super::session::{self, WorkOptions};
 use super::umount::{duration, say_waiting};
@@ -35,18 +35,23 @@ Examples:
   strongroom mount -S /encrypted /decrypted < /root/enc.txt
   strongroom mount /encrypted /decrypted --keyfile /root/vault.key --snapshot-every 1h --log journal
   strongroom mount /encrypted /mnt --snapshot latest --passfile /root/enc.txt
+  strongroom mount --from s3://bucket/vault /mnt --passfile /root/enc.txt
   strongroom mount /encrypted /decrypted -o remount,ro
   /etc/fstab:  /encrypted /decrypted fuse.strongroom passfile=/root/enc.txt,nofail 0 0
 
 Returns when the mount answers, with its true status. As root all users may enter, with the usual permission
 checks; add -o noallow_other to keep them out. With -o remount the flags of a mount change while it is
-in use, as with mount(8); ro first makes everything durable. Unmount with `strongroom umount`, which waits until
+in use, as with mount(8); ro first makes everything durable. With --from a snapshot at a remote is mounted,
+read-only, the newest one unless --snapshot says another; what can't be fetched in time is an I/O error. Unmount with `strongroom umount`, which waits until
 everything is durable.")]
 pub(crate) struct MountArgs {
     /// The vault
-    pub(crate) vault: PathBuf,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
     /// The directory to show it in
-    pub(crate) mountpoint: PathBuf,
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     pub(crate) unlock: UnlockArgs,
     #[command(flatten)]
@@ -121,8 +126,10 @@ fn vault_is_zero(options: &MountOptions) -> bool {
 /// What the background half is told. The secret travels beside it.
 #[derive(Serialize, Deserialize)]
 struct Request {
+    /// Or the URL of the remote.
     #[serde(with = "os_path")]
     vault: PathBuf,
+    from: Option<Reach>,
     #[serde(with = "os_path")]
     mountpoint: PathBuf,
     options: MountOptions,
@@ -243,29 +250,70 @@ pub(crate) fn credential(vault: &Path, unlock: &UnlockArgs, options: &MountOptio
     source.credential(&format!("Passphrase for {}", super::show_path(vault)), false)
 }
 
+/// [`prepare`] for a snapshot at a remote.
+fn prepare_remote(reach: &Reach, target: &Path, options: &MountOptions, out: &Output) -> CliResult<PathBuf> {
+    session::open_header_at(&Place::Remote(reach.open()?))?;
+    if holder::clean_dead(target)? {
+        let shown = super::show_path(target);
+        out.note(&format!("removed the dead mount that a killed daemon left at {shown}"));
+    }
+    let options = CheckOptions { nonempty: options.vault.nonempty };
+    Ok(mountpoint::check_alone(target, options)?)
+}
+
+impl MountArgs {
+    /// The vault, or the URL of the remote, and the mountpoint: with a URL there is no VAULT before it.
+    fn places(&self) -> CliResult<(PathBuf, &Path)> {
+        let mut given = [self.vault.as_deref(), self.mountpoint.as_deref()].into_iter().flatten();
+        let vault = match self.from.url() {
+            Some(url) => PathBuf::from(url),
+            None => given.next().ok_or_else(|| CliError::usage("VAULT is missing"))?.to_path_buf(),
+        };
+        let mountpoint = given.next().ok_or_else(|| CliError::usage("MOUNTPOINT is missing"))?;
+        match given.next() {
+            Some(_) => Err(CliError::usage("with the URL of a remote there is no VAULT: leave it out")),
+            None => Ok((vault, mountpoint)),
+        }
+    }
+}
+
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, out: &Output) -> CliResult {
-    let options = args.how.resolve()?;
+    let mut options = args.how.resolve()?;
+    let (mut vault, target) = args.places()?;
+    let from = args.from.reach(Some(&vault), true)?;
     if options.remount {
+        if from.is_some() {
+            return Err(CliError::usage("what is at a remote is only read: there is nothing to change"));
+        }
         let flag = args.how.read_only.then(|| "ro".to_string());
         let lists: Vec<String> = args.how.options.iter().cloned().chain(flag).collect();
-        remount::remount(&args.mountpoint, &args.vault, &lists).map_err(CliError::from)?;
+        remount::remount(target, &vault, &lists).map_err(CliError::from)?;
         return Ok(ExitCode::Ok);
     }
-    let mountpoint = prepare(&args.vault, &args.mountpoint, &options, out)?;
-    let credential = credential(&args.vault, &args.unlock, &options)?;
+    let mountpoint = match &from {
+        None => prepare(&vault, target, &options, out)?,
+        Some(reach) => {
+            vault = PathBuf::from(reach.url());
+            options.read_only = true;
+            options.vault.snapshot.get_or_insert_with(|| "latest".into());
+            prepare_remote(reach, target, &options, out)?
+        }
+    };
+    let credential = credential(&vault, &args.unlock, &options)?;
+    let shown = super::json_path(&vault);
     if args.foreground {
         let request =
-            request(&args.vault, mountpoint, options, &args.how, SecretKind::Passphrase, true, out)?;
+            request(&vault, from, mountpoint, options, &args.how, SecretKind::Passphrase, true, out)?;
         let running = serve(&request, credential, out)?;
         out.note(&format!("mounted at {}", super::show_path(&request.mountpoint)));
         running.wait()?;
         return Ok(ExitCode::Ok);
     }
-    let pid = spawn_daemon(&args.vault, &mountpoint, options, &args.how, credential, out)?;
+    let pid = spawn_daemon(&vault, from, &mountpoint, options, &args.how, credential, out)?;
     if out.is_json() {
         out.json(&serde_json::json!({
-            "vault": super::json_path(&args.vault),
+            "vault": shown,
             "mountpoint": super::json_path(&mountpoint),
             "pid": pid,
         }))?;
@@ -276,6 +324,7 @@ pub(crate) fn run(args: &MountArgs, out: &Output) -> CliResult {
 /// Starts the background half and waits until its mount answers; returns its process id.
 pub(crate) fn spawn_daemon(
     vault: &Path,
+    from: Option<Reach>,
     mountpoint: &Path,
     options: MountOptions,
     how: &MountHow,
@@ -284,13 +333,15 @@ pub(crate) fn spawn_daemon(
 ) -> CliResult<u32> {
     let (secret, bytes) = pack_secret(&credential);
     drop(credential);
-    let request = request(vault, mountpoint.to_path_buf(), options, how, secret, false, out)?;
+    let request = request(vault, from, mountpoint.to_path_buf(), options, how, secret, false, out)?;
     let names: [&OsStr; 2] = [request.vault.as_os_str(), request.mountpoint.as_os_str()];
     Ok(daemon::spawn(&request, &bytes, &names)?)
 }
 
+#[expect(clippy::too_many_arguments, reason = "called twice; a struct would only rename the parameters")]
 fn request(
     vault: &Path,
+    from: Option<Reach>,
     mountpoint: PathBuf,
     options: MountOptions,
     how: &MountHow,
@@ -306,7 +357,9 @@ fn request(
         None => LogTarget::File(PathBuf::from("/dev/null")),
     };
     Ok(Request {
-        vault: session::absolute(vault),
+        // A URL is no path, and stays as it is.
+        vault: if from.is_some() { vault.to_path_buf() } else { session::absolute(vault) },
+        from,
         mountpoint,
         options,
         secret,
@@ -350,43 +403,31 @@ fn serve(request: &Request, credential: Credential, out: &Output) -> CliResult<R
         _ => "debug",
     };
     log::init(&request.log, filter)?;
-    serve_here(
-        &request.vault,
-        &request.mountpoint,
-        &request.options,
-        credential,
-        request.discard_live,
-        true,
-        out,
-    )
-}
-
-/// [`serve`] without logging of its own; `signals` unmounts on SIGTERM and SIGINT.
-pub(crate) fn serve_here(
-    vault: &Path,
-    mountpoint: &Path,
-    options: &MountOptions,
-    credential: Credential,
-    discard_live: bool,
-    signals: bool,
-    out: &Output,
-) -> CliResult<Running> {
+    let Request { vault, from, mountpoint, options, discard_live, .. } = request;
     for note in harden_process() {
         tracing::info!(note, "hardening");
     }
     let serve = ServeOptions {
-        vault: vault.to_path_buf(),
-        mountpoint: mountpoint.to_path_buf(),
+        vault: vault.clone(),
+        mountpoint: mountpoint.clone(),
         options: options.clone(),
         host: host_name(),
-        signals,
+        signals: true,
     };
     if let Some(name) = &options.vault.snapshot {
-        let read = session::open_read_with(vault, credential, options.vault.accept_rollback, out)?;
-        let target = open_target_in(&read, name, "/")?;
-        return Ok(serve_snapshot(Fs::open_snapshot(Arc::new(target.source), target.entry), &serve)?);
+        let place = match from {
+            Some(reach) => Place::Remote(reach.open()?),
+            None => Place::Dir(vault.clone()),
+        };
+        let read = session::open_read_with(&place, credential, options.vault.accept_rollback, out)?;
+        let target = open_target_in(&read, name, "/", Use::Data)?;
+        return Ok(serve_snapshot(Fs::open_snapshot(target.source, target.entry), &serve)?);
     }
-    let work = WorkOptions { accept_rollback: options.vault.accept_rollback, discard_live, purpose: "mount" };
+    let work = WorkOptions {
+        accept_rollback: options.vault.accept_rollback,
+        discard_live: *discard_live,
+        purpose: "mount",
+    };
     let mut cfg = crate::config::engine_config();
     if let Some(mib) = options.vault.dirty_mib {
         cfg.dirty_bytes_max = u64::from(mib) << 20;

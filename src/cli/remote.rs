@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::ReachArgs;
 use super::output::Output;
 use super::session;
 use crate::remote::{self, LOCK_DAYS_MAX, Lock, LockMode, OpenOptions, Settings, Verdict, parse_speed};
@@ -54,30 +55,11 @@ pub(crate) struct AddArgs {
     settings: RemoteSettingsArgs,
 }
 
-/// How a remote is reached: the flags of every command that is given a URL.
+/// How a remote is reached and what is sent to it: the flags of every command that keeps a remote.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct RemoteSettingsArgs {
-    /// S3: the bucket's region
-    #[arg(long)]
-    region: Option<String>,
-    /// S3: the endpoint's URL, where it is not AWS
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// S3: speak http:// to another machine all the same; only in a network that you trust
-    #[arg(long)]
-    allow_http: bool,
-    /// S3: profile of ~/.aws/config and ~/.aws/credentials
-    #[arg(long)]
-    profile: Option<String>,
-    /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
-    #[arg(long, value_name = "FILE", conflicts_with = "s3_credential")]
-    credentials_file: Option<PathBuf>,
-    /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
-    #[arg(long, value_name = "NAME")]
-    s3_credential: Option<String>,
-    /// S3: put the bucket into the path, as most servers of one's own want it
-    #[arg(long)]
-    path_style: bool,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// S3: storage class of packs, e.g. STANDARD_IA; snapshots and headers stay in the standard class
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
@@ -94,24 +76,12 @@ pub(super) struct RemoteSettingsArgs {
     #[arg(long, value_name = "N", requires = "lock_mode",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(LOCK_DAYS_MAX)))]
     lock_days: Option<u32>,
-    /// SFTP: log in with this private key
-    #[arg(long, value_name = "FILE")]
-    identity_file: Option<PathBuf>,
-    /// SFTP: the host's key is in this file, instead of ~/.ssh/known_hosts
-    #[arg(long, value_name = "FILE")]
-    known_hosts: Option<PathBuf>,
-    /// SFTP: use this ssh_config
-    #[arg(long, value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
     /// SFTP: don't read objects back after they were sent
     #[arg(long)]
     no_read_back: bool,
     /// Send at most so much a second: 500k, 10M
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_upload: Option<u64>,
-    /// Receive at most so much a second
-    #[arg(long, value_name = "SPEED", value_parser = speed)]
-    limit_download: Option<u64>,
 }
 
 impl RemoteSettingsArgs {
@@ -121,25 +91,13 @@ impl RemoteSettingsArgs {
     /// Wrong usage: what is wrong with the URL, or does not fit it.
     pub(super) fn settings(&self, url: &str) -> CliResult<Settings> {
         let settings = Settings {
-            url: url.to_string(),
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            allow_http: self.allow_http,
-            profile: self.profile.clone(),
-            credentials_file: absolute(self.credentials_file.as_ref()),
-            credential: self.s3_credential.clone(),
-            path_style: self.path_style,
             storage_class: self.storage_class.clone(),
             sse: self.sse.clone(),
             sse_kms_key_id: self.sse_kms_key_id.clone(),
             lock: self.lock_mode.zip(self.lock_days).map(|(mode, days)| Lock { mode, days }),
-            by_version: false,
-            identity_file: absolute(self.identity_file.as_ref()),
-            known_hosts: absolute(self.known_hosts.as_ref()),
-            ssh_config: absolute(self.ssh_config.as_ref()),
             no_read_back: self.no_read_back,
             limit_upload: self.limit_upload,
-            limit_download: self.limit_download,
+            ..self.reach.settings(url)
         };
         settings.location().map_err(|e| CliError::usage(e.message))?;
         Ok(settings)
@@ -219,7 +177,7 @@ pub(super) fn find<'a>(remotes: &'a Remotes, name: &str) -> CliResult<&'a Settin
 }
 
 /// An absolute path, since settings are read from anywhere.
-fn absolute(path: Option<&PathBuf>) -> Option<PathBuf> {
+pub(super) fn absolute(path: Option<&PathBuf>) -> Option<PathBuf> {
     path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
 

@@ -1,11 +1,13 @@
 //! `restore`: files out of a snapshot, every byte verified.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
-use super::browse::open_target;
+use super::browse::{Use, open_target};
 use super::error::{CliResult, ExitCode};
+use super::from::FromArgs;
 use super::output::{Output, human_bytes};
 use super::session;
 use super::unlock::UnlockArgs;
@@ -18,15 +20,17 @@ Examples:
   strongroom restore /encrypted --to /restored --passfile /root/enc.txt
   strongroom restore /encrypted latest:/home/alice --to /restored --keyfile /root/vault.key
   strongroom restore /offsite-copy \"2 days ago:/db\" --to /tmp/db --recovery-key < recovery.txt
+  strongroom restore --from s3://bucket/vault latest:/home --to /restored --recovery-key
 
 What is below a directory lands in DIR itself; a file lands in DIR under its name. Needs neither a mount nor
 live/: any copy of the vault will do. Exit status 3: some files could not be restored, and were named.")]
 pub(crate) struct RestoreArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
-    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc
-    #[arg(value_name = "SNAPSHOT:PATH", default_value = "latest:/")]
-    target: String,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
+    /// Snapshot and path: latest:/home, 12:/, 2026-11-20:/etc [default: latest:/]
+    #[arg(value_name = "SNAPSHOT:PATH")]
+    target: Option<String>,
     /// Directory to restore into; made if missing
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -46,13 +50,18 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     accept_rollback: bool,
     #[command(flatten)]
+    from: FromArgs,
+    #[command(flatten)]
     unlock: UnlockArgs,
 }
 
 /// Restores.
 pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, &args.target)?;
+    let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let usage = if args.dry_run { Use::Trees } else { Use::Data };
+    let target = open_target(&vault, target.as_deref().unwrap_or("latest:/"), usage)?;
+    let source = if args.dry_run { Arc::clone(&target.source) } else { target.ahead()? };
     let total = (target.path == b"/").then_some(target.bytes);
     let bar = out.progress(total, "restoring");
     let opts = RestoreOpts {
@@ -61,7 +70,7 @@ pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
         owners: !args.no_owner,
         workers: usize::from(args.jobs),
     };
-    let report = restore(&target.source, &target.entry, &args.to, &opts, &|progress: Progress| {
+    let report = restore(source.as_ref(), &target.entry, &args.to, &opts, &|progress: Progress| {
         bar.set_position(progress.bytes);
         bar.set_message(format!("{} entries", progress.entries));
     })?;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::Place;
 use super::output::Output;
 use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
 use crate::crypto::{Credential, RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::env::SystemEnv;
+use crate::fetch::RemoteDisk;
 use crate::format::Header;
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
@@ -46,6 +48,8 @@ impl UnlockedVault {
 /// A vault opened for reading its snapshots; no lock, no live state.
 pub(crate) struct ReadVault {
     pub(crate) disk: Arc<dyn Disk>,
+    /// Where it is, if it is at a remote; `disk` is the same.
+    pub(crate) from: Option<Arc<RemoteDisk>>,
     pub(crate) unlocked: Unlocked,
     pub(crate) chain: Chain,
 }
@@ -72,35 +76,45 @@ fn open_disk(path: &Path) -> CliResult<Arc<dyn Disk>> {
 
 /// Reads a vault's header.
 pub(crate) fn open_header(path: &Path) -> CliResult<HeaderOnly> {
-    let disk = open_disk(path)?;
-    let loaded =
-        header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
+    open_header_at(&Place::Dir(path.to_path_buf()))
+}
+
+/// Reads a vault's header, wherever it is.
+pub(crate) fn open_header_at(place: &Place) -> CliResult<HeaderOnly> {
+    let disk = match place {
+        Place::Dir(path) => open_disk(path)?,
+        Place::Remote(disk) => Arc::clone(disk) as Arc<dyn Disk>,
+    };
+    let loaded = header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&place.shown()))?;
     Ok(HeaderOnly { disk, loaded })
 }
 
 /// Reads and unlocks a vault's header.
 pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<UnlockedVault> {
+    unlock_at(&Place::Dir(path.to_path_buf()), args, out)
+}
+
+fn unlock_at(place: &Place, args: &UnlockArgs, out: &Output) -> CliResult<UnlockedVault> {
     // The header first: nobody should type a passphrase for a directory that is no vault.
-    let HeaderOnly { disk, loaded } = open_header(path)?;
-    let credential = args.credential(&format!("Passphrase for {}", super::show_path(path)), false)?;
-    finish_unlock(path, disk, loaded, credential, out)
+    let header = open_header_at(place)?;
+    let credential = args.credential(&format!("Passphrase for {}", place.shown()), false)?;
+    finish_unlock(place, header, credential, out)
 }
 
 /// [`unlock`] with a credential that was obtained already.
 fn unlock_with(path: &Path, credential: Credential, out: &Output) -> CliResult<UnlockedVault> {
-    let HeaderOnly { disk, loaded } = open_header(path)?;
-    finish_unlock(path, disk, loaded, credential, out)
+    let place = Place::Dir(path.to_path_buf());
+    finish_unlock(&place, open_header_at(&place)?, credential, out)
 }
 
 fn finish_unlock(
-    path: &Path,
-    disk: Arc<dyn Disk>,
-    loaded: LoadedHeader,
+    place: &Place,
+    HeaderOnly { disk, loaded }: HeaderOnly,
     credential: Credential,
     out: &Output,
 ) -> CliResult<UnlockedVault> {
     let Unlocked { header, root, keys, slot, warning } =
-        open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&super::show_path(path)))?;
+        open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&place.shown()))?;
     if let Some(text) = &warning {
         out.warning(text);
     }
@@ -109,29 +123,31 @@ fn finish_unlock(
 
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.
 pub(crate) fn open_read(
-    path: &Path,
+    place: &Place,
     args: &UnlockArgs,
     accept_rollback: bool,
     out: &Output,
 ) -> CliResult<ReadVault> {
-    let (disk, unlocked) = unlock(path, args, out)?.into_unlocked();
-    wait_for_daemon(path, out)?;
-    read_chain(path, disk, unlocked, accept_rollback, out)
+    let (disk, unlocked) = unlock_at(place, args, out)?.into_unlocked();
+    if let Place::Dir(path) = place {
+        wait_for_daemon(path, out)?;
+    }
+    read_chain(place, disk, unlocked, accept_rollback, out)
 }
 
 /// [`open_read`] with a credential that was obtained already.
 pub(crate) fn open_read_with(
-    path: &Path,
+    place: &Place,
     credential: Credential,
     accept_rollback: bool,
     out: &Output,
 ) -> CliResult<ReadVault> {
-    let (disk, unlocked) = unlock_with(path, credential, out)?.into_unlocked();
-    read_chain(path, disk, unlocked, accept_rollback, out)
+    let (disk, unlocked) = finish_unlock(place, open_header_at(place)?, credential, out)?.into_unlocked();
+    read_chain(place, disk, unlocked, accept_rollback, out)
 }
 
 fn read_chain(
-    path: &Path,
+    place: &Place,
     disk: Arc<dyn Disk>,
     unlocked: Unlocked,
     accept_rollback: bool,
@@ -141,21 +157,40 @@ fn read_chain(
     for problem in chain.problems() {
         out.warning(&super::show_bytes(format!("{}: {}", problem.file, problem.what).as_bytes()));
     }
-    check_highwater(path, &unlocked.header, &chain, accept_rollback, out)?;
+    check_highwater(place, &unlocked.header, &chain, accept_rollback, out)?;
+    let from = match place {
+        Place::Dir(_) => None,
+        Place::Remote(disk) => {
+            disk.only_packs(chain.named());
+            Some(Arc::clone(disk))
+        }
+    };
     let present = open::list_packs(disk.as_ref())?.into_keys().collect();
     for (info, _) in chain.latest(&present, None).incomplete {
         out.warning(&format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
     }
-    Ok(ReadVault { disk, unlocked, chain })
+    Ok(ReadVault { disk, from, unlocked, chain })
 }
 
-/// Reading an older copy elsewhere is what copies are for, so it is only said; at the vault's own place it is refused.
-fn check_highwater(path: &Path, header: &Header, chain: &Chain, accept: bool, out: &Output) -> CliResult<()> {
+/// Reading an older copy elsewhere is what copies are for, so it is only said, of a remote as well: what was not shipped yet
+/// is not there. At the vault's own place it is refused.
+fn check_highwater(
+    place: &Place,
+    header: &Header,
+    chain: &Chain,
+    accept: bool,
+    out: &Output,
+) -> CliResult<()> {
     let Some(store) = highwater_store(header)? else { return Ok(()) };
     let Some(mark) = store.load()? else { return Ok(()) };
+    let own = matches!(place, Place::Dir(path) if mark.path == path_text(path));
     match open::check_highwater(&mark, header, chain) {
         Ok(()) => Ok(()),
-        Err(e) if accept || mark.path != path_text(path) => {
+        Err(StoreError::Rollback(text)) if matches!(place, Place::Remote(_)) => {
+            out.warning(&format!("the remote is behind, or was rolled back: {text}"));
+            Ok(())
+        }
+        Err(e) if accept || !own => {
             out.warning(&e.to_string());
             Ok(())
         }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::browse::resolve;
 use super::error::{CliError, CliResult, ExitCode};
+use super::from::FromArgs;
 use super::output::{Output, human_bytes};
 use super::session::{self, ReadVault, WorkOptions};
 use super::unlock::UnlockArgs;
@@ -62,10 +63,13 @@ Columns: number, beginning of the id, time (UTC), files, bytes, what it is of, h
 needs are not here (a copy that is still under way), and `latest` means the newest one before it.")]
 pub(crate) struct ListArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
     /// List a vault that is older than what this host has seen
     #[arg(long)]
     accept_rollback: bool,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     unlock: UnlockArgs,
 }
@@ -77,12 +81,15 @@ pub(crate) struct ListArgs {
 )]
 pub(crate) struct ShowArgs {
     /// The vault, or any copy of it
-    vault: PathBuf,
+    #[arg(required_unless_present = "from")]
+    vault: Option<PathBuf>,
     /// A number, the beginning of an id, `latest`, or a time
-    snapshot: String,
+    snapshot: Option<String>,
     /// Read a vault that is older than what this host has seen
     #[arg(long)]
     accept_rollback: bool,
+    #[command(flatten)]
+    from: FromArgs,
     #[command(flatten)]
     unlock: UnlockArgs,
 }
@@ -163,7 +170,8 @@ fn line(vault: &ReadVault, info: &ChainInfo, complete: bool) -> CliResult<Descri
 }
 
 fn run_list(args: &ListArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
+    let (place, []) = args.from.place(args.vault.as_deref(), [])?;
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
     let present = open::list_packs(vault.disk.as_ref())?.into_keys().collect();
     let mut lines = Vec::new();
     for info in vault.chain.snapshots() {
@@ -199,8 +207,10 @@ fn run_list(args: &ListArgs, out: &Output) -> CliResult {
 }
 
 fn run_show(args: &ShowArgs, out: &Output) -> CliResult {
-    let vault = session::open_read(&args.vault, &args.unlock, args.accept_rollback, out)?;
-    let seq = resolve(&vault, &args.snapshot)?;
+    let (place, [snapshot]) = args.from.place(args.vault.as_deref(), [args.snapshot.as_deref()])?;
+    let snapshot = snapshot.ok_or_else(|| CliError::usage("SNAPSHOT is missing"))?;
+    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let seq = resolve(&vault, &snapshot)?;
     let info = vault
         .chain
         .get(seq)

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &WithArgs, out: &Output) -> Result<u8, CliError> {
     let credential = credential(&args.vault, &args.unlock, &options)?;
     // From here on there is something to unmount.
     let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
-    super::mount::spawn_daemon(&args.vault, &mountpoint, options, &args.how, credential, out)?;
+    super::mount::spawn_daemon(&args.vault, None, &mountpoint, options, &args.how, credential, out)?;
     let (program, rest) = args.command.split_first().ok_or_else(|| CliError::usage("no command"))?;
     let status = Command::new(program)
         .args(rest)

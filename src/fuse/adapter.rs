@@ -593,7 +593,8 @@ impl fuser::Filesystem for Adapter {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _busy = self.inner.readers.busy();
-        if ino.0 == ROOT && name == self.inner.options.vault_xattr {
+        let options = &self.inner.options;
+        if ino.0 == ROOT && name == options.vault_xattr && !options.vault.is_empty() {
             return reply::xattr(Ok(self.inner.options.vault.clone()), size, reply);
         }
         reply::xattr(

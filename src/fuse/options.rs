@@ -8,7 +8,7 @@ use super::activity::Activity;
 pub struct AdapterOptions {
     /// Counts what goes on.
     pub activity: Arc<Activity>,
-    /// What the root answers when asked for its vault (see `mount::holder::VAULT_XATTR`).
+    /// What the root answers when asked for its vault (see `mount::holder::VAULT_XATTR`); empty: nothing.
     pub vault: Vec<u8>,
     /// Name of that attribute.
     pub vault_xattr: &'static str,

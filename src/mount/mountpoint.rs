@@ -31,6 +31,37 @@ fn refused(text: impl Into<String>) -> MountError {
 /// `Mountpoint` with the reason: missing, no directory, inside the vault or around it, not empty, already a mount of ours.
 pub fn check(mountpoint: &Path, vault: &Path, options: CheckOptions) -> Result<PathBuf> {
     let shown = mountpoint.display();
+    let real = directory(mountpoint)?;
+    let vault = vault.canonicalize().map_err(|e| MountError::io(vault.display(), e))?;
+    if real == vault {
+        return Err(refused(format!("{shown} is the vault itself; mount it on another directory")));
+    }
+    if real.starts_with(&vault) {
+        return Err(refused(format!("{shown} lies inside the vault {}", vault.display())));
+    }
+    if vault.starts_with(&real) {
+        return Err(refused(format!(
+            "the vault {} lies inside {shown}: it would hide itself",
+            vault.display()
+        )));
+    }
+    require_free(mountpoint, &real, options)?;
+    Ok(real)
+}
+
+/// [`check`] for a vault that is not on this machine.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_alone(mountpoint: &Path, options: CheckOptions) -> Result<PathBuf> {
+    let real = directory(mountpoint)?;
+    require_free(mountpoint, &real, options)?;
+    Ok(real)
+}
+
+/// The path without links of what has to be a directory.
+fn directory(mountpoint: &Path) -> Result<PathBuf> {
+    let shown = mountpoint.display();
     let real = match mountpoint.canonicalize() {
         Ok(real) => real,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -46,29 +77,22 @@ pub fn check(mountpoint: &Path, vault: &Path, options: CheckOptions) -> Result<P
     if !meta.is_dir() {
         return Err(refused(format!("{shown} is not a directory")));
     }
-    let vault = vault.canonicalize().map_err(|e| MountError::io(vault.display(), e))?;
-    if real == vault {
-        return Err(refused(format!("{shown} is the vault itself; mount it on another directory")));
-    }
-    if real.starts_with(&vault) {
-        return Err(refused(format!("{shown} lies inside the vault {}", vault.display())));
-    }
-    if vault.starts_with(&real) {
-        return Err(refused(format!(
-            "the vault {} lies inside {shown}: it would hide itself",
-            vault.display()
-        )));
-    }
-    if let Some(line) = mountinfo::at(&mountinfo::mounts()?, &real).filter(|m| m.is_ours()) {
+    Ok(real)
+}
+
+/// Refuses a directory that is in use.
+fn require_free(mountpoint: &Path, real: &Path, options: CheckOptions) -> Result<()> {
+    let shown = mountpoint.display();
+    if let Some(line) = mountinfo::at(&mountinfo::mounts()?, real).filter(|m| m.is_ours()) {
         return Err(refused(format!(
             "{shown} already has the vault {} mounted on it",
             Path::new(&line.source).display()
         )));
     }
     if !options.nonempty {
-        refuse_nonempty(&real)?;
+        refuse_nonempty(real)?;
     }
-    Ok(real)
+    Ok(())
 }
 
 fn refuse_nonempty(real: &Path) -> Result<()> {

@@ -24,7 +24,7 @@ type Result<T> = std::result::Result<T, Failure>;
 /// How and where to serve.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// The vault's directory, absolute and without links.
+    /// The vault's directory, absolute and without links; or the URL of a remote.
     pub vault: PathBuf,
     /// The mountpoint as [`super::mountpoint::check`] returned it.
     pub mountpoint: PathBuf,
@@ -117,7 +117,9 @@ pub fn serve_snapshot(fs: Arc<Fs>, opts: &ServeOptions) -> Result<Running> {
 }
 
 fn adapter_options(activity: Arc<Activity>, opts: &ServeOptions) -> AdapterOptions {
-    let vault = opts.vault.as_os_str().as_bytes().to_vec();
+    // Who asks wants a directory to look into.
+    let is_here = opts.vault.is_absolute();
+    let vault = if is_here { opts.vault.as_os_str().as_bytes().to_vec() } else { Vec::new() };
     AdapterOptions { activity, vault, vault_xattr: VAULT_XATTR, poison: Box::new(|_| {}), snapshot: false }
 }
 

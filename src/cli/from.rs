@@ -1,0 +1,341 @@
+//! `--from`: reading a vault that is at a remote, with nothing of it here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::error::{CliError, CliResult, ExitCode};
+use super::remote::{absolute, find, speed};
+use super::session;
+use super::umount::duration;
+use crate::config::state_dir;
+use crate::fetch::{CACHE_BYTES_DEFAULT, FetchOptions, PIECE, RemoteDisk};
+use crate::remote::{self, Location, OpenOptions, RetryPolicy, Settings, Times, parse_speed};
+use crate::ship::Remotes;
+
+/// The longest wait for a remote behind a mount, when nothing else is said: then a read fails.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How a remote is reached: settings of `remote add`, and of everything that takes a URL.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReachArgs {
+    /// S3: the bucket's region
+    #[arg(long)]
+    region: Option<String>,
+    /// S3: the endpoint's URL, where it is not AWS
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// S3: speak http:// to another machine all the same; only in a network that you trust
+    #[arg(long)]
+    allow_http: bool,
+    /// S3: profile of ~/.aws/config and ~/.aws/credentials
+    #[arg(long)]
+    profile: Option<String>,
+    /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
+    #[arg(long, value_name = "FILE", conflicts_with = "s3_credential")]
+    credentials_file: Option<PathBuf>,
+    /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
+    #[arg(long, value_name = "NAME")]
+    s3_credential: Option<String>,
+    /// S3: put the bucket into the path, as most servers of one's own want it
+    #[arg(long)]
+    path_style: bool,
+    /// SFTP: log in with this private key
+    #[arg(long, value_name = "FILE")]
+    identity_file: Option<PathBuf>,
+    /// SFTP: the host's key is in this file, instead of ~/.ssh/known_hosts
+    #[arg(long, value_name = "FILE")]
+    known_hosts: Option<PathBuf>,
+    /// SFTP: use this ssh_config
+    #[arg(long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// Receive at most so much a second: 500k, 10M
+    #[arg(long, value_name = "SPEED", value_parser = speed)]
+    limit_download: Option<u64>,
+}
+
+impl ReachArgs {
+    /// The settings of a remote at this URL.
+    pub(crate) fn settings(&self, url: &str) -> Settings {
+        Settings {
+            url: url.to_string(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            allow_http: self.allow_http,
+            profile: self.profile.clone(),
+            credentials_file: absolute(self.credentials_file.as_ref()),
+            credential: self.s3_credential.clone(),
+            path_style: self.path_style,
+            identity_file: absolute(self.identity_file.as_ref()),
+            known_hosts: absolute(self.known_hosts.as_ref()),
+            ssh_config: absolute(self.ssh_config.as_ref()),
+            limit_download: self.limit_download,
+            ..Settings::default()
+        }
+    }
+}
+
+/// Reads a size from the command line.
+fn size(text: &str) -> Result<u64, String> {
+    parse_speed(text).ok_or_else(|| "a size is a number of bytes, with k, M or G: 500M, 10G".into())
+}
+
+/// The options of every verb that reads snapshots.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct FromArgs {
+    /// Read from a remote: its URL (then VAULT is left out), or the name of one of VAULT's remotes
+    #[arg(long, value_name = "REMOTE", help_heading = "Reading from a remote")]
+    from: Option<String>,
+    #[command(flatten, next_help_heading = "Reading from a remote")]
+    reach: ReachArgs,
+    /// Give up when nothing comes for so long (90s, 15m) [default: 20m; mount 1m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Reading from a remote")]
+    remote_timeout: Option<Duration>,
+    /// Keep what was fetched below this directory for a while [default: below the state directory]
+    #[arg(long, value_name = "DIR", help_heading = "Reading from a remote")]
+    cache_dir: Option<PathBuf>,
+    /// Use at most so much of the disk for that: 64M or more [default: 4G, at most half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Reading from a remote")]
+    cache_size: Option<u64>,
+}
+
+/// Where a verb reads.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// A vault's directory, or a copy of it.
+    Dir(PathBuf),
+    /// A remote.
+    Remote(Arc<RemoteDisk>),
+}
+
+impl Place {
+    /// What messages call it.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::Dir(path) => super::show_path(path),
+            Self::Remote(disk) => super::show_bytes(disk.url().as_bytes()),
+        }
+    }
+}
+
+/// Everything that is needed to open a remote for reading; a daemon is told it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reach {
+    settings: Settings,
+    limit_download: Option<u64>,
+    timeout: Option<Duration>,
+    cache_dir: PathBuf,
+    cache_size: Option<u64>,
+    /// Nothing is known of it but its URL.
+    by_url: bool,
+    /// It is mounted: nobody says what will be read, and nobody may be kept waiting for long.
+    mounted: bool,
+}
+
+impl FromArgs {
+    /// The URL of the remote, if that is how it is named: then there is no VAULT among the arguments.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.from.as_deref().filter(|from| from.contains("://"))
+    }
+
+    fn is_url(&self) -> bool {
+        self.url().is_some()
+    }
+
+    /// Tells VAULT and the words after it apart: with a URL the first word is not VAULT.
+    ///
+    /// # Errors
+    /// Usage: VAULT is missing, or is there beside a URL.
+    pub(crate) fn words<const N: usize>(
+        &self,
+        vault: Option<&Path>,
+        words: [Option<&str>; N],
+    ) -> CliResult<(Option<PathBuf>, [Option<String>; N])> {
+        if !self.is_url() {
+            let vault = vault.ok_or_else(|| {
+                CliError::usage("VAULT is missing")
+                    .hint("a name after --from is one of VAULT's remotes; a URL needs no VAULT")
+            })?;
+            return Ok((Some(vault.to_path_buf()), words.map(|word| word.map(String::from))));
+        }
+        let first = match vault.map(Path::to_str) {
+            Some(None) => return Err(CliError::usage("an argument is no UTF-8")),
+            Some(text) => text,
+            None => None,
+        };
+        let mut given = first.into_iter().chain(words.into_iter().flatten());
+        let shifted = std::array::from_fn(|_| given.next().map(String::from));
+        match given.next() {
+            Some(_) => Err(CliError::usage("with the URL of a remote there is no VAULT: leave it out")),
+            None => Ok((None, shifted)),
+        }
+    }
+
+    /// Where to read, and the words after VAULT.
+    ///
+    /// # Errors
+    /// Usage; what is wrong with the settings; a directory that is not there.
+    pub(crate) fn place<const N: usize>(
+        &self,
+        vault: Option<&Path>,
+        words: [Option<&str>; N],
+    ) -> CliResult<(Place, [Option<String>; N])> {
+        let (vault, words) = self.words(vault, words)?;
+        let place = match (self.reach(vault.as_deref(), false)?, vault) {
+            (Some(reach), _) => Place::Remote(reach.open()?),
+            (None, Some(vault)) => Place::Dir(vault),
+            (None, None) => return Err(CliError::usage("VAULT is missing")),
+        };
+        Ok((place, words))
+    }
+
+    /// How to reach the remote that is to be read; `None`: none is.
+    ///
+    /// # Errors
+    /// Usage; a name that the vault does not know.
+    pub(crate) fn reach(&self, vault: Option<&Path>, mounted: bool) -> CliResult<Option<Reach>> {
+        let limits_only = ReachArgs { limit_download: self.reach.limit_download, ..ReachArgs::default() };
+        let unset = self.reach == limits_only;
+        let Some(from) = &self.from else {
+            let set = !unset
+                || self.reach.limit_download.is_some()
+                || self.remote_timeout.is_some()
+                || self.cache_dir.is_some()
+                || self.cache_size.is_some();
+            return match set {
+                true => Err(CliError::usage("options for a remote go with --from REMOTE")),
+                false => Ok(None),
+            };
+        };
+        let settings = match vault.filter(|_| !self.is_url()) {
+            None => self.reach.settings(from),
+            Some(_) if !unset => {
+                return Err(CliError::usage("the settings of a remote with a name are the vault's own")
+                    .hint(
+                        "`strongroom remote add --replace` changes them; or give the URL instead of the name",
+                    ));
+            }
+            Some(vault) => {
+                let vault = session::open_header(vault)?;
+                find(&Remotes::load(vault.disk.as_ref())?, from)?.clone()
+            }
+        };
+        settings.location().map_err(|e| CliError::usage(e.message))?;
+        let cache_dir = absolute(self.cache_dir.as_ref()).unwrap_or_else(|| state_dir().join("cache"));
+        Ok(Some(Reach {
+            settings,
+            limit_download: self.reach.limit_download,
+            timeout: self.remote_timeout,
+            cache_dir,
+            cache_size: self.cache_size,
+            by_url: self.is_url(),
+            mounted,
+        }))
+    }
+}
+
+impl Reach {
+    /// The remote's URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.settings.url
+    }
+
+    /// Opens the remote for reading. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// What is wrong with the settings, or with the place for the cache.
+    pub(crate) fn open(&self) -> CliResult<Arc<RemoteDisk>> {
+        let location = self.settings.location()?;
+        let timeout = self.timeout.or(self.mounted.then_some(MOUNT_TIMEOUT));
+        let mut open = OpenOptions { limit_download: self.limit_download, ..OpenOptions::default() };
+        let mut fetch = FetchOptions::new(self.cache_dir.clone());
+        fetch.read_ahead = self.mounted;
+        fetch.jobs = match location {
+            Location::S3 { .. } => 16,
+            Location::Dir { .. } | Location::Sftp { .. } => 4,
+        };
+        if let Some(timeout) = timeout {
+            let policy = if location.is_local() { RetryPolicy::LOCAL } else { RetryPolicy::NETWORK };
+            open.retry = Some(RetryPolicy { total_max: policy.total_max.min(timeout), ..policy });
+            // A request that gets no answer must not hold up others for longer than anybody waits.
+            let slowest = (PIECE as f64 / timeout.as_secs_f64().max(0.1)) as u64;
+            let answer = open.times.answer.min(timeout);
+            open.times = Times { answer, slowest: open.times.slowest.max(slowest) };
+            fetch.patience = timeout;
+        }
+        if let Some(limit) = self.limit_download.or(self.settings.limit_download) {
+            // What all threads fetch at a time takes this long under a limit.
+            fetch.patience += Duration::from_secs(fetch.jobs as u64 * PIECE / limit.max(1));
+        }
+        // Objects may be locked there, and something else lie on top of them.
+        let settings = Settings { by_version: self.by_url, ..self.settings.clone() };
+        let remote = remote::open(&settings, &open)?;
+        let failed = |e: std::io::Error| {
+            CliError::new(ExitCode::Io, format!("the cache in {}: {e}", super::show_path(&self.cache_dir)))
+                .hint("--cache-dir chooses another place for it")
+        };
+        fetch.cache_bytes = match self.cache_size {
+            Some(size) => size,
+            None => CACHE_BYTES_DEFAULT.min(free_space(&self.cache_dir).map_err(failed)? / 2),
+        };
+        RemoteDisk::new(remote, &fetch).map_err(failed)
+    }
+}
+
+/// Bytes that are free where a directory is, or will be.
+fn free_space(dir: &Path) -> std::io::Result<u64> {
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    let stat = rustix::fs::statvfs(there)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(from: Option<&str>) -> FromArgs {
+        FromArgs { from: from.map(String::from), ..FromArgs::default() }
+    }
+
+    #[test]
+    fn with_a_url_the_first_word_is_no_vault() {
+        let words = |args: &FromArgs, vault: Option<&str>, rest: [Option<&str>; 2]| {
+            args.words(vault.map(Path::new), rest).map(|(vault, [a, b])| (vault, a, b))
+        };
+        let text = |text: &str| Some(text.to_string());
+        let plain = words(&from(None), Some("/v"), [Some("a"), None]).unwrap();
+        assert_eq!(plain, (Some("/v".into()), text("a"), None));
+        let named = words(&from(Some("usb")), Some("/v"), [Some("a"), Some("b")]).unwrap();
+        assert_eq!(named, (Some("/v".into()), text("a"), text("b")));
+        let url = from(Some("s3://bucket/x"));
+        assert_eq!(words(&url, Some("a"), [Some("b"), None]).unwrap(), (None, text("a"), text("b")));
+        assert_eq!(words(&url, None, [None, None]).unwrap(), (None, None, None));
+        let error = words(&url, Some("/v"), [Some("a"), Some("b")]).unwrap_err();
+        assert_eq!(error.code, ExitCode::Usage);
+        assert_eq!(words(&from(Some("usb")), None, [None, None]).unwrap_err().code, ExitCode::Usage);
+    }
+
+    #[test]
+    fn settings_without_a_remote_are_refused() {
+        let lost = [
+            FromArgs { cache_size: Some(1), ..from(None) },
+            FromArgs { remote_timeout: Some(Duration::from_secs(1)), ..from(None) },
+            FromArgs { reach: ReachArgs { path_style: true, ..ReachArgs::default() }, ..from(None) },
+            FromArgs { reach: ReachArgs { limit_download: Some(1), ..ReachArgs::default() }, ..from(None) },
+            // Of another kind of remote.
+            FromArgs {
+                reach: ReachArgs { path_style: true, ..ReachArgs::default() },
+                ..from(Some("file:///x"))
+            },
+        ];
+        for args in lost {
+            assert_eq!(args.reach(None, false).unwrap_err().code, ExitCode::Usage, "{args:?}");
+        }
+        assert_eq!(from(None).reach(None, false).unwrap(), None);
+        let reach = from(Some("s3://bucket/x")).reach(None, true).unwrap().unwrap();
+        assert_eq!((reach.url(), reach.mounted), ("s3://bucket/x", true));
+    }
+}

@@ -1,0 +1,415 @@
+//! Ranges of packs: fetched once however many want them, by a few threads, and kept on the local disk for a while.
+//!
+//! A pack is a map of segments that don't overlap: each is on its way (*flying*), or here. Who wants bytes that no segment
+//! has makes flying ones, and waits like everybody else; so no byte is fetched twice at the same time, and whoever waits
+//! does so on a condition with a deadline, never in a call of the remote. What nobody reads at the moment is given up, the
+//! least recently used first, when there is more than the cache may hold; what was planned and not yet read comes last.
+//!
+//! Everything here is ciphertext, and is believed no more than the remote is.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::scratch::{Scratch, Slot, rounded};
+use super::to_io;
+use crate::format::PackName;
+use crate::format::pack::pack_path;
+use crate::remote::{ErrorKind, Key, Remote, RemoteError};
+
+/// The longest range of one request, in bytes: so many are in memory for each thread that fetches.
+pub const PIECE: u64 = 4 << 20;
+/// Once a wait was in vain, others are this much shorter until something arrives: not each of a hundred readers of a dead
+/// remote is to wait for the whole time, one after the other.
+const HOPELESS: u32 = 16;
+
+/// A planned segment has been read when no more than this part of it is left.
+const UNREAD_PART: u64 = 8;
+
+/// How a request ended: `None` is well.
+type Flight = Arc<OnceLock<Option<RemoteError>>>;
+
+/// Bytes of a pack that are here, or on their way.
+struct Segment {
+    len: u64,
+    /// Nobody wanted it yet when it was asked for.
+    planned: bool,
+    state: SegmentState,
+}
+
+enum SegmentState {
+    Flying(Flight),
+    Here {
+        slot: Slot,
+        /// When it was used last.
+        used: u64,
+        /// How many read it now.
+        readers: u32,
+        /// Bytes that were planned and that nobody has read yet.
+        unread: u64,
+    },
+}
+
+/// A request to be made.
+struct Job {
+    pack: PackName,
+    start: u64,
+    len: u64,
+}
+
+#[derive(Default)]
+struct State {
+    packs: HashMap<PackName, BTreeMap<u64, Segment>>,
+    /// Segments that are here and that nobody reads, by when they were used last.
+    idle: BTreeMap<u64, (PackName, u64)>,
+    /// The same, of those that were planned and are still to be read.
+    unread: BTreeMap<u64, (PackName, u64)>,
+    clock: u64,
+    /// Room of all segments.
+    bytes: u64,
+    /// The most that there ever was here.
+    bytes_peak: u64,
+    /// Somebody waits for these.
+    urgent: VecDeque<Job>,
+    /// Nobody does yet.
+    later: VecDeque<Job>,
+    /// The last wait was in vain, and nothing has arrived since.
+    hopeless: bool,
+    stop: bool,
+}
+
+struct Shared {
+    remote: Arc<dyn Remote>,
+    scratch: Scratch,
+    bytes_max: u64,
+    patience: Duration,
+    /// What was planned stays until it was read: right for plans, not for guesses.
+    keep: bool,
+    state: Mutex<State>,
+    /// For those who fetch: there is a job.
+    work: Condvar,
+    /// For those who wait: something arrived, or failed.
+    arrived: Condvar,
+}
+
+/// See the module.
+pub(super) struct PackCache(Arc<Shared>);
+
+impl std::fmt::Debug for PackCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackCache").field("remote", &self.0.remote).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Consistent between statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread that fetches does until the end.
+    fn fetch(&self) {
+        loop {
+            let mut state = self.lock();
+            let job = loop {
+                if state.stop {
+                    return;
+                }
+                if let Some(job) = state.urgent.pop_front().or_else(|| state.later.pop_front()) {
+                    break job;
+                }
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(state);
+            let fetched = self.get(&job);
+            self.lock().settle(&job, fetched, self.keep);
+            self.arrived.notify_all();
+        }
+    }
+
+    fn get(&self, job: &Job) -> Result<Slot, RemoteError> {
+        let path = pack_path(&job.pack);
+        let key = Key::new(&path)
+            .ok_or_else(|| RemoteError::new(ErrorKind::Local, format!("{path} is no object's name")))?;
+        let bytes = self.remote.get(&key, job.start..job.start + job.len)?;
+        if bytes.len() as u64 != job.len {
+            let text = format!("{path}: {} bytes came where {} were asked for", bytes.len(), job.len);
+            return Err(RemoteError::new(ErrorKind::Corrupt, text));
+        }
+        self.scratch.put(&bytes).map_err(|e| {
+            RemoteError::new(ErrorKind::Local, format!("the cache of what was fetched can't be written: {e}"))
+        })
+    }
+
+    /// Makes what is missing of a range fly.
+    fn want(&self, state: &mut State, pack: &PackName, range: &Range<u64>, urgent: bool) {
+        let jobs = state.fill(pack, range, urgent);
+        match jobs {
+            0 => {}
+            1 => self.work.notify_one(),
+            _ => self.work.notify_all(),
+        }
+        if let Err(error) = state.shrink(&self.scratch, self.bytes_max) {
+            // Found to work when the cache was made.
+            tracing::warn!(%error, "giving back room in the cache");
+        }
+    }
+}
+
+impl State {
+    /// The segment that has the byte at `at`, with its start.
+    fn at(&mut self, pack: &PackName, at: u64) -> Option<(u64, &mut Segment)> {
+        let (start, segment) = self.packs.get_mut(pack)?.range_mut(..=at).next_back()?;
+        (start + segment.len > at).then_some((*start, segment))
+    }
+
+    /// Makes jobs for the parts of a range that no segment has; returns how many.
+    fn fill(&mut self, pack: &PackName, range: &Range<u64>, urgent: bool) -> usize {
+        let mut jobs = 0;
+        let mut at = range.start;
+        while at < range.end {
+            if let Some((start, segment)) = self.at(pack, at) {
+                at = start + segment.len;
+                if urgent && matches!(segment.state, SegmentState::Flying(_)) {
+                    self.hurry(pack, start);
+                }
+                continue;
+            }
+            let segments = self.packs.entry(*pack).or_default();
+            let free = segments.range(at..).next().map_or(range.end, |(next, _)| range.end.min(*next));
+            let len = PIECE.min(free - at);
+            let flying = SegmentState::Flying(Arc::default());
+            segments.insert(at, Segment { len, planned: !urgent, state: flying });
+            self.bytes += rounded(len);
+            let queue = if urgent { &mut self.urgent } else { &mut self.later };
+            queue.push_back(Job { pack: *pack, start: at, len });
+            jobs += 1;
+            at += len;
+        }
+        jobs
+    }
+
+    /// Somebody waits for a segment that nobody waited for before.
+    fn hurry(&mut self, pack: &PackName, start: u64) {
+        let waits = |job: &Job| job.pack == *pack && job.start == start;
+        if let Some(job) = self.later.iter().position(waits).and_then(|at| self.later.remove(at)) {
+            self.urgent.push_back(job);
+        }
+    }
+
+    /// A request has ended.
+    /// `keep`: what was planned stays until it was read.
+    fn settle(&mut self, job: &Job, fetched: Result<Slot, RemoteError>, keep: bool) {
+        let Some(segments) = self.packs.get_mut(&job.pack) else { return };
+        let Some(segment) = segments.get_mut(&job.start) else { return };
+        let SegmentState::Flying(flight) = &segment.state else { return };
+        let flight = Arc::clone(flight);
+        // Set nowhere else.
+        let end = |how| drop(flight.set(how));
+        match fetched {
+            Ok(slot) => {
+                self.clock += 1;
+                let unread = if segment.planned && keep { segment.len } else { 0 };
+                segment.state = SegmentState::Here { slot, used: self.clock, readers: 0, unread };
+                let queue = if unread > 0 { &mut self.unread } else { &mut self.idle };
+                queue.insert(self.clock, (job.pack, job.start));
+                self.bytes_peak = self.bytes_peak.max(self.bytes);
+                self.hopeless = false;
+                end(None);
+            }
+            Err(error) => {
+                segments.remove(&job.start);
+                self.bytes -= rounded(job.len);
+                end(Some(error));
+            }
+        }
+    }
+
+    /// Gives up what was not used for longest, until no more is left than the cache may hold.
+    fn shrink(&mut self, scratch: &Scratch, bytes_max: u64) -> io::Result<()> {
+        while self.bytes > bytes_max {
+            let oldest = self.idle.pop_first().or_else(|| self.unread.pop_first());
+            let Some((_, (pack, start))) = oldest else { return Ok(()) };
+            let Some(segments) = self.packs.get_mut(&pack) else { continue };
+            let Some(segment) = segments.remove(&start) else { continue };
+            if segments.is_empty() {
+                self.packs.remove(&pack);
+            }
+            self.bytes -= rounded(segment.len);
+            if let SegmentState::Here { slot, .. } = &segment.state {
+                scratch.free(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to read the segment at `start`, which is here.
+    fn enter(&mut self, pack: &PackName, start: u64) -> Option<Slot> {
+        let segment = self.packs.get_mut(pack)?.get_mut(&start)?;
+        let SegmentState::Here { slot, used, readers, .. } = &mut segment.state else { return None };
+        *readers += 1;
+        self.idle.remove(used);
+        self.unread.remove(used);
+        Some(slot.clone())
+    }
+
+    /// Ends what [`State::enter`] began; so many bytes were read.
+    fn leave(&mut self, pack: &PackName, start: u64, bytes: u64) {
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(segment) = self.packs.get_mut(pack).and_then(|segments| segments.get_mut(&start)) else {
+            return;
+        };
+        let SegmentState::Here { used, readers, unread, .. } = &mut segment.state else { return };
+        *readers -= 1;
+        *used = clock;
+        *unread = unread.saturating_sub(bytes);
+        // What lies between the wanted parts is never read.
+        let queue = if *unread > segment.len / UNREAD_PART { &mut self.unread } else { &mut self.idle };
+        if *readers == 0 {
+            queue.insert(clock, (*pack, start));
+        }
+    }
+}
+
+impl PackCache {
+    /// A cache with `jobs` threads that fetch. Nobody waits longer than `patience` for bytes. `keep`: what is planned will be
+    /// read, so it is given up only after everything else.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn new(
+        remote: Arc<dyn Remote>,
+        scratch: Scratch,
+        bytes_max: u64,
+        jobs: usize,
+        patience: Duration,
+        keep: bool,
+    ) -> io::Result<Self> {
+        let cache = Self(Arc::new(Shared {
+            remote,
+            scratch,
+            bytes_max,
+            patience,
+            keep,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            arrived: Condvar::new(),
+        }));
+        for _ in 0..jobs.max(1) {
+            let shared = Arc::clone(&cache.0);
+            // Not waited for at the end: a call that hangs must not keep a command, or an unmount, from ending.
+            std::thread::Builder::new().name("sr-fetch".into()).spawn(move || shared.fetch())?;
+        }
+        Ok(cache)
+    }
+
+    /// Begins to fetch a range before anybody wants it.
+    pub(super) fn plan(&self, pack: &PackName, range: Range<u64>) {
+        self.0.want(&mut self.0.lock(), pack, &range, false);
+    }
+
+    /// Whether all of a range is here or on its way.
+    pub(super) fn has(&self, pack: &PackName, range: &Range<u64>) -> bool {
+        let mut state = self.0.lock();
+        let mut at = range.start;
+        while at < range.end {
+            match state.at(pack, at) {
+                Some((start, segment)) => at = start + segment.len,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The most bytes that were here at a time.
+    pub(super) fn peak(&self) -> u64 {
+        self.0.lock().bytes_peak
+    }
+
+    /// Fills `buf` with a pack's bytes from `off` on. `fetch`: what to fetch if any of it is missing; it has all of it.
+    ///
+    /// # Errors
+    /// What the remote says; `TimedOut` when nothing comes in time.
+    pub(super) fn read(
+        &self,
+        pack: &PackName,
+        buf: &mut [u8],
+        off: u64,
+        fetch: &Range<u64>,
+    ) -> io::Result<()> {
+        let end = off + buf.len() as u64;
+        let begun = Instant::now();
+        let mut done = 0;
+        let mut state = self.0.lock();
+        while done < buf.len() {
+            let at = off + done as u64;
+            if state.at(pack, at).is_none() {
+                // The rest at once, so that its parts come side by side.
+                let missing = if done == 0 { fetch.clone() } else { at..end };
+                self.0.want(&mut state, pack, &missing, true);
+            }
+            let Some((start, segment)) = state.at(pack, at) else { continue };
+            let len = segment.len;
+            if let SegmentState::Flying(flight) = &segment.state {
+                let flight = Arc::clone(flight);
+                state.hurry(pack, start);
+                state = self.wait(state, pack, &flight, begun)?;
+                continue;
+            }
+            let Some(slot) = state.enter(pack, start) else { continue };
+            drop(state);
+            let n = usize::try_from(start + len - at).unwrap_or(usize::MAX).min(buf.len() - done);
+            let read = slot.read(&mut buf[done..done + n], at - start);
+            state = self.0.lock();
+            state.leave(pack, start, n as u64);
+            read?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Waits until a request has ended.
+    fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        pack: &PackName,
+        flight: &Flight,
+        begun: Instant,
+    ) -> io::Result<MutexGuard<'a, State>> {
+        loop {
+            match flight.get() {
+                Some(None) => return Ok(state),
+                Some(Some(error)) => return Err(to_io(error.clone())),
+                None => {}
+            }
+            let patience = if state.hopeless { self.0.patience / HOPELESS } else { self.0.patience };
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                state.hopeless = true;
+                let text =
+                    format!("{}: nothing came within {:.1} s", pack_path(pack), patience.as_secs_f64());
+                return Err(to_io(RemoteError::new(ErrorKind::Timeout, text)));
+            }
+            let waited = self.0.arrived.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for PackCache {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.stop = true;
+        state.urgent.clear();
+        state.later.clear();
+        drop(state);
+        self.0.work.notify_all();
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;
