@@ -156,8 +156,9 @@ fn settings_that_lead_nowhere_are_told_apart() {
         bucket.add(&["--profile", "default"]);
         let settings = world.sandbox.vault().join("live/remotes.json");
         let stored = fs::read_to_string(&settings).unwrap();
-        let path = world.sandbox.str("credentials");
-        fs::write(&settings, stored.replace(&path, &world.sandbox.str(file))).unwrap();
+        let credentials = s3_settings(&bucket.server, &world.sandbox.path("")).credentials_file.unwrap();
+        let path = credentials.to_str().unwrap();
+        fs::write(&settings, stored.replace(path, &world.sandbox.str(file))).unwrap();
         let done = bucket.ship();
         assert_eq!(done.code, exit, "{what}: {done:?}");
         text += &format!("# {what}\n{}", transcript(&world.sandbox, &["ship"], &done));
