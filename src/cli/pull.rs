@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::clone::{default_jobs, judge, remote_header, summary};
-use super::error::{CliError, CliResult};
+use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::remote::{find, speed};
 use super::session::{self, WorkOptions};
@@ -172,7 +172,8 @@ fn move_on(
     prepared: &Prepared,
     out: &Output,
 ) -> CliResult<()> {
-    let ours = loaded.parsed.header.clone();
+    let before = loaded.parsed.clone();
+    let ours = before.header.clone();
     let newer = theirs.header().generation > ours.generation;
     let behind = matches!(prepared.state, State::Behind(_));
     let has_live = prepared.has_live_state()?;
@@ -200,6 +201,14 @@ fn move_on(
         moved?;
     } else if behind {
         let lock = open::lock(disk.as_ref(), &format!("{} strongroom pull", std::process::id()))?;
+        // Somebody may have mounted it, and have written, while a key was asked for.
+        if !args.discard_live && prepared.has_live_state()? {
+            return Err(CliError::new(
+                ExitCode::InUse,
+                "the vault was mounted while it was being pulled into",
+            )
+            .hint("pull again: what was fetched is here"));
+        }
         let movable = prepared.check(&ours, None)?;
         session::note_clean(&ours)?;
         movable.apply()?;
@@ -208,6 +217,14 @@ fn move_on(
     let Some(mut unlocked) = unlocked else { return Ok(()) };
     if newer {
         let _lock = session::lock_header(&args.vault)?;
+        // Fetching may have taken hours.
+        if session::open_header(&args.vault)?.loaded.parsed != before {
+            return Err(CliError::new(
+                ExitCode::InUse,
+                "keys were changed here while it was being pulled into",
+            )
+            .hint("pull again; the remote's header was not taken over"));
+        }
         fetch::take_header(disk.as_ref(), theirs)?;
         unlocked.header = theirs.header().clone();
     }
@@ -226,10 +243,14 @@ fn note_and_start(
     let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
     session::note_seen(&args.vault, &unlocked.header, &chain)?;
     if start {
-        // What was in the working tree is in a snapshot, or was to be dropped.
-        let work = WorkOptions { accept_rollback: args.accept_rollback, discard_live: true, purpose: "pull" };
-        let opened = session::open_unlocked(&args.vault, disk, unlocked, &work, engine_config(), out)?;
-        session::close_work(&args.vault, &opened)?;
+        // The live state that was here counts for nothing any more. If there is one, somebody has begun to work with it.
+        let work =
+            WorkOptions { accept_rollback: args.accept_rollback, discard_live: false, purpose: "pull" };
+        match session::open_unlocked(&args.vault, disk, unlocked, &work, engine_config(), out) {
+            Ok(opened) => session::close_work(&args.vault, &opened)?,
+            Err(error) if error.code == ExitCode::InUse => out.note(&error.message),
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

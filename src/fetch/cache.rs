@@ -222,6 +222,8 @@ impl State {
             Err(error) => {
                 segments.remove(&job.start);
                 self.bytes -= rounded(job.len);
+                // It was tried again for as long as anybody would wait: the next ones need not all do the same.
+                self.hopeless |= error.kind.is_retryable();
                 end(Some(error));
             }
         }

@@ -53,7 +53,7 @@ pub fn is_begun(disk: &dyn Disk) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(e) => Err(StoreError::io(format!("listing {dir:?}"), e)),
     };
-    Ok(only("", &["live", "lost+found"])? && only("live", &["clone.json.tmp"])?)
+    Ok(only("", &["live", "lost+found"])? && only("live", &["clone.json.tmp", "incoming", "incoming.lock"])?)
 }
 
 /// Copies the vault at a remote into an empty directory, or goes on with a copy of it that was begun there. `accept` is shown
@@ -74,6 +74,14 @@ pub fn clone(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report> {
     let vault_id = header.header().vault_id.to_hex();
+    let incoming = Incoming::open(disk)?;
+    // Another clone may have ended here until the lock was taken.
+    for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
+        if disk.len(path).map_err(io(path))?.is_some() {
+            let holder = format!("there is a vault already: {path} exists");
+            return Err(StoreError::Locked { holder }.into());
+        }
+    }
     match begun(disk.as_ref())? {
         Some(other) if other.vault_id != vault_id => {
             return Err(FetchError::OtherVault { theirs: vault_id, ours: other.vault_id });
@@ -87,7 +95,6 @@ pub fn clone(
         }
     }
     let mut report = Report::default();
-    let incoming = Incoming::open(disk)?;
     let chain =
         fetch_chain(&incoming, disk.as_ref(), remote.as_ref(), header.header(), None, jobs, &mut report)?;
     accept(header.header(), &chain)?;

@@ -16,7 +16,7 @@ use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
 use crate::snapshot::chain::{Chain, ChainInfo, DIR};
 use crate::snapshot::open::list_packs;
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BYTES_MAX, LoadedHeader, load_by};
+use crate::store::header::{HEADER_BYTES_MAX, HEADER_PATH, LoadedHeader, load_by};
 
 use super::error::{FetchError, Result};
 use super::incoming::{Incoming, Written};
@@ -177,11 +177,15 @@ enum Got {
 }
 
 /// The answer to one request, told apart: what is wrong with this object, and what is wrong with everything.
-fn one_object<T>(answer: remote::Result<T>) -> Result<std::result::Result<T, String>> {
+fn one_object<T>(remote: &dyn Remote, answer: remote::Result<T>) -> Result<std::result::Result<T, String>> {
     match answer {
         Ok(value) => Ok(Ok(value)),
         Err(e) if e.kind == ErrorKind::NotFound => Ok(Err("is missing".into())),
         Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(format!("is damaged: {}", e.message))),
+        // Archived, or under another's key, if the header can be read as before.
+        Err(e) if e.kind.may_be_one_objects() && remote.head(&key_of(HEADER_PATH)?).is_ok() => {
+            Ok(Err(format!("can't be read: {}", e.message)))
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -248,7 +252,7 @@ pub(super) fn fetch_chain(
     let fetched = in_parallel(jobs.min(CHAIN_JOBS_MAX), todo, &|(seq, id, name, len)| {
         let mut why = String::new();
         for _ in 0..TRIES {
-            let bytes = match one_object(remote.get(&key_of(&format!("{DIR}/{name}"))?, 0..len))? {
+            let bytes = match one_object(remote, remote.get(&key_of(&format!("{DIR}/{name}"))?, 0..len))? {
                 Ok(bytes) => bytes,
                 Err(what) => {
                     why = what;
@@ -474,7 +478,7 @@ fn fill_pack(
     let mut off = 0;
     while off < wanted.len {
         let end = wanted.len.min(off + PIECE);
-        let bytes = match one_object(remote.get(key, off..end))? {
+        let bytes = match one_object(remote, remote.get(key, off..end))? {
             Ok(bytes) => bytes,
             Err(why) => return Ok(Written::No(why)),
         };

@@ -63,7 +63,11 @@ impl Scratch {
             current.end += rounded(len);
             Slot { file: Arc::clone(&current.file), at, len }
         };
-        slot.file.write_all_at(bytes, slot.at)?;
+        if let Err(error) = slot.file.write_all_at(bytes, slot.at) {
+            // A full disk, most likely: what was written must not stay. The first error is the one to report.
+            drop(self.free(&slot));
+            return Err(error);
+        }
         Ok(slot)
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use strongroom::remote::{ErrorKind, Fault, FaultyRemote, Op, Remote};
 
-use super::{World, clone_from, files, open_dir, packs};
+use super::{World, clone_from, files, newest_complete, open_dir, packs};
 use crate::remote::pattern;
 use crate::remote::s3_server::{SECRET_KEY, Server};
 use crate::remote::sshd::Sshd;
@@ -54,6 +54,29 @@ fn a_destroyed_vault_comes_back_and_goes_on() {
     let empty = format!("file://{}", world.str("empty"));
     let said = world.on("state", &["clone", &empty, &world.str("x")]).fails(10);
     assert!(said.contains("no vault there") && !world.sandbox.path("x").exists(), "{said}");
+}
+
+/// Two clones into one directory: the second finds a vault when it gets its turn, and touches nothing.
+#[test]
+fn a_clone_does_not_go_over_one_that_ended_meanwhile() {
+    let world = World::new();
+    world.snapshot("one", &pattern(100_000, 1));
+    world.keyed(&["key", "add", world.vault(), "--new-passfile", &world.passfile(), "--kdf-time", "0"]).ok();
+    world.ship();
+    let (to, key) = (world.str("copy"), world.str("key"));
+    let program = env!("CARGO_BIN_EXE_strongroom");
+    // While the key is asked for, another one clones there, and works with it.
+    let meanwhile = format!(
+        "{{ {program} clone '{}' '{to}' && {program} import '{to}' '{}' --keyfile '{key}'; }} >&2 && cat '{}'",
+        world.url(),
+        world.str("source"),
+        world.passfile(),
+    );
+    fs::write(world.sandbox.path("source/two"), b"2").unwrap();
+    let said = world.on("state-b", &["clone", &world.url(), &to, "--extpass", &meanwhile]).fails(16);
+    assert!(said.contains("there is a vault already"), "{said}");
+    assert_eq!(newest_complete(&world.sandbox.path("copy")), 2, "what was done there is there");
+    world.restores(&world.sandbox.path("copy"));
 }
 
 /// A mount over a clone shows the newest snapshot, and its work ships back.

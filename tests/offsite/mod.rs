@@ -25,7 +25,7 @@ use strongroom::snapshot::open::list_packs;
 use strongroom::store::header;
 
 use crate::common::{Finished, Sandbox};
-use crate::remote::once;
+use crate::remote::{once, private_file};
 
 /// A vault with a keyfile, a directory `source` that is imported into it, and a directory `far` that is its remote.
 pub struct World {
@@ -57,6 +57,12 @@ impl World {
 
     pub fn str(&self, name: &str) -> String {
         self.sandbox.str(name)
+    }
+
+    /// A file with a passphrase.
+    pub fn passfile(&self) -> String {
+        private_file(&self.sandbox.path("passphrase"), "open sesame\n");
+        self.str("passphrase")
     }
 
     pub fn far(&self) -> PathBuf {
