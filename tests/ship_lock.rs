@@ -11,14 +11,16 @@ use serde_json::Value;
 use strongroom::disk::{Disk, RealDisk};
 use strongroom::env::{Env, TestEnv};
 use strongroom::format::Header;
+use strongroom::format::pack::pack_path;
 use strongroom::remote::{self, ErrorKind, Lock, LockMode, OpenOptions, Remote, Settings};
 use strongroom::ship::{self, Cursor, Jobs, Report, ShipError, ShipOptions};
+use strongroom::snapshot::open::list_packs;
 
 use crate::common::{Finished, Sandbox};
 use crate::remote::iam::Policy;
 use crate::remote::s3_lock::User;
 use crate::remote::s3_server::{BUCKET, Defects, Server};
-use crate::remote::{key, once, pattern, s3_settings, s3_settings_of};
+use crate::remote::{key, once, pattern, put, s3_settings, s3_settings_of};
 
 const DAY: i64 = 86_400;
 const DAYS: i64 = 30;
@@ -437,6 +439,30 @@ fn headers_of_others_do_not_hide_ours() {
     assert!(ours.kept.as_ref().unwrap().until - world.server.now() >= DAYS * DAY);
     // The other copy was left alone: it is read as it should be.
     assert_eq!(remote::read(world.remote().as_ref(), &key("vault.json.bak"), 1 << 20).unwrap(), third);
+}
+
+/// Whoever may write there can raise an alarm with each shipment. What is there stays locked all the same, the header too.
+#[test]
+fn an_alarm_does_not_let_locks_run_out() {
+    let world = World::new();
+    world.snapshot("one", &pattern(100_000, 1));
+    world.ship();
+    let shipped = world.names();
+    assert!(shipped.iter().any(|name| name == "vault.json"), "{shipped:?}");
+    // Something of another length stands under the name of a pack that is still to come.
+    world.snapshot("two", &pattern(100_000, 2));
+    let packs = list_packs(world.disk().as_ref()).unwrap().into_keys().map(|name| pack_path(&name));
+    let next = packs.filter(|name| !shipped.contains(name)).last().unwrap();
+    put(world.remote().as_ref(), &next, b"rubbish").unwrap();
+    for _ in 0..3 {
+        world.advance(20);
+        let error = world.try_ship(None).unwrap_err();
+        assert!(error.to_string().contains("another length"), "{error}");
+        for name in &shipped {
+            let left = world.server.kept(&World::at(name)).unwrap().until - world.server.now();
+            assert!(left >= DAYS * DAY, "{name}: {left} s");
+        }
+    }
 }
 
 #[test]

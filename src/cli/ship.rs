@@ -123,7 +123,8 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
                 code
             }
         };
-        if worst == ExitCode::Ok {
+        // An alarm must not be missed because something else went wrong as well.
+        if worst == ExitCode::Ok || code == ExitCode::RemoteAlarm {
             worst = code;
         }
     }

@@ -69,6 +69,16 @@ impl ErrorKind {
         }
     }
 
+    /// Whether it may be the fault of one object alone: archived, under another's key, made by who may write there to get in
+    /// the way. The others may well be read.
+    #[must_use]
+    pub fn may_be_one_objects(self) -> bool {
+        matches!(
+            self,
+            Self::NotFound | Self::Corrupt | Self::Denied | Self::Misconfigured | Self::Unsupported
+        )
+    }
+
     /// What to do about it, if something can be said in general.
     #[must_use]
     pub fn hint(self) -> Option<&'static str> {

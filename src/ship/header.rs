@@ -100,7 +100,9 @@ pub(super) fn kept(remote: &dyn Remote, ours: &[u8]) -> Result<(Vec<Need>, Vec<S
         if found.is_some() && !(first && (latest || hidden)) {
             covered.push(key.to_string());
         }
-        needs.extend(found.map(|version| Need { key: key.clone(), version: Some(version.id.clone()) }));
+        // One that is behind ours is the only one there until ours is shipped.
+        let keep = found.or(versions.first());
+        needs.extend(keep.map(|version| Need { key: key.clone(), version: Some(version.id.clone()) }));
     }
     Ok((needs, covered))
 }

@@ -203,10 +203,23 @@ fn ship_round(
     }
     // After the chain: what the chain needs was there before its files were.
     let here = list_packs(disk.as_ref())?;
-    let copies = header::check(remote.as_ref(), &header_bytes, header)?;
+    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs.first(), options.dry_run);
+    let copies = match header::check(remote.as_ref(), &header_bytes, header) {
+        Err(error) if keeper.is_none() => return Err(error),
+        checked => checked,
+    };
     // Whatever fails from here on, the next one lists everything again.
     let known = options.watched.as_ref().and_then(|watched| watched.take_known());
     let mut there = There::list(remote.as_ref(), &chain, &here, known)?;
+    let (mut needed, mut headers) = (None, (Vec::new(), Vec::new()));
+    if let Some(keeper) = &mut keeper {
+        // Before anything is found fault with: who can stop shipments must not be able to let locks run out.
+        let mut needs = needed.insert(Needed::of(&chain)?).among(&there)?;
+        headers = header::kept(remote.as_ref(), &header_bytes)?;
+        needs.extend(headers.0.iter().cloned());
+        keeper.keep(&needs)?;
+    }
+    let copies = copies?;
     there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let removed_by = removed_by(disk.as_ref(), &chain)?;
     let plan = plan(&State {
@@ -230,14 +243,8 @@ fn ship_round(
         .iter()
         .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
         .collect();
-    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs.first(), options.dry_run);
-    let mut needed = None;
-    let mut covered = Vec::new();
-    if let Some(keeper) = &mut keeper {
-        keeper.keep(&needed.insert(Needed::of(&chain)?).among(&there)?)?;
-    }
     if options.dry_run {
-        report.lock = keeper.map(|keeper| keeper.end(&covered)).transpose()?;
+        report.lock = keeper.map(|keeper| keeper.end(&headers.1)).transpose()?;
         let (packs, bytes, files) = plan.totals();
         (report.packs, report.bytes, report.chain_files) = (packs, bytes, files);
         return Ok(Some(head));
@@ -277,11 +284,12 @@ fn ship_round(
     report.damaged.extend(sent.damaged);
     if let (Some(mut keeper), Some(needed)) = (keeper, needed) {
         let mut needs = needed.after(&plan)?;
-        let (headers, over) = header::kept(remote.as_ref(), &header_bytes)?;
-        needs.extend(headers);
-        covered.extend(over);
+        if copies != Copies::Current {
+            headers = header::kept(remote.as_ref(), &header_bytes)?;
+        }
+        needs.extend(headers.0);
         keeper.keep(&needs)?;
-        report.lock = Some(keeper.end(&covered)?);
+        report.lock = Some(keeper.end(&headers.1)?);
     }
     if let Some(watched) = &options.watched {
         there.packs.extend(sent.done);
@@ -312,14 +320,15 @@ pub fn extend(
     let header_bytes = header::local_bytes(disk.as_ref(), &loaded)?;
     let chain = Chain::load(disk.as_ref(), header)?;
     let here = list_packs(disk.as_ref())?;
-    header::check(remote.as_ref(), &header_bytes, header)?;
     let there = There::list(remote.as_ref(), &chain, &here, None)?;
-    let cursor = cursor.filter(|cursor| cursor.url == remote.url());
-    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     let mut needs = Needed::of(&chain)?.among(&there)?;
     let (headers, covered) = header::kept(remote.as_ref(), &header_bytes)?;
     needs.extend(headers);
     keeper.keep(&needs)?;
+    // What is wrong there is no reason to let locks run out.
+    header::check(remote.as_ref(), &header_bytes, header)?;
+    let cursor = cursor.filter(|cursor| cursor.url == remote.url());
+    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
     Ok(Report {
         packs_there: here.keys().filter(|name| there.packs.contains_key(name)).count() as u64,
         newest: there.files.keys().next_back().map(|(seq, _)| *seq),

@@ -466,6 +466,7 @@ impl S3Remote {
         let latest = all.last().filter(|_| !seen.hidden).cloned();
         let mut bodies = Vec::new();
         let mut odd = false;
+        let mut unreadable = None;
         for one in all {
             if one.len > max.min(crate::format::header::HEADER_LEN_MAX as u64) {
                 odd = true;
@@ -473,13 +474,25 @@ impl S3Remote {
             }
             let bytes = match self.known.body(&one.id) {
                 Some(bytes) => bytes,
-                None => {
-                    let bytes = Arc::new(self.get_version(key, 0..one.len, Some(&one.id))?);
-                    self.known.keep_body(&one.id, &bytes);
-                    bytes
-                }
+                None => match self.get_version(key, 0..one.len, Some(&one.id)) {
+                    Ok(bytes) => {
+                        let bytes = Arc::new(bytes);
+                        self.known.keep_body(&one.id, &bytes);
+                        bytes
+                    }
+                    // One version that can't be read (archived, under another's key) must not hide those that can.
+                    Err(e) if e.kind.may_be_one_objects() => {
+                        unreadable = Some(e);
+                        odd = true;
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
             };
             bodies.push((one, bytes));
+        }
+        if let (true, Some(error)) = (bodies.is_empty(), unreadable) {
+            return Err(error);
         }
         let ranked = rank(bodies);
         odd |= ranked.iter().any(|(_, _, fits)| !fits);
