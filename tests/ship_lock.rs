@@ -451,8 +451,8 @@ fn an_alarm_does_not_let_locks_run_out() {
     assert!(shipped.iter().any(|name| name == "vault.json"), "{shipped:?}");
     // Something of another length stands under the name of a pack that is still to come.
     world.snapshot("two", &pattern(100_000, 2));
-    let packs = list_packs(world.disk().as_ref()).unwrap().into_keys().map(|name| pack_path(&name));
-    let next = packs.filter(|name| !shipped.contains(name)).last().unwrap();
+    let mut packs = list_packs(world.disk().as_ref()).unwrap().into_keys().map(|name| pack_path(&name));
+    let next = packs.rfind(|name| !shipped.contains(name)).unwrap();
     put(world.remote().as_ref(), &next, b"rubbish").unwrap();
     for _ in 0..3 {
         world.advance(20);
