@@ -67,7 +67,7 @@ struct State {
     /// The same, of those that were planned and are still to be read.
     unread: BTreeMap<u64, (PackName, u64)>,
     clock: u64,
-    /// Room of all segments.
+    /// Room of all segments that are here or on their way.
     bytes: u64,
     /// The most that there ever was here.
     bytes_peak: u64,
@@ -117,7 +117,7 @@ impl Shared {
                 if state.stop {
                     return;
                 }
-                if let Some(job) = state.urgent.pop_front().or_else(|| state.later.pop_front()) {
+                if let Some(job) = state.next_job(&self.scratch, self.bytes_max) {
                     break job;
                 }
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -151,10 +151,6 @@ impl Shared {
             1 => self.work.notify_one(),
             _ => self.work.notify_all(),
         }
-        if let Err(error) = state.shrink(&self.scratch, self.bytes_max) {
-            // Found to work when the cache was made.
-            tracing::warn!(%error, "giving back room in the cache");
-        }
     }
 }
 
@@ -182,7 +178,6 @@ impl State {
             let len = PIECE.min(free - at);
             let flying = SegmentState::Flying(Arc::default());
             segments.insert(at, Segment { len, planned: !urgent, state: flying });
-            self.bytes += rounded(len);
             let queue = if urgent { &mut self.urgent } else { &mut self.later };
             queue.push_back(Job { pack: *pack, start: at, len });
             jobs += 1;
@@ -229,11 +224,31 @@ impl State {
         }
     }
 
-    /// Gives up what was not used for longest, until no more is left than the cache may hold.
-    fn shrink(&mut self, scratch: &Scratch, bytes_max: u64) -> io::Result<()> {
+    /// The next job that there is room for. What somebody waits for is always begun; what nobody waits for yet only where it
+    /// pushes nothing out that is still to be read.
+    fn next_job(&mut self, scratch: &Scratch, bytes_max: u64) -> Option<Job> {
+        let urgent = self.urgent.pop_front();
+        let len = rounded(urgent.as_ref().or(self.later.front())?.len);
+        if let Err(error) = self.shrink(scratch, bytes_max.saturating_sub(len), urgent.is_some()) {
+            // Found to work when the cache was made.
+            tracing::warn!(%error, "giving back room in the cache");
+        }
+        let job = match urgent {
+            Some(job) => job,
+            None if self.bytes + len <= bytes_max => self.later.pop_front()?,
+            None => return None,
+        };
+        self.bytes += len;
+        Some(job)
+    }
+
+    /// Gives up what was not used for longest, until no more is left than this; with `unread` then also what was planned and
+    /// not read yet, beginning with what will be read last.
+    fn shrink(&mut self, scratch: &Scratch, bytes_max: u64, unread: bool) -> io::Result<()> {
         while self.bytes > bytes_max {
-            let oldest = self.idle.pop_first().or_else(|| self.unread.pop_first());
-            let Some((_, (pack, start))) = oldest else { return Ok(()) };
+            let idle = self.idle.pop_first();
+            let last = || if unread { self.unread.pop_last() } else { None };
+            let Some((_, (pack, start))) = idle.or_else(last) else { return Ok(()) };
             let Some(segments) = self.packs.get_mut(&pack) else { continue };
             let Some(segment) = segments.remove(&start) else { continue };
             if segments.is_empty() {
@@ -367,6 +382,8 @@ impl PackCache {
             let read = slot.read(&mut buf[done..done + n], at - start);
             state = self.0.lock();
             state.leave(pack, start, n as u64);
+            // There may be room for what is planned now.
+            self.0.work.notify_one();
             read?;
             done += n;
         }
