@@ -313,6 +313,10 @@ impl Core {
     /// Works on a file round by round. Returns the last one, which is still in flight; `None` if there is nothing to wait for.
     fn convert_file(&self, ino: u64) -> FsResult<Option<Round>> {
         let node = self.node(ino)?;
+        if self.txn().peek(ino)?.nlink == 0 {
+            // It is being purged, or will be when it is closed.
+            return Ok(None);
+        }
         let (mut from, mut end) = (0, None);
         loop {
             let Some(round) = self.start_round(&node, from, &mut end)? else { return Ok(None) };
@@ -436,6 +440,10 @@ impl Core {
             }
         }
         let mut txn = self.txn();
+        // Who purges a file holds no lock of it, only this one, and would not come back for rows that are put there now.
+        if txn.peek(ino)?.nlink == 0 {
+            return Err(Errno::NOENT.into());
+        }
         // Nothing is covered that was not: neither size nor blocks nor times change.
         edit.finish(&mut txn.batch);
         txn.commit()
