@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::store::config::EngineConfig;
 
-/// Where state outside the vault lives (design section 2): `$STATE_DIRECTORY`, else `/var/lib/strongroom` for root, else
+/// Where state outside the vault lives: `$STATE_DIRECTORY`, else `/var/lib/strongroom` for root, else
 /// `$XDG_STATE_HOME/strongroom`, else `~/.local/state/strongroom`.
 #[must_use]
 pub fn state_dir() -> PathBuf {

@@ -1,4 +1,4 @@
-//! The architecture, enforced: design section 7's import table, and a few habits.
+//! The architecture, enforced: docs/ARCHITECTURE.md's import table, and a few habits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -130,7 +130,7 @@ fn heavy_the_cpanel_job_runs_and_restores_from_a_copy_taken_while_mounted() {
     sandbox.sh("echo changed >> accounts/alice/mysql.sql; touch -d '2026-10-02 01:02:03.5' accounts/alice/mysql.sql").ok();
     job(&sandbox, 2);
     sandbox.run(["snapshot", "create", &sandbox.str("encrypted"), "--passfile", &sandbox.passfile()]).ok();
-    // The offsite copy is taken while mounted, as design section 3 promises.
+    // The offsite copy is taken while mounted.
     sandbox.sh("rsync -a --exclude live/ encrypted/ copy/").ok();
     sandbox
         .sh("cp -a decrypted/. expected/ 2>/dev/null || { mkdir expected && cp -a decrypted/. expected/; }")

@@ -407,6 +407,7 @@ fn the_unit_calls_what_there_is() {
     let args: Vec<&str> =
         command.split(' ').map(|word| if word == "%f" { world.vault() } else { word }).collect();
     assert!(args.contains(&world.vault()) && args.contains(&"--watch"), "{args:?}");
+    assert!(unit.lines().any(|line| line == "Environment=HOME=%h"), "~/.aws is found by it alone");
     let mut watch = world.sandbox.strongroom().args(&args).stdout(Stdio::null()).spawn().unwrap();
     wait_until("it ships", || world.usb().join("vault.json.bak").exists());
     signal(i32::try_from(watch.id()).unwrap(), Signal::TERM);

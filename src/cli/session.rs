@@ -198,7 +198,7 @@ fn check_highwater(
     }
 }
 
-/// A daemon that still writes the last changes of an unmounted vault is waited for (design section 6).
+/// A daemon that still writes the last changes of an unmounted vault is waited for.
 pub(crate) fn wait_for_daemon(path: &Path, out: &Output) -> CliResult<()> {
     match crate::mount::holder::wait_until_free(path, None, &mut |holder| {
         out.note(&format!("waiting for {holder}"))

@@ -1,7 +1,7 @@
 //! The opened engine: one vault's context, live state, packs, lock, and its accounting of space.
 //!
 //! # Space
-//! A write is accepted only if the backing disk can take it (design section 5): what is free now must cover everything
+//! A write is accepted only if the backing disk can take it: what is free now must cover everything
 //! that was accepted but not yet written (`pending`), what the live database may still grow by when the overlay is
 //! checkpointed, and a floor that deletes, commits and unmounting live on. On top of that a reserve file is
 //! preallocated: when a checkpoint or the closing of a pack finds the disk full all the same (another program filled
