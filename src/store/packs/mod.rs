@@ -126,6 +126,13 @@ struct Counters {
     packs_closed: AtomicU64,
 }
 
+impl Counters {
+    /// Plaintext bytes that were stored already, and those that were not.
+    fn totals(&self) -> (u64, u64) {
+        (self.dedup_bytes.load(Ordering::Relaxed), self.plain_bytes.load(Ordering::Relaxed))
+    }
+}
+
 /// What the chunk store has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PackStats {

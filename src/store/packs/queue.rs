@@ -18,6 +18,10 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const HINTS_MAX: usize = 64;
 /// Full packs that may wait to be closed before writers have to wait.
 const BACKLOG_MAX: usize = 3;
+/// So many bytes of chunks are looked at together to tell whether most of them are known.
+const RECENT_BYTES: u64 = 16 << 20;
+/// Of known data one byte in so many may be new.
+const RECENT_NEW_SHARE: u64 = 4;
 
 struct Job {
     plaintext: Plaintext,
@@ -40,6 +44,28 @@ struct QueueState {
     bytes: usize,
     /// No workers: there never were any, or they have been told to stop.
     stopped: bool,
+    recent: Recent,
+}
+
+/// How much of what came lately was stored already. Chunks that are known cost no compression, so a long queue of them
+/// is no reason to compress the few new ones badly.
+#[derive(Default)]
+struct Recent {
+    known: u64,
+    new: u64,
+    mostly_known: bool,
+}
+
+impl Recent {
+    /// Takes the totals so far, in bytes.
+    fn look(&mut self, known: u64, new: u64) -> bool {
+        let (more_known, more_new) = (known.saturating_sub(self.known), new.saturating_sub(self.new));
+        let seen = more_known + more_new;
+        if seen >= RECENT_BYTES {
+            *self = Recent { known, new, mostly_known: more_new < seen / RECENT_NEW_SHARE };
+        }
+        self.mostly_known
+    }
 }
 
 impl Queue {
@@ -47,7 +73,12 @@ impl Queue {
     pub(super) fn start(core: &Arc<Core>) -> Result<Arc<Queue>> {
         let background = core.ctx.cfg.background;
         let queue = Arc::new(Queue {
-            state: Mutex::new(QueueState { jobs: VecDeque::new(), bytes: 0, stopped: !background }),
+            state: Mutex::new(QueueState {
+                jobs: VecDeque::new(),
+                bytes: 0,
+                stopped: !background,
+                recent: Recent::default(),
+            }),
             work: Condvar::new(),
             room: Condvar::new(),
             threads: Mutex::default(),
@@ -107,7 +138,9 @@ impl Queue {
                 loop {
                     if let Some(mut job) = state.jobs.pop_front() {
                         // The writer is ahead of us: as soon as chunks wait for each worker, speed is what counts.
-                        if state.jobs.len() > self.core.ctx.cfg.workers {
+                        // Not so if most of them are only looked up.
+                        let (known, new) = self.core.counters.totals();
+                        if !state.recent.look(known, new) && state.jobs.len() > self.core.ctx.cfg.workers {
                             job.effort = Effort::Fast;
                         }
                         break job;
@@ -290,5 +323,23 @@ impl Core {
             }
             self.backlog.done();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_is_mostly_known_is_told_by_what_came_lately() {
+        const MIB: u64 = 1 << 20;
+        let mut recent = Recent::default();
+        assert!(!recent.look(0, 0));
+        assert!(!recent.look(15 * MIB, 0), "too little to tell");
+        assert!(recent.look(15 * MIB, 2 * MIB));
+        assert!(recent.look(16 * MIB, 10 * MIB), "nothing new is concluded from 9 MiB");
+        assert!(!recent.look(21 * MIB, 12 * MIB), "6 known, 10 new");
+        assert!(!recent.look(33 * MIB, 16 * MIB), "a quarter is new");
+        assert!(recent.look(53 * MIB, 16 * MIB));
     }
 }
