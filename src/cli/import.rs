@@ -33,6 +33,9 @@ pub(crate) struct ImportArgs {
     /// Don't go into other filesystems
     #[arg(short = 'x', long)]
     one_file_system: bool,
+    /// Keep times of access; without it a file's is that of its last change, as in restic and borg
+    #[arg(long)]
+    atime: bool,
     /// A word to keep with the snapshot
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &ImportArgs, out: &Output) -> CliResult {
         tags: args.tag.clone(),
         excludes: args.exclude.clone(),
         one_file_system: args.one_file_system,
+        atime: args.atime,
         // A vault must not be stored in itself.
         skip: vec![session::absolute(&args.vault)],
     };

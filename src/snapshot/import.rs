@@ -29,12 +29,14 @@ use crate::format::{Content, Entry, FileType, Origin, RootInfo};
 use crate::store::chunker::Chunker;
 use crate::store::engine::Engine;
 use crate::store::error::StoreError;
+use crate::store::records::ROOT_INO;
 
 use super::create::{SnapshotInfo, packs_to_list};
 use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
 use super::import_ahead::{Ahead, Listed, Rules, Scout, list};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
+use super::import_numbers::Numbers;
 use super::os::{self, Place};
 use super::publish::{Draft, program, publish};
 use super::restore::{Failure, Progress};
@@ -59,6 +61,9 @@ pub struct ImportOpts {
     pub excludes: Vec<String>,
     /// Leave out what is below mount points in the imported directories; the mount points stay, empty.
     pub one_file_system: bool,
+    /// Keep times of access. Else a file's is the one of its last change: they change daily where files are only read,
+    /// and each one that does has its directory written anew.
+    pub atime: bool,
     /// Directories to leave out wherever they are met, like the vault itself.
     pub skip: Vec<PathBuf>,
 }
@@ -136,7 +141,8 @@ pub fn import(
             Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
         ),
         links: HashMap::new(),
-        next_ino: 2,
+        numbers: Numbers::new(),
+        atime: opts.atime,
         counts: Counts::default(),
         report,
         progress,
@@ -148,10 +154,11 @@ pub fn import(
         let _running = ahead.start(scope);
         importer.run(&plan)
     })?;
-    let Importer { next_ino, counts, mut report, .. } = importer;
+    let Importer { numbers, counts, mut report, .. } = importer;
     let Counts { files, dirs, others, bytes } = counts;
     // The root is a directory of the tree, too.
-    let root = RootInfo { entry, next_ino, files, dirs: dirs.saturating_add(1), others, bytes };
+    let root =
+        RootInfo { entry, next_ino: numbers.end(), files, dirs: dirs.saturating_add(1), others, bytes };
     report.snapshot = Some(finish(engine, opts, root)?);
     report.counts = counts;
     Ok(report)
@@ -268,7 +275,8 @@ struct Importer<'a, 'p> {
     ahead: &'a Ahead,
     reader: FileReader<'a>,
     links: HashMap<(u64, u64), Link<'a>>,
-    next_ino: u64,
+    numbers: Numbers,
+    atime: bool,
     counts: Counts,
     report: ImportReport,
     progress: &'a dyn Fn(Progress),
@@ -309,7 +317,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         let os = |what: &str, e: Errno| StoreError::Io { what: what.to_string(), source: e.into() };
         let fd = os::open_dir(rustix::fs::CWD, b"/").map_err(|e| os("opening /", e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| os("examining /", e))?;
-        let mut entry = entry_of(Vec::new(), FileType::Dir, 1, &stat);
+        let mut entry = entry_of(Vec::new(), FileType::Dir, ROOT_INO, &stat, self.atime);
         entry.xattrs = Place::Fd(fd.as_fd()).xattrs().map_err(|e| os("reading attributes of /", e))?;
         self.enter(fd, entry, &stat, (!plan.whole).then_some(plan), 0, stat.st_dev)?;
         loop {
@@ -452,9 +460,9 @@ impl<'a, 'p> Importer<'a, 'p> {
         }
     }
 
-    fn take_ino(&mut self) -> u64 {
-        self.next_ino += 1;
-        self.next_ino - 1
+    fn entry_of(&mut self, name: Vec<u8>, kind: FileType, stat: &Stat) -> Entry {
+        let ino = self.numbers.take(stat.st_dev, stat.st_ino);
+        entry_of(name, kind, ino, stat, self.atime)
     }
 
     fn directory(
@@ -488,8 +496,7 @@ impl<'a, 'p> Importer<'a, 'p> {
                 return Ok(());
             }
         };
-        let ino = self.take_ino();
-        let mut entry = entry_of(name, FileType::Dir, ino, &stat);
+        let mut entry = self.entry_of(name, FileType::Dir, &stat);
         entry.xattrs = xattrs;
         // The real object is known when everything below is written.
         entry.content = Content::Dir(crate::format::ChunkId([0; 32]));
@@ -539,8 +546,7 @@ impl<'a, 'p> Importer<'a, 'p> {
                 return Ok(());
             }
         };
-        let ino = self.take_ino();
-        let mut entry = entry_of(name, kind, ino, stat);
+        let mut entry = self.entry_of(name, kind, stat);
         entry.xattrs = xattrs;
         entry.content = content.clone();
         if let Some(e) = unsayable(&entry) {
@@ -580,8 +586,7 @@ impl<'a, 'p> Importer<'a, 'p> {
             self.fail(&name, "was replaced while it was being opened");
             return Ok(());
         }
-        let ino = self.take_ino();
-        let mut entry = entry_of(name, FileType::File, ino, &stat);
+        let mut entry = self.entry_of(name, FileType::File, &stat);
         entry.xattrs = xattrs;
         if let Some(e) = unsayable(&entry) {
             self.fail(&entry.name, e);
@@ -631,8 +636,10 @@ fn unsayable(entry: &Entry) -> Option<String> {
     entry.encode_into(&mut scratch).err().map(|e| e.to_string())
 }
 
-fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat) -> Entry {
+fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat, atime: bool) -> Entry {
     let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let mtime = time(stat.st_mtime as i64, stat.st_mtime_nsec as u64);
     #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
     Entry {
         name,
@@ -641,8 +648,8 @@ fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat) -> Entry {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        atime: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
-        mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        atime: if atime { time(stat.st_atime as i64, stat.st_atime_nsec as u64) } else { mtime },
+        mtime,
         ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
         nlink: u32::try_from(links_of(stat)).unwrap_or(u32::MAX),
         size: if kind == FileType::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },

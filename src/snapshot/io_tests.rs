@@ -368,6 +368,53 @@ fn sources_keep_their_paths_and_patterns_their_root() {
     assert_eq!(rig.chain().snapshots().count(), 1, "neither made a snapshot");
 }
 
+#[test]
+fn what_happens_elsewhere_leaves_a_directory_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().canonicalize().unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::create_dir(base.join(name)).unwrap();
+        for n in 0..20 {
+            std::fs::write(base.join(name).join(format!("{n}")), noise(n, 100 + 40 * n as usize)).unwrap();
+        }
+    }
+    let rig = Rig::new(35);
+    let ids = |opts: &ImportOpts| {
+        let report = bring_in(&rig, std::slice::from_ref(&base), opts);
+        assert!(report.is_complete() && report.changed.is_empty(), "{report:?}");
+        ["a", "b", "c"].map(|name| at(&rig, &report, &base.join(name)).content)
+    };
+    let (plain, with_atime) = (ImportOpts::default(), ImportOpts { atime: true, ..ImportOpts::default() });
+    let first = ids(&plain);
+    let first_with = ids(&with_atime);
+    // One comes, one goes, and somebody reads all of c.
+    std::fs::write(base.join("a/0 new"), "new").unwrap();
+    std::fs::remove_file(base.join("a/7")).unwrap();
+    for n in 0..20 {
+        let path = base.join("c").join(n.to_string());
+        let long_ago = Timespec { tv_sec: 1_000_000_000, tv_nsec: 5 };
+        let kept = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = Timestamps { last_access: long_ago, last_modification: kept };
+        rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    let stored = rig.engine.packs.stats().chunks;
+    let second = ids(&plain);
+    assert_ne!(first[0], second[0]);
+    assert_eq!(first[1], second[1]);
+    // utimensat changed ctime as well, which is kept: what is known of c is still that nothing but it differs.
+    let names = ["0", "19"].map(|name| base.join("c").join(name));
+    let report = bring_in(&rig, std::slice::from_ref(&base), &plain);
+    for name in &names {
+        let entry = at(&rig, &report, name);
+        assert_eq!(entry.atime, entry.mtime);
+    }
+    assert!(rig.engine.packs.stats().chunks > stored, "a is written anew");
+    let second_with = ids(&with_atime);
+    assert_eq!(first_with[1], second_with[1]);
+    let report = bring_in(&rig, std::slice::from_ref(&base), &with_atime);
+    assert!(names.iter().all(|name| at(&rig, &report, name).atime.secs == 1_000_000_000));
+}
+
 /// A tree in memory: what `files` say, and directory `d` with one more.
 fn in_memory(store: &MemStore, files: &[(&str, Content, u64)]) -> Entry {
     let mut writer = DirWriter::new(store);

@@ -29,6 +29,7 @@ mod glob;
 pub mod import;
 mod import_ahead;
 mod import_file;
+mod import_numbers;
 #[cfg(test)]
 mod io_tests;
 pub mod open;

@@ -1,0 +1,118 @@
+//! Inode numbers of what is imported: those of the source wherever possible, so that a directory in which nothing
+//! happened is written with the same bytes as the day before, whatever came and went elsewhere.
+
+use std::collections::HashMap;
+
+use crate::store::records::ROOT_INO;
+
+/// Numbers of one device. Four of these ranges stay below 2^40, from where on numbers are for other uses.
+const RANGE: u64 = 1 << 38;
+/// Devices whose numbers are taken over; one range more is for all that can't be.
+const DEVICES_MAX: usize = 3;
+/// Numbers that are marked together.
+const PAGE: u64 = 1024;
+/// Memory for marks: 160 MiB. Enough for a thousand million files whose numbers lie close together, as they do on
+/// disks, and for a million that are strewn about; others are counted.
+const PAGES_MAX: usize = 1 << 20;
+
+/// Gives each file of an import a number of its own.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    devices: Vec<u64>,
+    /// Which are given away: a number comes twice where a file was deleted and another one made during the import, or
+    /// where a directory is mounted in two places.
+    used: HashMap<u64, [u64; (PAGE / 64) as usize]>,
+    counted: u64,
+    top: u64,
+}
+
+impl Numbers {
+    pub(super) fn new() -> Self {
+        Numbers { devices: Vec::new(), used: HashMap::new(), counted: 0, top: ROOT_INO }
+    }
+
+    /// Returns a number for a file that has `ino` on device `dev`. Each is returned once.
+    pub(super) fn take(&mut self, dev: u64, ino: u64) -> u64 {
+        let number = self.of_source(dev, ino).unwrap_or_else(|| {
+            self.counted += 1;
+            DEVICES_MAX as u64 * RANGE + self.counted
+        });
+        self.top = self.top.max(number);
+        number
+    }
+
+    /// Returns a number above all that were given.
+    pub(super) fn end(&self) -> u64 {
+        self.top + 1
+    }
+
+    fn of_source(&mut self, dev: u64, ino: u64) -> Option<u64> {
+        // Their 1 is often a root as well, or a list of bad blocks: ours begin after it.
+        if !(1..RANGE - ROOT_INO).contains(&ino) {
+            return None;
+        }
+        let device = match self.devices.iter().position(|known| *known == dev) {
+            Some(device) => device,
+            None if self.devices.len() < DEVICES_MAX => {
+                self.devices.push(dev);
+                self.devices.len() - 1
+            }
+            None => return None,
+        };
+        let number = device as u64 * RANGE + ROOT_INO + ino;
+        let (page, bit) = (number / PAGE, number % PAGE);
+        if self.used.len() >= PAGES_MAX && !self.used.contains_key(&page) {
+            return None;
+        }
+        let word = &mut self.used.entry(page).or_default()[(bit / 64) as usize];
+        let mask = 1 << (bit % 64);
+        if *word & mask != 0 {
+            return None;
+        }
+        *word |= mask;
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_file_keeps_its_number_whatever_others_do() {
+        let (mut one, mut other) = (Numbers::new(), Numbers::new());
+        for ino in [5, 700, 9] {
+            one.take(64, ino);
+        }
+        assert_eq!(one.take(64, 12), other.take(64, 12));
+        assert_eq!(one.take(65, 12), other.take(65, 12));
+    }
+
+    #[test]
+    fn no_number_comes_twice_and_all_are_below_the_limit() {
+        let mut numbers = Numbers::new();
+        let mut seen = HashSet::from([0, ROOT_INO]);
+        for round in 0..3 {
+            for dev in 0..5 {
+                for ino in [0, 1, 2, 63, 64, 1023, 1024, 1 << 20, RANGE - 2, RANGE - 1, RANGE, u64::MAX] {
+                    let number = numbers.take(dev, ino);
+                    assert!(seen.insert(number), "{number} again, in round {round} for {dev} {ino}");
+                    assert!(number < 4 * RANGE && number < numbers.end(), "{number}");
+                }
+            }
+        }
+        assert_eq!(numbers.end(), seen.iter().max().unwrap() + 1);
+    }
+
+    #[test]
+    fn numbers_that_are_strewn_about_take_bounded_memory() {
+        let mut numbers = Numbers::new();
+        let mut seen = HashSet::new();
+        for n in 0..PAGES_MAX as u64 + 1000 {
+            assert!(seen.insert(numbers.take(1, 1 + n * PAGE)));
+        }
+        assert_eq!(numbers.used.len(), PAGES_MAX);
+    }
+}
