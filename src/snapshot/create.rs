@@ -18,7 +18,6 @@
 use std::collections::HashMap;
 
 use crate::env::Time;
-use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Entry, Extent, FileType, Origin, PackKind, RootInfo, SnapshotId};
 use crate::store::Effort;
 use crate::store::engine::Engine;
@@ -35,7 +34,7 @@ use super::gc::clear_undone;
 use super::publish::{Draft, program, publish};
 use super::rows::{Counts, TreeRow, scan};
 use super::tree::{DEPTH_MAX, TreeReader};
-use super::write::{ContentWriter, DirWriter};
+use super::write::{ContentWriter, DirWriter, INLINE_WRITTEN_MAX};
 use super::{WorkingTree, while_storing};
 
 /// Rows applied while the working tree stands still.
@@ -479,7 +478,7 @@ impl<'a> Rewriter<'a> {
         if let [(key, value)] = &first[..]
             && parse_extent_key(key)?.1 == 0
             && let ExtentRow::Inline(mut bytes) = ExtentRow::decode(value)?
-            && bytes.len() <= INLINE_LEN_MAX
+            && bytes.len().min(usize::try_from(row.size).unwrap_or(usize::MAX)) <= INLINE_WRITTEN_MAX
         {
             bytes.truncate(usize::try_from(row.size).unwrap_or(usize::MAX));
             return Ok(Content::Inline(bytes));

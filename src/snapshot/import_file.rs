@@ -7,14 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::format::tree::INLINE_LEN_MAX;
 use crate::format::{ChunkId, Content, Extent};
 use crate::store::Effort;
 use crate::store::chunker::Chunker;
 use crate::store::error::Result;
 use crate::store::packs::Packs;
 
-use super::write::ContentWriter;
+use super::write::{ContentWriter, INLINE_WRITTEN_MAX};
 
 /// Chunks of one file whose result is awaited before its extents go to the writer.
 const SLOTS_MAX: usize = 1024;
@@ -169,7 +168,7 @@ impl<'a> FileReader<'a> {
         if size == 0 {
             return Ok((Pending::ready(Content::Empty), 0));
         }
-        if size <= INLINE_LEN_MAX as u64 {
+        if size <= INLINE_WRITTEN_MAX as u64 {
             let mut bytes = vec![0; size as usize];
             let n = read_full(file, &mut bytes, 0)?;
             bytes.truncate(n);
