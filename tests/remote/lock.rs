@@ -11,7 +11,7 @@ use strongroom::remote::{
 
 use super::iam::Policy;
 use super::s3_lock::User;
-use super::s3_server::{Defects, Server};
+use super::s3_server::{Defects, Server, Trouble};
 use super::{key, names, once, pattern, put, s3_settings, s3_settings_of};
 
 const DAY: i64 = 86_400;
@@ -100,6 +100,31 @@ fn storage_class_and_encryption_go_with_every_put() {
             assert_eq!(versions[0].storage_class.as_deref(), class, "packs only: {name}");
             assert_eq!(versions[0].sse.as_deref(), Some("AES256"), "{name}");
         }
+    }
+}
+
+/// As Ceph RGW 16 does it: the tags that it gives out are quoted, and those that it takes must not be; and where
+/// versions are kept none is the right one.
+#[test]
+fn the_header_is_replaced_where_tags_are_compared_badly() {
+    for (minds_quotes, compares_nothing) in [(true, false), (false, true)] {
+        let world = World::new(LockMode::Compliance);
+        world.server.set_defects(Defects { minds_quotes, compares_nothing, ..Defects::default() });
+        for lock in [None, world.settings.lock] {
+            let url = format!("s3://backups/{}", if lock.is_some() { "locked" } else { "plain" });
+            let settings = Settings { url, lock, ..world.settings.clone() };
+            let remote = remote::open(&settings, &world.options()).unwrap();
+            let replace = |was: &[u8], now: &[u8]| {
+                let (body, sum) = (remote::Bytes::source(now), remote::Checksum::of(now));
+                remote.replace(&key("vault.json"), &remote::Checksum::of(was), &body, &sum)
+            };
+            put(remote.as_ref(), "vault.json", b"first").unwrap();
+            replace(b"first", b"second").unwrap();
+            assert_eq!(replace(b"another", b"third").unwrap_err().kind, ErrorKind::Conflict);
+        }
+        assert_eq!(world.server.stored("plain/vault.json").unwrap(), b"second");
+        let versions = world.server.versions("locked/vault.json");
+        assert!(versions.len() == 2 && versions.iter().all(|version| version.kept.is_some()));
     }
 }
 
@@ -281,6 +306,24 @@ fn places_that_do_not_lock_are_refused() {
     assert!(!remote::probe(world.open().as_ref()).unwrap().is_good());
 }
 
+/// Moto for one locks, and knows no GetObjectRetention; HeadObject tells as well.
+#[test]
+fn a_place_that_can_not_be_asked_for_locks_is_looked_at() {
+    let world = World::new(LockMode::Compliance);
+    world.server.set_defects(Defects { hides_retention: true, ..Defects::default() });
+    let remote = world.open();
+    put(remote.as_ref(), PACK, b"bytes").unwrap();
+    let kept = remote.retention(&key(PACK), None).unwrap().unwrap();
+    assert_eq!((kept.mode, kept.until.secs), (LockMode::Compliance, world.now() + 33 * DAY));
+    assert!(remote::probe(remote.as_ref()).unwrap().is_good());
+    // Where nothing is to be seen there either it is not known, and not taken for a lock.
+    for at in [AT, "some/vault/strongroom-test"] {
+        world.server.set_kept(at, None);
+    }
+    assert_eq!(remote.retention(&key(PACK), None).unwrap_err().kind, ErrorKind::Unsupported);
+    assert!(remote::probe(world.open().as_ref()).is_err_and(|e| e.kind == ErrorKind::Unsupported));
+}
+
 #[test]
 fn a_clock_that_is_behind_is_said_to_be() {
     let world = World::new(LockMode::Governance);
@@ -367,5 +410,28 @@ fn who_has_only_a_url_reads_by_version_too() {
     let reader = remote::open(&settings, &world.options()).unwrap();
     assert!(names(reader.as_ref(), "").is_empty());
     put(reader.as_ref(), PACK, &bytes).unwrap();
-    assert_eq!((names(reader.as_ref(), ""), read(reader.as_ref(), PACK)), (vec![PACK.into()], bytes));
+    // Moto, for one, calls the only version "null", and does not know it by that name.
+    for knows_no_null in [false, true] {
+        world.server.set_defects(Defects { knows_no_null, ..Defects::default() });
+        let fresh = remote::open(&settings, &world.options()).unwrap();
+        assert_eq!(
+            (names(fresh.as_ref(), ""), read(fresh.as_ref(), PACK)),
+            (vec![PACK.into()], bytes.clone())
+        );
+    }
+}
+
+/// Something in front that can't be looked at (under another's key, say) does not make anybody read what lies on top.
+#[test]
+fn an_object_that_is_in_the_way_is_stepped_over() {
+    let world = World::new(LockMode::Governance);
+    put(world.open().as_ref(), PACK, b"ours").unwrap();
+    world.server.plant(AT, b"rubbish");
+    world.server.plant("some/vault/aaa", b"in the way");
+    world.server.set_trouble(|_, op, name| {
+        (op == "head" && name.ends_with("aaa")).then_some(Trouble::Before("InvalidRequest", 400))
+    });
+    let settings = Settings { lock: None, by_version: true, ..world.settings.clone() };
+    let reader = remote::open(&settings, &world.options()).unwrap();
+    assert_eq!(read(reader.as_ref(), PACK), b"ours");
 }

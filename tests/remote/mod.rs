@@ -1,12 +1,13 @@
 //! One suite that every kind of remote passes: a directory, an S3 server, a real sshd. Then what is special to each.
 
 pub mod iam;
+pub mod moto;
 pub mod s3_lock;
 pub mod s3_server;
 pub mod sshd;
 
 mod lock;
-mod moto;
+mod moto_lock;
 mod s3;
 mod sftp;
 

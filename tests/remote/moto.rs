@@ -12,17 +12,20 @@ use super::{conforms_but, key, names, once, pattern, private_file, put};
 use crate::common::wait_until;
 use crate::ship::{World, fetch, files};
 
-const BUCKET: &str = "backups";
+pub const BUCKET: &str = "backups";
+/// Moto looks at no signature, only for the region in it.
+const AUTHORIZATION: &str =
+    "AWS4-HMAC-SHA256 Credential=moto/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
 /// A running server; it ends with this value.
-struct Moto {
+pub struct Moto {
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
 }
 
 impl Moto {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/moto/bin/moto_server");
         assert!(program.exists(), "{} is missing: `./contrib/test tools` installs it", program.display());
         let dir = tempfile::tempdir().unwrap();
@@ -54,23 +57,51 @@ impl Moto {
 
     /// Places are never made by the program under test.
     fn make_bucket(&self) {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let request = format!(
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.port
-        );
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        assert!(answer.lines().next().unwrap().contains(" 200 "), "{answer}");
+        assert_eq!(self.http("PUT", BUCKET, &[], b"").0, 200);
     }
 
-    fn settings(&self) -> Settings {
+    pub fn make_bucket_with_object_lock(&self, name: &str) {
+        let lock = ("x-amz-bucket-object-lock-enabled", "true");
+        assert_eq!(self.http("PUT", name, &[lock], b"").0, 200);
+    }
+
+    /// What anybody can do there, behind our back: the status, and all of the answer.
+    pub fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut request =
+            format!("{method} /{path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n", self.port);
+        let len = body.len().to_string();
+        let ours = [("Content-Length", len.as_str()), ("Authorization", AUTHORIZATION)];
+        for (name, value) in ours.iter().chain(headers) {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        socket.write_all(&[request.as_bytes(), body].concat()).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        (status.unwrap_or_else(|| panic!("{method} {path}: {answer}")), answer)
+    }
+
+    /// A header of an object's newest version.
+    pub fn header(&self, path: &str, name: &str) -> Option<String> {
+        let (status, answer) = self.http("HEAD", path, &[], b"");
+        assert_eq!(status, 200, "{path}: {answer}");
+        let mut lines = answer.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_string())
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn settings(&self) -> Settings {
         let path = self.dir.path().join("credentials");
         private_file(&path, "[default]\naws_access_key_id = moto\naws_secret_access_key = moto\n");
         Settings {
             url: format!("s3://{BUCKET}/some/vault"),
-            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            endpoint: Some(self.endpoint()),
             region: Some("us-east-1".into()),
             credentials_file: Some(path),
             path_style: true,
@@ -78,7 +109,7 @@ impl Moto {
         }
     }
 
-    fn open(&self) -> Arc<dyn Remote> {
+    pub fn open(&self) -> Arc<dyn Remote> {
         remote::open(&self.settings(), &once()).unwrap()
     }
 }

@@ -21,6 +21,13 @@ pub struct Kept {
     pub until: i64,
 }
 
+impl Kept {
+    /// Its name in the protocol: of what is asked for, and of what is answered.
+    pub fn mode(&self) -> &'static str {
+        if self.compliance { "COMPLIANCE" } else { "GOVERNANCE" }
+    }
+}
+
 /// One version of an object, or a delete marker.
 #[derive(Clone, Debug)]
 pub struct Version {
@@ -44,7 +51,7 @@ pub fn denied(text: &str) -> S3Error {
     say("AccessDenied", 403, text)
 }
 
-fn say(code: &str, status: u16, text: &str) -> S3Error {
+pub fn say(code: &str, status: u16, text: &str) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::from_bytes(code.as_bytes()).expect("a code"));
     error.set_status_code(http_status(status));
     error.set_message(text.to_string());

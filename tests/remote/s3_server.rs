@@ -14,7 +14,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use sha2::{Digest, Sha256};
 
-use super::s3_lock::{Kept, User, Version, timestamp};
+use super::s3_lock::{Kept, User, Version, say, timestamp};
 
 pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
@@ -40,6 +40,12 @@ pub struct Defects {
     pub overwrites: bool,
     /// If-None-Match is answered with 501.
     pub knows_no_conditions: bool,
+    /// If-Match is compared with a bare tag, its quotes and all.
+    pub minds_quotes: bool,
+    /// If-Match is never so.
+    pub compares_nothing: bool,
+    /// Where no versions are kept, nobody may name one: not even as the listing does.
+    pub knows_no_null: bool,
     /// Checksums are neither checked nor kept.
     pub knows_no_checksums: bool,
     /// What is stored is not what was sent.
@@ -56,6 +62,8 @@ pub struct Defects {
     pub versions_in_circles: bool,
     /// What is to be locked is stored, and not locked.
     pub forgets_locks: bool,
+    /// How long an object is locked can't be asked, only seen beside its length.
+    pub hides_retention: bool,
     /// A lock can be shortened, and what is locked be deleted.
     pub breaks_locks: bool,
 }
@@ -348,10 +356,14 @@ impl Backend {
     }
 
     fn find(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<Version> {
+        let state = self.state();
         if bucket != BUCKET {
             return Err(fail("NoSuchBucket", 404));
         }
-        self.state().version(key, id).cloned()
+        if id.is_some() && !state.versioned && state.defects.knows_no_null {
+            return Err(fail("InvalidArgument", 400));
+        }
+        state.version(key, id).cloned()
     }
 }
 
@@ -362,8 +374,20 @@ fn length(bytes: usize) -> Option<i64> {
 #[async_trait::async_trait]
 impl S3 for Backend {
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let quoted = request.headers.get("if-match").is_some_and(|tag| tag.as_bytes().starts_with(b"\""));
+        let summed =
+            ["content-md5", "x-amz-sdk-checksum-algorithm"].map(|name| request.headers.contains_key(name));
         let mut input = request.input;
         let trouble = self.trouble("put", &input.key).await?;
+        let defects = self.state().defects;
+        if quoted && defects.minds_quotes || input.if_match.is_some() && defects.compares_nothing {
+            return Err(fail("PreconditionFailed", 412));
+        }
+        if input.object_lock_mode.is_some() && summed == [false; 2] {
+            // What the reference of PutObject says. Moto insists on it as well.
+            let text = "Content-MD5 or x-amz-sdk-checksum-algorithm is required with Object Lock";
+            return Err(say("InvalidRequest", 400, text));
+        }
         let body = input.body.take().expect("a body");
         let bytes =
             Body::from(body).collect().await.map_err(|_| fail("IncompleteBody", 400))?.to_bytes().to_vec();
@@ -423,6 +447,8 @@ impl S3 for Backend {
             content_length: length(version.bytes.len()),
             e_tag: Some(version.etag()),
             checksum_sha256: version.sha256.filter(|_| input.checksum_mode.is_some()),
+            object_lock_mode: version.kept.as_ref().map(|kept| ObjectLockMode::from_static(kept.mode())),
+            object_lock_retain_until_date: version.kept.as_ref().map(|kept| timestamp(kept.until)),
             ..HeadObjectOutput::default()
         };
         Ok(S3Response::new(output))
@@ -557,14 +583,13 @@ impl S3 for Backend {
         let input = request.input;
         self.trouble("retention", &input.key).await?;
         let state = self.state();
+        if state.defects.hides_retention {
+            return Err(fail("NotImplemented", 501));
+        }
         let version = state.version(&input.key, input.version_id.as_deref())?;
         let Some(kept) = &version.kept else { return Err(fail("NoSuchObjectLockConfiguration", 404)) };
-        let mode = match kept.compliance {
-            true => ObjectLockRetentionMode::COMPLIANCE,
-            false => ObjectLockRetentionMode::GOVERNANCE,
-        };
         let retention = ObjectLockRetention {
-            mode: Some(ObjectLockRetentionMode::from_static(mode)),
+            mode: Some(ObjectLockRetentionMode::from_static(kept.mode())),
             retain_until_date: Some(timestamp(kept.until)),
         };
         Ok(S3Response::new(GetObjectRetentionOutput { retention: Some(retention) }))

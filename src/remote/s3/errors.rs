@@ -25,7 +25,8 @@ where
                 let text = format!("the endpoint's answer makes no sense (status {status})");
                 return with(ErrorKind::Corrupt, &text);
             }
-            let text = match (code, meta.message()) {
+            // RGW gives most errors a code, and a message without words.
+            let text = match (code, meta.message().filter(|message| !message.trim().is_empty())) {
                 ("", _) => format!("the endpoint answered with status {status}"),
                 (code, Some(message)) => format!("{} ({})", printable(message), printable(code)),
                 (code, None) => printable(code),

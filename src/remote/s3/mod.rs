@@ -21,10 +21,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, ChecksumMode, ObjectLockEnabled, ServerSideEncryption, StorageClass,
+    BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, ObjectLockEnabled, ServerSideEncryption,
+    StorageClass,
 };
 use md5::Md5;
 use sha2::Digest;
@@ -174,6 +176,8 @@ impl S3Remote {
             .content_length(len)
             .content_type("application/octet-stream")
             .checksum_sha256(data_encoding::BASE64.encode(&checksum.0))
+            // Where something is locked the protocol wants the algorithm to be named beside its checksum.
+            .set_checksum_algorithm(retention.map(|_| ChecksumAlgorithm::Sha256))
             .set_storage_class(class)
             .set_server_side_encryption(self.sse.clone())
             .set_ssekms_key_id(self.sse_kms_key_id.clone())
@@ -195,6 +199,32 @@ impl S3Remote {
             request.interceptor(SignBody(*checksum)).interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
         self.wait(&what, body.len(), call, |e| classify(&what, e)).map_err(|e| self.explain_clock(e))
+    }
+
+    /// Puts over the object that has this tag.
+    ///
+    /// Ceph RGW 16 compares the tag as it is sent, quotes and all, with a bare one; and where versions are kept with nothing, so
+    /// that it always refuses. Who is refused while the tag is still there tries without quotes, then without a condition.
+    fn put_over(
+        &self,
+        key: &Key,
+        tag: &str,
+        body: &Arc<dyn Source>,
+        checksum: &Checksum,
+        retention: Option<&Retention>,
+    ) -> Result<PutObjectOutput> {
+        for condition in [tag, tag.trim_matches('"')] {
+            let request = self.put_request(key, body, checksum, retention)?.if_match(condition);
+            match self.send_put(key, request, body, checksum) {
+                Err(e) if e.kind == ErrorKind::Conflict => {}
+                sent => return sent,
+            }
+            if self.ask_head(key, None)?.e_tag() != Some(tag) {
+                return Err(conflict(key));
+            }
+        }
+        tracing::warn!(url = %self.url, "the endpoint can't compare what it replaces");
+        self.send_put(key, self.put_request(key, body, checksum, retention)?, body, checksum)
     }
 
     /// Compares what the endpoint says it stored with what was sent.
@@ -294,6 +324,13 @@ impl S3Remote {
     }
 
     fn head_version(&self, key: &Key, version: Option<&str>) -> Result<Meta> {
+        let head = self.ask_head(key, version)?;
+        let len = head.content_length().and_then(|len| u64::try_from(len).ok());
+        let missing = || RemoteError::new(ErrorKind::Corrupt, format!("looking at {key}: no length"));
+        Ok(Meta { len: len.ok_or_else(missing)?, checksum: head.checksum_sha256().and_then(decode_checksum) })
+    }
+
+    fn ask_head(&self, key: &Key, version: Option<&str>) -> Result<HeadObjectOutput> {
         let what = format!("looking at {key}");
         let call = async {
             let request = self
@@ -306,10 +343,7 @@ impl S3Remote {
                 .customize();
             request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
-        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
-        let len = head.content_length().and_then(|len| u64::try_from(len).ok());
-        let len = len.ok_or_else(|| RemoteError::new(ErrorKind::Corrupt, format!("{what}: no length")))?;
-        Ok(Meta { len, checksum: head.checksum_sha256().and_then(decode_checksum) })
+        self.wait(&what, 0, call, |e| classify(&what, e))
     }
 
     fn delete_version(&self, key: &Key, version: Option<&str>) -> Result<()> {
@@ -402,11 +436,7 @@ impl Remote for S3Remote {
             return Err(conflict(key));
         }
         // The tag that was there before the bytes were read: who changed them in between is found out.
-        let request = self.put_request(key, body, checksum, None)?.if_match(tag);
-        let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
-            ErrorKind::Conflict => conflict(key),
-            _ => e,
-        })?;
+        let answer = self.put_over(key, tag, body, checksum, None)?;
         self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
     }
 

@@ -1,5 +1,6 @@
 //! Retention of object versions: asked for, set, and proved.
 
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode};
 
@@ -22,6 +23,25 @@ pub(super) fn put_mode(mode: LockMode) -> ObjectLockMode {
 
 pub(super) fn date(time: Time) -> DateTime {
     DateTime::from_secs(time.secs)
+}
+
+fn read_retention(said: &ObjectLockRetention) -> Option<Retention> {
+    let mode = match said.mode() {
+        Some(ObjectLockRetentionMode::Governance) => LockMode::Governance,
+        Some(ObjectLockRetentionMode::Compliance) => LockMode::Compliance,
+        _ => return None,
+    };
+    said.retain_until_date().map(|date| Retention { mode, until: Time { secs: date.secs(), nanos: 0 } })
+}
+
+fn retention_of_head(said: &HeadObjectOutput) -> Option<Retention> {
+    let mode = match said.object_lock_mode() {
+        Some(ObjectLockMode::Governance) => LockMode::Governance,
+        Some(ObjectLockMode::Compliance) => LockMode::Compliance,
+        _ => return None,
+    };
+    let date = said.object_lock_retain_until_date();
+    date.map(|date| Retention { mode, until: Time { secs: date.secs(), nanos: 0 } })
 }
 
 fn no_lock(text: String) -> RemoteError {
@@ -70,20 +90,21 @@ impl S3Remote {
                 .customize();
             request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
         };
-        let answer = match self.wait(&what, 0, call, |e| classify(&what, e)) {
-            Ok(answer) => answer,
+        let asked = match self.wait(&what, 0, call, |e| classify(&what, e)) {
+            Ok(answer) => Ok(answer.retention().and_then(read_retention)),
             // AWS says NoSuchObjectLockConfiguration, with this status.
             Err(e) if e.kind == ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind, ErrorKind::Unsupported | ErrorKind::Corrupt) => Err(e),
             Err(e) => return Err(e),
         };
-        let Some(retention) = answer.retention() else { return Ok(None) };
-        let mode = match retention.mode() {
-            Some(ObjectLockRetentionMode::Governance) => LockMode::Governance,
-            Some(ObjectLockRetentionMode::Compliance) => LockMode::Compliance,
-            _ => return Ok(None),
-        };
-        let until = retention.retain_until_date().map(|date| Time { secs: date.secs(), nanos: 0 });
-        Ok(until.map(|until| Retention { mode, until }))
+        if let Ok(Some(retention)) = asked {
+            return Ok(Some(retention));
+        }
+        // Endpoints exist that lock, and don't know this question: they refuse it, or answer with the object itself.
+        match retention_of_head(&self.ask_head(key, Some(version))?) {
+            Some(retention) => Ok(Some(retention)),
+            None => asked,
+        }
     }
 
     pub(super) fn set_retention(&self, key: &Key, version: &str, retention: &Retention) -> Result<()> {

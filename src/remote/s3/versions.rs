@@ -37,6 +37,8 @@ use crate::format::Header;
 const PAGES_MAX: usize = 1 << 16;
 /// Of a header's versions, so many of the oldest and so many of the newest are looked into.
 const HEADERS_MAX: usize = 64;
+/// The name of the only version that an object has where none are kept.
+const NO_VERSIONS: &str = "null";
 /// The longest name of a version.
 const ID_LEN_MAX: usize = 1024;
 /// What is remembered of versions takes at most this much memory. Others are looked up when they are read.
@@ -425,22 +427,31 @@ impl S3Remote {
         if let Some(known) = self.versions.get() {
             return Ok(*known);
         }
-        let tried = self.scan("", "", 1, 10).and_then(|(found, _)| match found.first() {
-            Some((name, seen)) => {
-                let key = Key::new(name).zip(seen.first());
-                key.map_or(Ok(()), |(key, one)| self.head_version(&key, Some(&one.id)).map(|_| ()))
-            }
-            None => Ok(()),
-        });
-        let can = match tried {
-            Ok(()) => true,
+        let can = match self.try_version() {
             Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {
                 tracing::warn!(url = %self.url, error = %e, "objects can't be read by version here");
                 false
             }
-            Err(e) => return Err(e),
+            tried => tried?,
         };
         Ok(*self.versions.get_or_init(|| can))
+    }
+
+    /// Looks at a version of some object; what is empty will do.
+    fn try_version(&self) -> Result<bool> {
+        let mut odd = None;
+        for (name, seen) in self.scan("", "", 1, 10)?.0 {
+            let Some((key, one)) = Key::new(&name).zip(seen.first()) else { continue };
+            match self.head_version(&key, Some(&one.id)) {
+                Ok(_) => return Ok(true),
+                // A bucket that keeps no versions calls what it has so. Not every endpoint knows the name again.
+                Err(e) if e.kind == ErrorKind::Misconfigured && one.id == NO_VERSIONS => return Ok(false),
+                // Somebody may have put it there to get in the way (under another's key, say): then others tell.
+                Err(e) if e.kind.may_be_one_objects() => odd = Some(odd.unwrap_or(e)),
+                Err(e) => return Err(e),
+            }
+        }
+        odd.map_or(Ok(true), Err)
     }
 
     /// Calls with the version that is read; once again where it is gone.
@@ -530,16 +541,15 @@ impl S3Remote {
             Some(_) => {}
         }
         let retention = self.retention_now();
-        let request = self.put_request(key, body, checksum, retention.as_ref())?;
         // Who changes it in between is found out.
-        let request = match latest {
-            Some(one) => request.if_match(one.etag),
-            None => request.if_none_match("*"),
+        let answer = match latest {
+            Some(one) => self.put_over(key, &one.etag, body, checksum, retention.as_ref())?,
+            None => {
+                let request = self.put_request(key, body, checksum, retention.as_ref())?.if_none_match("*");
+                let sent = self.send_put(key, request, body, checksum);
+                sent.map_err(|e| if e.kind == ErrorKind::Conflict { conflict(key) } else { e })?
+            }
         };
-        let answer = self.send_put(key, request, body, checksum).map_err(|e| match e.kind {
-            ErrorKind::Conflict => conflict(key),
-            _ => e,
-        })?;
         self.was_put(key, answer.version_id(), body.len(), retention.as_ref())?;
         self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
     }
