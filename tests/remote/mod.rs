@@ -1,5 +1,6 @@
 //! One suite that every kind of remote passes: a directory, an S3 server, a real sshd. Then what is special to each.
 
+pub mod aws_cli;
 pub mod iam;
 pub mod moto;
 pub mod s3_lock;
