@@ -122,9 +122,12 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
         }
     });
     checks.push(damage(remote, &damaged)?);
+    // What follows is not to blame that on anything else.
+    let overwrites = checks.iter().any(|check| check.name == "create-only" && check.verdict == Verdict::No);
+    let there = if overwrites { OTHER } else { TEXT };
     let mut listed = false;
     list(remote, PROBE, &mut |item| {
-        listed |= item.name == PROBE && item.len == TEXT.len() as u64;
+        listed |= item.name == PROBE && item.len == there.len() as u64;
         Ok(())
     })?;
     checks.push(match listed {
@@ -133,7 +136,11 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     });
     let features = remote.features()?;
     checks.push(check("verification", false, Verdict::Yes, features.verification));
-    checks.push(answered("conditional-create", false, features.create_only));
+    let create_only = match overwrites {
+        true => Answer::No("what was to be created only is passed over".into()),
+        false => features.create_only,
+    };
+    checks.push(answered("conditional-create", false, create_only));
     checks.push(answered("versioning", locked.is_some(), features.versioning));
     checks.push(answered("object-lock", locked.is_some(), features.object_lock));
     if let Some(locked) = locked {
