@@ -7,6 +7,7 @@ mod divergence;
 mod full;
 mod kill;
 mod pull;
+mod scripts;
 mod tools;
 
 use std::collections::BTreeSet;
