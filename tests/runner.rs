@@ -37,6 +37,7 @@ mod ship;
 mod ship_lock;
 mod storm;
 mod syncfs;
+mod systemd;
 mod troubles;
 mod umount_wait;
 mod vectors_test;
