@@ -25,8 +25,8 @@ use crate::store::error::{Result, StoreError};
 use crate::store::live::{Batch, LiveView, Table};
 use crate::store::packs::{PackInfo, PackState};
 use crate::store::records::{
-    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, inode_key, parse_dirent_key, parse_extent_key,
-    parse_inode_key, parse_xattr_key, rows_of, settings,
+    DirentRow, ExtentRow, InodeRow, ROOT_INO, decode_u64, encode_u64, inode_key, parse_dirent_key,
+    parse_extent_key, parse_inode_key, parse_xattr_key, rows_of, settings,
 };
 
 use super::chain::{Chain, open_sealed};
@@ -92,8 +92,22 @@ pub fn create(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> R
 pub fn has_changes(engine: &Engine, tree: &dyn WorkingTree) -> Result<bool> {
     tree.flush()?;
     let view = engine.with_reserve(|| engine.live.view())?;
-    let marked = !marks(&view)?.is_empty();
-    Ok(marked || !matches!(newest_of_working_tree(engine, &Chain::of(engine)?)?, Newest::Root(_)))
+    let marks = marks(&view)?;
+    let chain = Chain::of(engine)?;
+    let newest = newest_of_working_tree(engine, &chain)?;
+    let as_before = marks.is_empty() && matches!(newest, Newest::Root(_));
+    Ok(!as_before && !is_unused(&view, &chain, &newest, &marks)?)
+}
+
+/// Whether a working tree is as it was made, in a vault that has other snapshots: an empty one would come to stand before
+/// them.
+fn is_unused(view: &LiveView, chain: &Chain, newest: &Newest, marks: &Marks) -> Result<bool> {
+    // The mark that a new tree is made with. Changes count from 1.
+    let first = encode_u64(0);
+    Ok(matches!(newest, Newest::None)
+        && chain.snapshots().next().is_some()
+        && marks.iter().all(|(ino, change)| *ino == ROOT_INO && change[..] == first[..])
+        && view.range(Table::Dirents, &[], None, 1)?.is_empty())
 }
 
 fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> Result<Option<SnapshotInfo>> {
@@ -104,7 +118,8 @@ fn create_once(engine: &Engine, tree: &dyn WorkingTree, opts: &SnapshotOpts) -> 
     let chain = Chain::of(engine)?;
     let newest = newest_of_working_tree(engine, &chain)?;
     let marks = marks(&view)?;
-    if marks.is_empty() && matches!(newest, Newest::Root(_)) && !opts.force {
+    let as_before = marks.is_empty() && matches!(newest, Newest::Root(_));
+    if (as_before || is_unused(&view, &chain, &newest, &marks)?) && !opts.force {
         return Ok(None);
     }
     let mut rewriter = Rewriter::new(engine, &view);

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 
+use super::Idle;
+use super::create::{SnapshotOpts, create, has_changes};
+use super::delete::{DeleteOpts, delete};
 use super::diff::{Change, DiffStats, What, diff};
 use super::import::{ImportError, ImportOpts, ImportReport, import};
 use super::os::{ACL_ACCESS, ACL_DEFAULT, Place};
@@ -413,6 +416,25 @@ fn what_happens_elsewhere_leaves_a_directory_as_it_was_written() {
     assert_eq!(first_with[1], second_with[1]);
     let report = bring_in(&rig, std::slice::from_ref(&base), &with_atime);
     assert!(names.iter().all(|name| at(&rig, &report, name).atime.secs == 1_000_000_000));
+}
+
+/// A mount that fails, or is only looked at, must not put an empty snapshot before what was imported.
+#[test]
+fn a_working_tree_that_was_never_used_makes_no_snapshot_after_an_import() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    let rig = Rig::new(36);
+    bring_in(&rig, &[dir.path().into()], &ImportOpts::default());
+    let create =
+        |force| create(&rig.engine, &Idle, &SnapshotOpts { force, ..SnapshotOpts::default() }).unwrap();
+    assert!(!has_changes(&rig.engine, &Idle).unwrap() && create(false).is_none());
+    assert_eq!(create(true).map(|info| info.seq), Some(2), "asked for, it is made");
+    rig.tree().mkdir("used").unwrap();
+    assert!(has_changes(&rig.engine, &Idle).unwrap() && create(false).is_some());
+    // The snapshots of a tree that is in use may go; it is still not one that was never used.
+    let gone: Vec<u64> = rig.chain().snapshots().map(|info| info.seq).filter(|seq| *seq > 1).collect();
+    delete(&rig.engine, &gone, &DeleteOpts::default()).unwrap();
+    assert!(has_changes(&rig.engine, &Idle).unwrap() && create(false).is_some());
 }
 
 /// A tree in memory: what `files` say, and directory `d` with one more.
