@@ -8,80 +8,18 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::error::{CliError, CliResult, ExitCode};
-use super::remote::{absolute, find, speed};
+use super::place::Place;
+use super::reach::ReachArgs;
+use super::remote::find;
 use super::session;
-use super::umount::duration;
+use super::values::{absolute, duration, size};
 use crate::config::state_dir;
 use crate::fetch::{CACHE_BYTES_DEFAULT, FetchOptions, PIECE, RemoteDisk};
-use crate::remote::{self, Location, OpenOptions, RetryPolicy, Settings, Times, parse_speed};
+use crate::remote::{self, Location, OpenOptions, RetryPolicy, Settings, Times};
 use crate::ship::Remotes;
 
 /// The longest wait for a remote behind a mount, when nothing else is said: then a read fails.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How a remote is reached: settings of `remote add`, and of everything that takes a URL.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ReachArgs {
-    /// S3: the bucket's region
-    #[arg(long)]
-    region: Option<String>,
-    /// S3: the endpoint's URL, where it is not AWS
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// S3: speak http:// to another machine all the same; only in a network that you trust
-    #[arg(long)]
-    allow_http: bool,
-    /// S3: profile of ~/.aws/config and ~/.aws/credentials
-    #[arg(long)]
-    profile: Option<String>,
-    /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
-    #[arg(long, value_name = "FILE", conflicts_with = "s3_credential")]
-    credentials_file: Option<PathBuf>,
-    /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
-    #[arg(long, value_name = "NAME")]
-    s3_credential: Option<String>,
-    /// S3: put the bucket into the path, as most servers of one's own want it
-    #[arg(long)]
-    path_style: bool,
-    /// SFTP: log in with this private key
-    #[arg(long, value_name = "FILE")]
-    identity_file: Option<PathBuf>,
-    /// SFTP: the host's key is in this file, instead of ~/.ssh/known_hosts
-    #[arg(long, value_name = "FILE")]
-    known_hosts: Option<PathBuf>,
-    /// SFTP: use this ssh_config
-    #[arg(long, value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// Receive at most so much a second: 500k, 10M
-    #[arg(long, value_name = "SPEED", value_parser = speed)]
-    limit_download: Option<u64>,
-}
-
-impl ReachArgs {
-    /// The settings of a remote at this URL.
-    pub(crate) fn settings(&self, url: &str) -> Settings {
-        Settings {
-            url: url.to_string(),
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            allow_http: self.allow_http,
-            profile: self.profile.clone(),
-            credentials_file: absolute(self.credentials_file.as_ref()),
-            credential: self.s3_credential.clone(),
-            path_style: self.path_style,
-            identity_file: absolute(self.identity_file.as_ref()),
-            known_hosts: absolute(self.known_hosts.as_ref()),
-            ssh_config: absolute(self.ssh_config.as_ref()),
-            limit_download: self.limit_download,
-            ..Settings::default()
-        }
-    }
-}
-
-/// Reads a size from the command line.
-fn size(text: &str) -> Result<u64, String> {
-    parse_speed(text).ok_or_else(|| "a size is a number of bytes, with k, M or G: 500M, 10G".into())
-}
 
 /// The options of every verb that reads snapshots.
 #[derive(Args, Clone, Debug, Default)]
@@ -100,25 +38,6 @@ pub(crate) struct FromArgs {
     /// Use at most so much of the disk for that: 64M or more [default: 4G, at most half of what is free]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Reading from a remote")]
     cache_size: Option<u64>,
-}
-
-/// Where a verb reads.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// A vault's directory, or a copy of it.
-    Dir(PathBuf),
-    /// A remote.
-    Remote(Arc<RemoteDisk>),
-}
-
-impl Place {
-    /// What messages call it.
-    pub(crate) fn shown(&self) -> String {
-        match self {
-            Self::Dir(path) => super::show_path(path),
-            Self::Remote(disk) => super::show_bytes(disk.url().as_bytes()),
-        }
-    }
 }
 
 /// Everything that is needed to open a remote for reading; a daemon is told it.

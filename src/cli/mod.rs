@@ -2,8 +2,11 @@
 
 mod error;
 mod output;
+mod place;
+mod reach;
 mod session;
 mod unlock;
+mod values;
 
 mod browse;
 mod clone;

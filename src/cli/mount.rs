@@ -11,11 +11,13 @@ use zeroize::Zeroizing;
 
 use super::browse::{Use, open_target_in};
 use super::error::{CliError, CliResult, ExitCode};
-use super::from::{FromArgs, Place, Reach};
+use super::from::{FromArgs, Reach};
 use super::output::Output;
+use super::place::Place;
 use super::session::{self, WorkOptions};
-use super::umount::{duration, say_waiting};
+use super::umount::say_waiting;
 use super::unlock::UnlockArgs;
+use super::values::duration;
 use crate::crypto::{Credential, RecoveryKey, SecretBytes, harden_process};
 use crate::fs::Fs;
 use crate::mount::daemon;

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
-use super::from::ReachArgs;
 use super::output::Output;
+use super::reach::ReachArgs;
 use super::session;
-use crate::remote::{self, LOCK_DAYS_MAX, Lock, LockMode, OpenOptions, Settings, Verdict, parse_speed};
+use super::values::speed;
+use crate::remote::{self, LOCK_DAYS_MAX, Lock, LockMode, OpenOptions, Settings, Verdict};
 use crate::ship::{Remotes, forget_cursor, forget_ledger, is_name};
 
 /// The verbs of `remote`.
@@ -146,11 +147,6 @@ struct Line<'a> {
     settings: &'a Settings,
 }
 
-/// Reads a speed from the command line.
-pub(super) fn speed(text: &str) -> Result<u64, String> {
-    parse_speed(text).ok_or_else(|| "a speed is a number of bytes a second, with k, M or G: 500k, 10M".into())
-}
-
 fn lock_mode(text: &str) -> Result<LockMode, String> {
     LockMode::parse(text).ok_or_else(|| "a mode is governance or compliance".into())
 }
@@ -174,11 +170,6 @@ pub(super) fn find<'a>(remotes: &'a Remotes, name: &str) -> CliResult<&'a Settin
         )
         .hint("`strongroom remote list VAULT` shows them all")
     })
-}
-
-/// An absolute path, since settings are read from anywhere.
-pub(super) fn absolute(path: Option<&PathBuf>) -> Option<PathBuf> {
-    path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
 
 fn add(args: &AddArgs, out: &Output) -> CliResult {

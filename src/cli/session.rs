@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{CliError, CliResult, ExitCode};
-use super::from::Place;
 use super::output::Output;
+use super::place::Place;
 use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
 use crate::crypto::{Credential, RootSecret, VaultKeys};

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
-use super::remote::{find, speed};
+use super::remote::find;
 use super::session;
-use super::umount::duration;
+use super::values::{duration, speed};
 use crate::disk::Disk;
 use crate::env::SystemEnv;
 use crate::remote::{

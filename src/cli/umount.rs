@@ -8,13 +8,8 @@ use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
+use super::values::duration;
 use crate::mount::holder::{self, Holder, UmountOptions};
-use crate::mount::options::parse_duration;
-
-/// Parses durations such as `90s`, `15m`, `2h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("{text:?} is no duration: give 90s, 15m, 2h or 1d"))
-}
 
 /// Arguments of `umount`.
 #[derive(Args, Debug)]
