@@ -14,12 +14,12 @@ use super::session;
 use super::unlock::UnlockArgs;
 use crate::disk::{Disk, RealDisk};
 use crate::fetch::{self, FetchError, RemoteHeader, Report};
+use crate::format::Header;
 use crate::remote::{self, Counters, Location, OpenOptions, Settings};
 use crate::ship::{Cursor, Remotes, is_name, store_cursor};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open;
 use crate::store::error::StoreError;
-use crate::store::header::LoadedHeader;
 
 /// Arguments of `clone`.
 #[derive(Args, Debug)]
@@ -81,23 +81,19 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
     let jobs = args.jobs.map_or_else(|| default_jobs(&settings), Ok)?;
     // Nothing else is known of the place: if versions can be read, what hides them or lies over them is not.
     let remote = remote::open(&Settings { by_version: true, ..settings.clone() }, &options)?;
-    let header = remote_header(remote.as_ref(), &args.url)?;
-    if let Some(text) = &header.loaded.warning {
+    let there = remote_header(remote.as_ref(), &args.url)?;
+    if let Some(text) = &there.loaded.warning {
         out.warning(&format!("at the remote: {text}"));
     }
     let unlocked = !args.unlock.is_prompt();
-    if unlocked {
-        let credential = args.unlock.credential("Passphrase", false)?;
-        let loaded = LoadedHeader { parsed: header.loaded.parsed.clone(), warning: None };
-        open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&args.url))?;
-    }
+    let chosen = choose_header(&there, args, out)?;
     let disk = session::create_vault_disk(&args.vault)?;
-    let seen = session::highwater_store(header.header())?;
+    let seen = session::highwater_store(&chosen.header)?;
     let bar = out.progress(Some(0), "cloning");
     let cloned = fetch::clone(
         &disk,
         &remote,
-        &header,
+        (&chosen.header, &chosen.bytes),
         usize::from(jobs),
         &mut |header, chain| {
             let mark = seen.as_ref().map(|store| store.load()).transpose()?.flatten();
@@ -118,16 +114,17 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         },
     );
     bar.finish_and_clear();
-    let report = cloned?;
+    let mut report = cloned?;
+    report.damaged.extend(chosen.alarm.clone());
     if unlocked {
-        let chain = Chain::load(disk.as_ref(), header.header())?;
-        session::note_seen(&args.vault, header.header(), &chain)?;
+        let chain = Chain::load(disk.as_ref(), &chosen.header)?;
+        session::note_seen(&args.vault, &chosen.header, &chain)?;
     }
     let seconds = started.elapsed().as_secs_f64();
     if out.is_json() {
         out.json(&Line {
             vault: super::json_path(&args.vault),
-            vault_id: header.header().vault_id.to_hex(),
+            vault_id: chosen.header.vault_id.to_hex(),
             remote: &args.name,
             url: &settings.url,
             report: &report,
@@ -140,8 +137,35 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         if !unlocked {
             out.note("no key was given: unlocking the copy will prove that its header is true");
         }
+        if !unlocked && there.count() > 1 {
+            out.note(&format!(
+                "{} headers are there, and the newest was copied (generation {}). Should no key open the copy: `strongroom pull` with \
+                 a key finds the true one",
+                there.count(),
+                chosen.header.generation
+            ));
+        }
     }
     Ok(judge(&report, out))
+}
+
+/// The header that the copy gets.
+struct Chosen {
+    header: Header,
+    bytes: Vec<u8>,
+    alarm: Option<String>,
+}
+
+/// With a key the one that it proves, else the newest.
+fn choose_header(there: &RemoteHeader, args: &CloneArgs, out: &Output) -> CliResult<Chosen> {
+    if args.unlock.is_prompt() {
+        there.without_key().map_err(|e| CliError::from(e).context(&args.url))?;
+        return Ok(Chosen { header: there.header().clone(), bytes: there.bytes.clone(), alarm: None });
+    }
+    let credential = args.unlock.credential("Passphrase", false)?;
+    let proved = there.unlock(&credential, &mut |text| out.warning(text));
+    let proved = proved.map_err(|e| CliError::from(e).context(&args.url))?;
+    Ok(Chosen { header: proved.unlocked.header, bytes: proved.bytes, alarm: proved.alarm })
 }
 
 /// Packs under way at a time, where nothing else is said.

@@ -158,6 +158,14 @@ impl From<StoreError> for CliError {
 }
 
 impl CliError {
+    /// A vault at a remote that could not be read, with nothing of it fetched.
+    pub(crate) fn reading(error: FetchError) -> Self {
+        match error {
+            FetchError::Remote(error) => Self::of_reading(&error),
+            other => other.into(),
+        }
+    }
+
     /// A remote that could not be read from.
     fn of_reading(error: &RemoteError) -> Self {
         use ErrorKind::*;

@@ -48,8 +48,6 @@ pub(crate) struct Reach {
     timeout: Option<Duration>,
     cache_dir: PathBuf,
     cache_size: Option<u64>,
-    /// Nothing is known of it but its URL.
-    by_url: bool,
     /// It is mounted: nobody says what will be read, and nobody may be kept waiting for long.
     mounted: bool,
 }
@@ -150,7 +148,6 @@ impl FromArgs {
             timeout: self.remote_timeout,
             cache_dir,
             cache_size: self.cache_size,
-            by_url: self.is_url(),
             mounted,
         }))
     }
@@ -189,8 +186,8 @@ impl Reach {
             // What all threads fetch at a time takes this long under a limit.
             fetch.patience += Duration::from_secs(fetch.jobs as u64 * PIECE / limit.max(1));
         }
-        // Objects may be locked there, and something else lie on top of them.
-        let settings = Settings { by_version: self.by_url, ..self.settings.clone() };
+        // Objects may be locked there, and something else lie on top of them; or on top of the header.
+        let settings = Settings { by_version: true, ..self.settings.clone() };
         let remote = remote::open(&settings, &open)?;
         let failed = |e: std::io::Error| {
             CliError::new(ExitCode::Io, format!("the cache in {}: {e}", super::show_path(&self.cache_dir)))

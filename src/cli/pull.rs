@@ -15,16 +15,13 @@ use super::session::{self, WorkOptions};
 use super::unlock::UnlockArgs;
 use super::values::speed;
 use crate::config::engine_config;
-use crate::crypto::{Credential, check_header};
 use crate::disk::Disk;
-use crate::fetch::{self, Prepared, RemoteHeader, Report, State};
-use crate::format::Header;
+use crate::fetch::{self, Prepared, Proved, RemoteHeader, Report, State};
 use crate::mount::holder::{self, Holder};
 use crate::remote::{self, Counters, OpenOptions, Settings};
 use crate::ship::{Cursor, Remotes, load_cursor, store_cursor};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, Unlocked};
-use crate::store::error::StoreError;
 use crate::store::header::LoadedHeader;
 
 /// Arguments of `pull`.
@@ -89,6 +86,9 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
     let jobs = args.jobs.map_or_else(|| default_jobs(settings), Ok)?;
     let remote = remote::open(&Settings { by_version: true, ..settings.clone() }, &options)?;
     let theirs = remote_header(remote.as_ref(), &settings.url)?;
+    if args.unlock.is_prompt() {
+        theirs.without_key().map_err(|e| CliError::from(e).context(&settings.url))?;
+    }
     let ours = vault.loaded.parsed.header.clone();
     let cursor = load_cursor(vault.disk.as_ref(), name)?.filter(|cursor| cursor.url == remote.url());
     let lost_is_fine = args.accept_rollback;
@@ -116,8 +116,9 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
         },
     );
     bar.finish_and_clear();
-    let prepared = prepared?;
-    move_on(args, vault.disk, vault.loaded, &theirs, &prepared, out)?;
+    let mut prepared = prepared?;
+    let alarm = move_on(args, vault.disk, vault.loaded, &theirs, &prepared, out)?;
+    prepared.report.damaged.extend(alarm);
     let report = &prepared.report;
     let disk = session::open_header(&args.vault)?.disk;
     if let (Some(head), true) = (prepared.chain().head(), report.is_sound()) {
@@ -164,7 +165,8 @@ fn refuse_mounted(path: &Path, out: &Output) -> CliResult<()> {
     }
 }
 
-/// Moves the copy on, if it is behind, and takes a newer header over, if a key was given that proves it.
+/// Moves the copy on, if it is behind, and takes the newest true header over, if a key was given that proves it. Returns what
+/// is to be said of headers that are not true.
 fn move_on(
     args: &PullArgs,
     disk: Arc<dyn Disk>,
@@ -172,10 +174,9 @@ fn move_on(
     theirs: &RemoteHeader,
     prepared: &Prepared,
     out: &Output,
-) -> CliResult<()> {
-    let before = loaded.parsed.clone();
+) -> CliResult<Option<String>> {
+    let before = loaded.parsed;
     let ours = before.header.clone();
-    let newer = theirs.header().generation > ours.generation;
     let behind = matches!(prepared.state, State::Behind(_));
     let has_live = prepared.has_live_state()?;
     let look = behind && has_live && !args.discard_live;
@@ -183,13 +184,13 @@ fn move_on(
     if look || !args.unlock.is_prompt() {
         let what = format!("Passphrase for {}", super::show_path(&args.vault));
         let credential = args.unlock.credential(&what, false)?;
-        unlocked = Some(unlock(loaded, theirs, &credential).map_err(CliError::from)?);
-    } else if newer {
+        unlocked = Some(theirs.beside(&before).unlock(&credential, &mut |text| out.warning(text))?);
+    } else if theirs.header().generation > ours.generation {
         out.warning(
             "keys were changed since this copy was made; `pull` with a key takes the new header over",
         );
     }
-    if let (Some(unlocked), true) = (&unlocked, look) {
+    if let (Some(Proved { unlocked, .. }), true) = (&unlocked, look) {
         let work =
             WorkOptions { accept_rollback: args.accept_rollback, discard_live: false, purpose: "pull" };
         let disk = Arc::clone(&disk);
@@ -215,8 +216,8 @@ fn move_on(
         movable.apply()?;
         drop(lock);
     }
-    let Some(mut unlocked) = unlocked else { return Ok(()) };
-    if newer {
+    let Some(Proved { unlocked, bytes, alarm }) = unlocked else { return Ok(None) };
+    if bytes != before.header.encode(|_| before.mac) {
         let _lock = session::lock_header(&args.vault)?;
         // Fetching may have taken hours.
         if session::open_header(&args.vault)?.loaded.parsed != before {
@@ -226,10 +227,10 @@ fn move_on(
             )
             .hint("pull again; the remote's header was not taken over"));
         }
-        fetch::take_header(disk.as_ref(), theirs)?;
-        unlocked.header = theirs.header().clone();
+        fetch::take_header(disk.as_ref(), &bytes)?;
     }
-    note_and_start(args, disk, &unlocked, behind && has_live, out)
+    note_and_start(args, disk, &unlocked, behind && has_live, out)?;
+    Ok(alarm)
 }
 
 /// With a key at hand, makes the new working tree at once, where there was one: if something is wrong with it, it is better
@@ -254,27 +255,4 @@ fn note_and_start(
         }
     }
     Ok(())
-}
-
-/// Unlocks the header here; if the keys were changed elsewhere, the remote's newer one, which has to be of the same vault.
-/// A newer one is proved in any case.
-fn unlock(
-    loaded: LoadedHeader,
-    theirs: &RemoteHeader,
-    credential: &Credential,
-) -> Result<Unlocked, StoreError> {
-    let is_newer = |ours: &Header| theirs.header().generation > ours.generation;
-    let ours = loaded.parsed.clone();
-    let unlocked = match open::unlock(loaded, credential) {
-        Err(StoreError::WrongKey) if is_newer(&ours.header) => {
-            let loaded = LoadedHeader { parsed: theirs.loaded.parsed.clone(), warning: None };
-            open::unlock(loaded, credential)?
-        }
-        other => other?,
-    };
-    check_header(&unlocked.root, &ours)?;
-    if is_newer(&ours.header) {
-        check_header(&unlocked.root, &theirs.loaded.parsed)?;
-    }
-    Ok(unlocked)
 }

@@ -13,7 +13,7 @@ use crate::config::{engine_config, state_dir};
 use crate::crypto::{Credential, RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::env::SystemEnv;
-use crate::fetch::RemoteDisk;
+use crate::fetch::{Proved, RemoteDisk, RemoteHeader};
 use crate::format::Header;
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
@@ -26,6 +26,8 @@ use crate::store::highwater::{HighWater, HighWaterStore};
 pub(crate) struct HeaderOnly {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) loaded: LoadedHeader,
+    /// Where it is at a remote: all headers that could be meant.
+    there: Option<RemoteHeader>,
 }
 
 /// A vault that was unlocked.
@@ -81,12 +83,20 @@ pub(crate) fn open_header(path: &Path) -> CliResult<HeaderOnly> {
 
 /// Reads a vault's header, wherever it is.
 pub(crate) fn open_header_at(place: &Place) -> CliResult<HeaderOnly> {
-    let disk = match place {
-        Place::Dir(path) => open_disk(path)?,
-        Place::Remote(disk) => Arc::clone(disk) as Arc<dyn Disk>,
-    };
-    let loaded = header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&place.shown()))?;
-    Ok(HeaderOnly { disk, loaded })
+    match place {
+        Place::Dir(path) => {
+            let disk = open_disk(path)?;
+            let loaded =
+                header::load(disk.as_ref()).map_err(|e| CliError::from(e).context(&place.shown()))?;
+            Ok(HeaderOnly { disk, loaded, there: None })
+        }
+        Place::Remote(remote) => {
+            let there = remote.header().map_err(|e| CliError::reading(e).context(&place.shown()))?;
+            let loaded =
+                LoadedHeader { parsed: there.loaded.parsed.clone(), warning: there.loaded.warning.clone() };
+            Ok(HeaderOnly { disk: Arc::clone(remote) as Arc<dyn Disk>, loaded, there: Some(there) })
+        }
+    }
 }
 
 /// Reads and unlocks a vault's header.
@@ -109,16 +119,33 @@ fn unlock_with(path: &Path, credential: Credential, out: &Output) -> CliResult<U
 
 fn finish_unlock(
     place: &Place,
-    HeaderOnly { disk, loaded }: HeaderOnly,
+    HeaderOnly { disk, loaded, there }: HeaderOnly,
     credential: Credential,
     out: &Output,
 ) -> CliResult<UnlockedVault> {
+    let unlocked = match there {
+        None => open::unlock(loaded, &credential),
+        Some(there) => prove(&there, &credential, out).map(|proved| proved.unlocked),
+    };
     let Unlocked { header, root, keys, slot, warning } =
-        open::unlock(loaded, &credential).map_err(|e| CliError::from(e).context(&place.shown()))?;
+        unlocked.map_err(|e| CliError::from(e).context(&place.shown()))?;
     if let Some(text) = &warning {
         out.warning(text);
     }
     Ok(UnlockedVault { disk, header, root, keys, slot, warning })
+}
+
+/// Finds out with a key which of a remote's headers counts, and says so if others would hide it.
+pub(crate) fn prove(
+    there: &RemoteHeader,
+    credential: &Credential,
+    out: &Output,
+) -> Result<Proved, StoreError> {
+    let proved = there.unlock(credential, &mut |text| out.warning(text))?;
+    if let Some(text) = &proved.alarm {
+        out.warning(&format!("{text}. Somebody writes there who should not: find out who"));
+    }
+    Ok(proved)
 }
 
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.

@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
 
 use super::error::{FetchError, Result};
-use super::get::{Progress, RemoteHeader, Report, fetch_chain, fetch_packs};
+use super::get::{Progress, Report, fetch_chain, fetch_packs};
 use super::incoming::Incoming;
 
 /// Says that a directory without a header is a clone that was begun, and of what.
@@ -56,7 +56,7 @@ pub fn is_begun(disk: &dyn Disk) -> Result<bool> {
     Ok(only("", &["live", "lost+found"])? && only("live", &["clone.json.tmp", "incoming", "incoming.lock"])?)
 }
 
-/// Copies the vault at a remote into an empty directory, or goes on with a copy of it that was begun there. `accept` is shown
+/// Copies the vault at a remote, of which this is the header with its bytes, into an empty directory, or goes on with a copy of it that was begun there. `accept` is shown
 /// what the remote has before any pack is fetched, and may refuse it; `remember` is called when all is here, before the
 /// header makes a vault of it.
 ///
@@ -67,13 +67,14 @@ pub fn is_begun(disk: &dyn Disk) -> Result<bool> {
 pub fn clone(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
-    header: &RemoteHeader,
+    header: (&Header, &[u8]),
     jobs: usize,
     accept: &mut dyn FnMut(&Header, &Chain) -> std::result::Result<(), StoreError>,
     remember: &mut dyn FnMut(&Chain) -> std::result::Result<(), StoreError>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report> {
-    let vault_id = header.header().vault_id.to_hex();
+    let (header, header_bytes) = header;
+    let vault_id = header.vault_id.to_hex();
     let incoming = Incoming::open(disk)?;
     // Another clone may have ended here until the lock was taken.
     for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
@@ -95,16 +96,15 @@ pub fn clone(
         }
     }
     let mut report = Report::default();
-    let chain =
-        fetch_chain(&incoming, disk.as_ref(), remote.as_ref(), header.header(), None, jobs, &mut report)?;
-    accept(header.header(), &chain)?;
+    let chain = fetch_chain(&incoming, disk.as_ref(), remote.as_ref(), header, None, jobs, &mut report)?;
+    accept(header, &chain)?;
     fetch_packs(&incoming, disk.as_ref(), remote.as_ref(), &chain, jobs, progress, &mut report)?;
     disk.create_dir_all("packs").map_err(io("packs"))?;
     incoming.promote(&chain)?;
     remember(&chain)?;
     // What has a header is a whole vault.
     for path in [HEADER_BACKUP_PATH, HEADER_PATH] {
-        disk.write_file_atomic(path, &header.bytes).map_err(io(path))?;
+        disk.write_file_atomic(path, header_bytes).map_err(io(path))?;
     }
     disk.remove(BEGUN).and_then(|()| disk.sync_dir("live")).map_err(io(BEGUN))?;
     Ok(report)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cache::PackCache;
+use super::headers::{RemoteHeader, remote_header};
 use super::reads::{Reads, RemoteFile};
 use super::scratch::Scratch;
 use super::{CACHE_BYTES_MIN, FetchOptions, to_io};
@@ -16,7 +17,6 @@ use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
 use crate::format::pack::{PACK_HEADER_LEN, TRAILER_LEN, parse_pack_path};
 use crate::format::{PackKind, PackName};
 use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
-use crate::store::header::{HEADER_BACKUP_PATH, HEADER_BYTES_MAX, HEADER_PATH};
 
 /// The most chain files of a vault that is read from a remote: one each half hour for fifteen years.
 const CHAIN_FILES_MAX: usize = 1 << 18;
@@ -101,6 +101,14 @@ impl RemoteDisk {
     #[must_use]
     pub fn url(&self) -> String {
         self.remote.url()
+    }
+
+    /// Reads the vault's header; see [`remote_header`].
+    ///
+    /// # Errors
+    /// As [`remote_header`].
+    pub fn header(&self) -> super::Result<RemoteHeader> {
+        remote_header(self.remote.as_ref())
     }
 
     /// Says which packs matter: those that the chain names. Others are passed over when packs are listed, so that a
@@ -278,21 +286,6 @@ impl RemoteDisk {
         });
     }
 
-    /// Fetches both copies of the header side by side. What fails is asked for again, and told, when it is read.
-    fn fetch_headers(&self) {
-        let fetch = |path: &str| {
-            let read = key(path).and_then(|key| remote::read(self.remote.as_ref(), &key, HEADER_BYTES_MAX));
-            match read {
-                Ok(bytes) => drop(lock(&self.chain).kept.insert(path.to_string(), bytes)),
-                Err(error) => tracing::debug!(path, %error, "fetching"),
-            }
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(|| fetch(HEADER_BACKUP_PATH));
-            fetch(HEADER_PATH);
-        });
-    }
-
     fn get_file(&self, path: &str, len: u64) -> remote::Result<Vec<u8>> {
         self.remote.get(&key(path)?, 0..len)
     }
@@ -392,9 +385,6 @@ impl Disk for RemoteDisk {
     }
 
     fn read_file(&self, path: &str, max: u64) -> io::Result<Vec<u8>> {
-        if path == HEADER_PATH {
-            self.fetch_headers();
-        }
         let known = {
             let chain = lock(&self.chain);
             if let Some(bytes) = chain.kept.get(path).filter(|bytes| bytes.len() as u64 <= max) {

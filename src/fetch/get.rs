@@ -1,7 +1,6 @@
 //! What a clone and a pull have in common: header, chain files and packs, each checked as it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +15,7 @@ use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
 use crate::snapshot::chain::{Chain, ChainInfo, DIR};
 use crate::snapshot::open::list_packs;
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BYTES_MAX, HEADER_PATH, LoadedHeader, load_by};
+use crate::store::header::HEADER_PATH;
 
 use super::error::{FetchError, Result};
 use super::incoming::{Incoming, Written};
@@ -77,55 +76,6 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.incomplete.is_empty() && self.damaged.is_empty()
     }
-}
-
-/// The header of the vault at a remote, from whichever copy is sound. Without a key it can't be known to be true.
-#[derive(Debug)]
-pub struct RemoteHeader {
-    /// What it says.
-    pub loaded: LoadedHeader,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl RemoteHeader {
-    /// What it says.
-    #[must_use]
-    pub fn header(&self) -> &Header {
-        &self.loaded.parsed.header
-    }
-}
-
-/// Reads the header of the vault at a remote.
-///
-/// # Errors
-/// `NotAVault` when there is none; what is wrong with both copies; what the remote says.
-pub fn remote_header(remote: &dyn Remote) -> Result<RemoteHeader> {
-    let mut failed = None;
-    let mut copies: Vec<Vec<u8>> = Vec::new();
-    let loaded = load_by(&mut |path| {
-        let key = Key::new(path).ok_or(io::ErrorKind::InvalidInput)?;
-        match remote::read(remote, &key, HEADER_BYTES_MAX) {
-            Ok(bytes) => {
-                copies.push(bytes.clone());
-                Ok(bytes)
-            }
-            Err(e) if e.kind == ErrorKind::NotFound => Err(io::ErrorKind::NotFound.into()),
-            Err(e) if e.kind == ErrorKind::Corrupt => Err(io::ErrorKind::InvalidData.into()),
-            Err(e) => {
-                let error = io::Error::other(e.message.clone());
-                failed = Some(e);
-                Err(error)
-            }
-        }
-    });
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    let loaded = loaded?;
-    let is_it = |bytes: &Vec<u8>| Header::parse(bytes).is_ok_and(|parsed| parsed == loaded.parsed);
-    let bytes = copies.into_iter().find(is_it).ok_or(StoreError::NotAVault)?;
-    Ok(RemoteHeader { loaded, bytes })
 }
 
 /// Runs `work` on each item, on several threads. The first error ends it.

@@ -26,6 +26,7 @@ mod clone;
 mod disk;
 mod error;
 mod get;
+mod headers;
 mod incoming;
 mod packs;
 mod pull;
@@ -42,7 +43,8 @@ pub use cache::PIECE;
 pub use clone::{clone, is_begun};
 pub use disk::RemoteDisk;
 pub use error::{FetchError, Result};
-pub use get::{Progress, RemoteHeader, Report, remote_header};
+pub use get::{Progress, Report};
+pub use headers::{Proved, RemoteHeader, remote_header};
 pub use packs::RemotePacks;
 pub use pull::{Movable, Prepared, State, prepare, take_header};
 

@@ -26,7 +26,8 @@ use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
 use crate::store::live::Live;
 
 use super::error::{FetchError, Result};
-use super::get::{Progress, RemoteHeader, Report, fetch_chain, fetch_packs};
+use super::get::{Progress, Report, fetch_chain, fetch_packs};
+use super::headers::RemoteHeader;
 use super::incoming::Incoming;
 
 /// How a copy stands to the remote.
@@ -56,10 +57,9 @@ pub struct Prepared {
 ///
 /// # Errors
 /// I/O errors; at each moment one copy is whole.
-pub fn take_header(disk: &dyn Disk, header: &RemoteHeader) -> Result<()> {
+pub fn take_header(disk: &dyn Disk, bytes: &[u8]) -> Result<()> {
     for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
-        disk.write_file_atomic(path, &header.bytes)
-            .map_err(|e| StoreError::io(format!("writing {path}"), e))?;
+        disk.write_file_atomic(path, bytes).map_err(|e| StoreError::io(format!("writing {path}"), e))?;
     }
     Ok(())
 }
@@ -99,7 +99,8 @@ pub fn prepare(
         let (theirs, ours) = (theirs.header().vault_id.to_hex(), ours.vault_id.to_hex());
         return Err(FetchError::OtherVault { theirs, ours });
     }
-    if theirs.header().generation == ours.generation && theirs.header() != ours {
+    // One that somebody put beside ours there is a matter for who has a key.
+    if theirs.header().generation == ours.generation && !theirs.has(ours) {
         let text = format!(
             "the remote's header differs from the one here, and both are of generation {}",
             ours.generation

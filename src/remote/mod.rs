@@ -335,18 +335,23 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// # Errors
     /// What [`Remote::head`] and [`Remote::get`] say; no such object is no error.
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
-        match self.head(key) {
-            Ok(meta) if meta.len <= max => {
-                Ok(vec![Version { id: String::new(), bytes: self.get(key, 0..meta.len)?, latest: true }])
-            }
-            Err(e) if e.kind != ErrorKind::NotFound => Err(e),
-            _ => Ok(Vec::new()),
-        }
+        only_version(self, key, max)
     }
 
     /// What was found while listing and reading: somebody hid objects, or wrote over them.
     fn findings(&self) -> Findings {
         Findings::default()
+    }
+}
+
+/// [`Remote::versions`] where there are none.
+fn only_version<R: Remote + ?Sized>(remote: &R, key: &Key, max: u64) -> Result<Vec<Version>> {
+    match remote.head(key) {
+        Ok(meta) if meta.len <= max => {
+            Ok(vec![Version { id: String::new(), bytes: remote.get(key, 0..meta.len)?, latest: true }])
+        }
+        Err(e) if e.kind != ErrorKind::NotFound => Err(e),
+        _ => Ok(Vec::new()),
     }
 }
 

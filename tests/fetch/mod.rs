@@ -1,5 +1,6 @@
 //! Reading from a remote: the same as from the vault, little more than what is needed, and an end to every wait.
 
+mod headers;
 mod hostile;
 mod mount;
 

@@ -200,5 +200,6 @@ pub fn ship_to(disk: &Arc<dyn Disk>, remote: &Arc<dyn Remote>) -> Result<(), Shi
 pub fn clone_from(remote: &Arc<dyn Remote>, to: &Path) -> Result<Report, FetchError> {
     fs::create_dir_all(to).unwrap();
     let header = fetch::remote_header(remote.as_ref())?;
-    fetch::clone(&real_disk(to), remote, &header, 2, &mut |_, _| Ok(()), &mut |_| Ok(()), &|_| {})
+    let header = (header.header(), header.bytes.as_slice());
+    fetch::clone(&real_disk(to), remote, header, 2, &mut |_, _| Ok(()), &mut |_| Ok(()), &|_| {})
 }

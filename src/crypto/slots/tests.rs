@@ -264,3 +264,84 @@ fn argon2id_is_that_of_another_implementation() {
 }
 
 const ARGON2_REFERENCE: &str = "08ae9cd3a8f044ed52025f8d5bbe751407fdab2e68926afa40f3777485119ad0";
+
+/// The place of the header that a key opens, and its slot.
+fn newest(headers: &[ParsedHeader], cred: &Credential) -> Result<(usize, u32), CryptoError> {
+    match unlock_newest(headers, cred)? {
+        Newest::Opens { at, slot, .. } => Ok((at, slot)),
+        Newest::OnlyOlder { at, newest } => panic!("opens only {at}, {newest} is the newest"),
+    }
+}
+
+#[test]
+fn forged_headers_do_not_hide_the_newest_true_one() {
+    let mut vault = vault();
+    let (old, new) = (keyfile(&[1; 32]), keyfile(&[2; 32]));
+    vault.add(&old).unwrap();
+    let first = vault.parsed();
+    // The old key was taken out, a new one put in.
+    vault.header.slots.clear();
+    vault.header.generation = 2;
+    let slot = vault.add(&new).unwrap();
+    let second = vault.parsed();
+    // One with true slots, one with slots that open nothing, one without any of this kind.
+    let copied = vault.parsed_after_attack(|header| header.generation = 1000);
+    let closed = vault.parsed_after_attack(|header| {
+        header.generation = 1001;
+        header.slots[0].wrapped[0] ^= 1;
+    });
+    let foreign = vault.parsed_after_attack(|header| {
+        header.generation = 1002;
+        header.slots[0].kind = SlotKind::Recovery;
+    });
+    let forged = [foreign, closed, copied];
+    let all = [&forged[..], &[second.clone(), first.clone()]].concat();
+    assert_eq!(newest(&all, &new), Ok((3, slot)));
+    assert_eq!(newest(&[second.clone(), first.clone()], &new), Ok((0, slot)));
+    // A key that was taken out opens an older header, and is not good for that.
+    for headers in [&all[..], &all[3..]] {
+        match unlock_newest(headers, &old).map_err(|e| e.to_string()) {
+            Ok(Newest::OnlyOlder { at, newest }) => {
+                assert_eq!((headers[at].header.generation, headers[newest].header.generation), (1, 2));
+            }
+            Ok(Newest::Opens { at, .. }) => panic!("{at} was opened"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(newest(&all, &keyfile(&[3; 32])), Err(CryptoError::WrongKey(SlotKind::Keyfile)));
+    assert_eq!(newest(&all, &passphrase("x")), Err(CryptoError::NoSlot(SlotKind::Passphrase)));
+    assert_eq!(newest(&[], &new), Err(CryptoError::NoSlot(SlotKind::Keyfile)));
+    // Nothing but forged ones.
+    let tampered = Err(CryptoError::Tampered("vault header: its mac is wrong"));
+    assert_eq!(newest(&forged, &new), tampered);
+    // A flood of them: the true one stands last.
+    let flood: Vec<ParsedHeader> = (0..300)
+        .map(|n| {
+            vault.parsed_after_attack(|header| {
+                header.generation = 5000 - n;
+                header.slots[0].nonce = [u8::try_from(n % 251).unwrap(); 24];
+            })
+        })
+        .chain([second])
+        .collect();
+    assert_eq!(newest(&flood, &new), Ok((300, slot)));
+}
+
+/// Who can write headers decides what it costs to try them: dear ones come last, and one that can't be tried stops nothing.
+#[test]
+fn dear_slots_are_tried_last() {
+    let mut vault = vault();
+    let cred = passphrase("open sesame");
+    let slot = vault.add(&cred).unwrap();
+    let truth = vault.parsed();
+    let dear = vault.parsed_after_attack(|header| {
+        header.generation = 9;
+        // Hours, and more memory than most machines have.
+        for slot in &mut header.slots {
+            if let SlotKdf::Argon2id { m_kib, t, .. } = &mut slot.kdf {
+                (*m_kib, *t) = (4 << 20, 64);
+            }
+        }
+    });
+    assert_eq!(newest(&[dear, truth], &cred), Ok((1, slot)));
+}

@@ -35,7 +35,8 @@ use tokio::runtime::Runtime;
 use super::location::Settings;
 use super::{
     Answer, Checksum, ErrorKind, Features, Findings, Key, Listed, Lock, Locked, Meta, Page, Put, Remote,
-    RemoteError, Result, Retention, Source, Version, check_replaceable, conflict, stored_checksum,
+    RemoteError, Result, Retention, Source, Version, check_replaceable, conflict, only_version,
+    stored_checksum,
 };
 use crate::env::Env;
 use body::{BoundResponse, SignBody, stream};
@@ -572,7 +573,10 @@ impl Remote for S3Remote {
     }
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
-        self.all_versions(key, max)
+        match self.is_by_version()? {
+            true => self.all_versions(key, max),
+            false => only_version(self, key, max),
+        }
     }
 
     fn findings(&self) -> Findings {
