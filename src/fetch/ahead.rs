@@ -30,8 +30,17 @@ const GAP_MAX: u64 = 512 << 10;
 const GAPS_PART: u64 = 25;
 /// Who starts is not kept waiting for a first window through more entries than this: they may all be small.
 const ENTRIES_FIRST: usize = 4096;
-/// After so many chunks in a row that no window has, the reader is taken to be elsewhere: past files that it did not read.
+/// After so many chunks in a row that no window ever had, the reader is taken to be elsewhere: past files that it did not
+/// read.
 const LOST: u32 = 256;
+/// A window that the reader has passed is given up when so many chunks were asked for since one of it was: several threads
+/// read, and one may be in the middle of a large file for long.
+const STALE: u64 = 1024;
+/// Chunks of windows that were read which are remembered.
+const PAST_MAX: usize = 1 << 20;
+
+/// Ranges of packs.
+type Ranges = Vec<(PackName, Range<u64>)>;
 
 /// A source whose reader is run ahead of.
 pub struct Ahead {
@@ -54,8 +63,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// In which window a chunk is; of the windows that are not yet read.
+    /// In which window a chunk is first; of the windows that are not yet read.
     chunks: HashMap<ChunkId, u64>,
+    /// Chunks of windows that were read, by the first bytes of their ids: files share them, and they are read again.
+    past: HashSet<u64>,
+    /// What may still be wanted.
+    plans: Vec<Plan>,
+    /// Chunks that were asked for.
+    asks: u64,
     /// Windows that were planned.
     planned: u64,
     /// Where the reader is: it has asked for a chunk of this window.
@@ -67,6 +82,16 @@ struct State {
     stop: bool,
 }
 
+/// What was planned for a window.
+struct Plan {
+    window: u64,
+    ranges: Ranges,
+    /// When a chunk of it was last asked for, counted in chunks.
+    asked: u64,
+    /// The reader is elsewhere.
+    left: bool,
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Consistent between statements.
@@ -75,18 +100,25 @@ impl Shared {
 
     /// The reader wants a chunk.
     fn asked(&self, id: &ChunkId) {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let before = state.reading;
+        state.asks += 1;
         match state.chunks.get(id).copied() {
             Some(window) => {
+                if let Some(plan) = state.plans.iter_mut().find(|plan| plan.window == window) {
+                    plan.asked = state.asks;
+                }
                 state.strange = 0;
                 state.reading = before.max(window);
             }
+            None if state.past.contains(&short(id)) => state.strange = 0,
             None => {
                 state.strange += 1;
                 if state.strange >= LOST {
                     state.strange = 0;
                     state.reading = state.planned;
+                    state.plans.iter_mut().for_each(|plan| plan.left = true);
                 }
             }
         }
@@ -95,18 +127,41 @@ impl Shared {
         }
     }
 
-    /// Notes a window, and waits until the reader is in the one before it. False: it is over.
-    fn wait_for_reader(&self, ids: &[ChunkId]) -> bool {
-        let mut state = self.lock();
-        let window = state.planned;
-        while !state.stop && state.reading + 1 < window {
-            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// Notes a window, and waits until the reader is in the one before it. Returns what was planned for windows that the
+    /// reader has left; `None`: it is over.
+    fn wait_for_reader(&self, ids: &[ChunkId], ranges: &Ranges) -> Option<Vec<Ranges>> {
+        let mut guard = self.lock();
+        while !guard.stop && guard.reading + 1 < guard.planned {
+            guard = self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        let reading = state.reading;
-        state.chunks.retain(|_, window| *window >= reading);
-        state.chunks.extend(ids.iter().map(|id| (*id, window)));
+        let state = &mut *guard;
+        if state.stop {
+            return None;
+        }
+        let (reading, asks) = (state.reading, state.asks);
+        let passed = |plan: &mut Plan| {
+            plan.left || (plan.window + 1 < reading && asks.saturating_sub(plan.asked) > STALE)
+        };
+        let left: Vec<Plan> = state.plans.extract_if(.., passed).collect();
+        if state.past.len() > PAST_MAX {
+            state.past.clear();
+        }
+        let past = &mut state.past;
+        state.chunks.retain(|id, window| {
+            let is_left = left.iter().any(|plan| plan.window == *window);
+            if is_left {
+                past.insert(short(id));
+            }
+            !is_left
+        });
+        let window = state.planned;
+        for id in ids {
+            // It is read in the window that has it first.
+            state.chunks.entry(*id).or_insert(window);
+        }
         state.planned += 1;
-        !state.stop
+        state.plans.push(Plan { window, ranges: ranges.clone(), asked: asks, left: false });
+        Some(left.into_iter().map(|plan| plan.ranges).collect())
     }
 
     fn set(&self, change: impl FnOnce(&mut State)) {
@@ -122,27 +177,43 @@ impl Ahead {
     /// # Errors
     /// When no thread can be started.
     pub fn start(packs: &Arc<RemotePacks>, entry: &Entry) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let (source, entry, theirs) = (Arc::clone(packs), entry.clone(), Arc::clone(&shared));
+        // Whatever ends this, what was planned is taken back.
+        let ahead = Self { packs: Arc::clone(packs), shared: Arc::default() };
+        let (source, entry, ends) = (Arc::clone(packs), entry.clone(), Ends(Arc::clone(&ahead.shared)));
         // Not waited for at the end: it may be in a wait for the network.
         std::thread::Builder::new().name("sr-ahead".into()).spawn(move || {
-            if let Err(error) = run(&source, &entry, &theirs) {
+            if let Err(error) = run(&source, &entry, &ends.0) {
                 tracing::debug!(%error, "fetching ahead");
             }
-            theirs.set(|state| state.started = true);
         })?;
-        let mut state = shared.lock();
+        let mut state = ahead.shared.lock();
         while !state.started {
-            state = shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = ahead.shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        Ok(Self { packs: Arc::clone(packs), shared })
+        Ok(ahead)
+    }
+}
+
+/// Nobody waits for a thread that has ended, however it did.
+struct Ends(Arc<Shared>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.set(|state| state.started = true);
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.shared.set(|state| state.stop = true);
+        let mut plans = Vec::new();
+        self.shared.set(|state| {
+            state.stop = true;
+            plans = std::mem::take(&mut state.plans);
+        });
+        for plan in plans {
+            self.packs.disk().unplan(&plan.ranges);
+        }
     }
 }
 
@@ -230,19 +301,32 @@ impl Run<'_> {
         let Window { ids, .. } = std::mem::take(&mut self.window);
         self.window_max = (self.window_max * 4).min(WINDOW_MAX).min(self.packs.disk().cache_bytes() / 4);
         let ranges = join(self.packs.stored(&ids)?);
-        if !self.shared.wait_for_reader(&ids) {
-            return Ok(false);
+        let disk = self.packs.disk();
+        let Some(left) = self.shared.wait_for_reader(&ids, &ranges) else { return Ok(false) };
+        for ranges in left {
+            disk.unplan(&ranges);
         }
-        for (pack, range) in ranges {
-            self.packs.disk().plan(&pack, range);
+        for (pack, range) in &ranges {
+            disk.plan(pack, range.clone());
         }
         self.shared.set(|state| state.started = true);
+        if self.shared.lock().stop {
+            // It ended while this was planned.
+            disk.unplan(&ranges);
+            return Ok(false);
+        }
         Ok(true)
     }
 }
 
+/// The first bytes of an id, which are as random as all of it.
+fn short(id: &ChunkId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = id.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// Joins ranges of a pack that lie near each other, the nearest first, as long as there is little between them.
-fn join(ranges: Vec<(PackName, Range<u64>)>) -> Vec<(PackName, Range<u64>)> {
+fn join(ranges: Ranges) -> Ranges {
     let wanted: u64 = ranges.iter().map(|(_, range)| range.end - range.start).sum();
     let mut gaps: Vec<u64> = ranges
         .windows(2)
@@ -300,5 +384,58 @@ mod tests {
         let even = vec![at(1, 0..250), at(1, 270..520), at(1, 540..790), at(1, 810..1060)];
         assert_eq!(join(even), [at(1, 0..790), at(1, 810..1060)]);
         assert_eq!(join(Vec::new()), []);
+    }
+
+    fn ids(numbers: std::ops::RangeInclusive<u8>) -> Vec<ChunkId> {
+        numbers.map(|n| ChunkId([n; 32])).collect()
+    }
+
+    /// Files share chunks: one that comes again later is not taken for a sign that the reader is there.
+    #[test]
+    fn a_chunk_belongs_to_the_window_that_has_it_first() {
+        let shared = Shared::default();
+        let plan = |n: u8| vec![at(n, 0..10)];
+        let ask = |n: u8| {
+            shared.asked(&ChunkId([n; 32]));
+            shared.lock().reading
+        };
+        assert_eq!(shared.wait_for_reader(&ids(1..=9), &plan(0)), Some(Vec::new()));
+        assert_eq!(shared.wait_for_reader(&ids(5..=20), &plan(1)), Some(Vec::new()));
+        assert_eq!((ask(5), ask(9), ask(10)), (0, 0, 1));
+        assert_eq!(shared.wait_for_reader(&ids(21..=23), &plan(2)), Some(Vec::new()));
+        assert_eq!(ask(21), 2);
+        // Somebody may still read the first ones ...
+        assert_eq!(shared.wait_for_reader(&ids(30..=30), &plan(3)), Some(Vec::new()));
+        assert_eq!((ask(30), ask(6)), (3, 3));
+        // ... but not after so long.
+        for _ in 0..=STALE {
+            ask(22);
+        }
+        assert_eq!(shared.wait_for_reader(&ids(40..=40), &plan(4)), Some(vec![plan(0), plan(1)]));
+        // What was read before is no strange chunk, however often it comes again.
+        for _ in 0..LOST * 2 {
+            assert_eq!(ask(7), 3);
+        }
+        // A reader that is elsewhere is followed, and everything before is given up.
+        for _ in 0..LOST {
+            ask(200);
+        }
+        assert_eq!(shared.lock().reading, 5);
+        assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(5)), Some(vec![plan(2), plan(3), plan(4)]));
+        shared.set(|state| state.stop = true);
+        assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(6)), None);
+    }
+
+    /// Whoever waits for the first window does not wait for ever, whatever happens to the thread that plans it.
+    #[test]
+    fn a_thread_that_ends_in_any_way_is_not_waited_for() {
+        let shared = Arc::new(Shared::default());
+        let ends = Ends(Arc::clone(&shared));
+        let thread = std::thread::spawn(move || {
+            let _ends = ends;
+            std::panic::resume_unwind(Box::new("as the test wants it"));
+        });
+        assert!(thread.join().is_err());
+        assert!(shared.lock().started);
     }
 }

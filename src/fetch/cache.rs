@@ -36,6 +36,10 @@ struct Segment {
     len: u64,
     /// Nobody wanted it yet when it was asked for.
     planned: bool,
+    /// Where its request waits, if nobody waits for it yet.
+    ticket: Option<u64>,
+    /// Its place in the order of all plans, which is that of reading.
+    order: u64,
     state: SegmentState,
 }
 
@@ -64,7 +68,7 @@ struct State {
     packs: HashMap<PackName, BTreeMap<u64, Segment>>,
     /// Segments that are here and that nobody reads, by when they were used last.
     idle: BTreeMap<u64, (PackName, u64)>,
-    /// The same, of those that were planned and are still to be read.
+    /// The same, of those that were planned and are still to be read, in the order of the plans.
     unread: BTreeMap<u64, (PackName, u64)>,
     clock: u64,
     /// Room of all segments that are here or on their way.
@@ -73,8 +77,9 @@ struct State {
     bytes_peak: u64,
     /// Somebody waits for these.
     urgent: VecDeque<Job>,
-    /// Nobody does yet.
-    later: VecDeque<Job>,
+    /// Nobody does yet; in the order of the plan.
+    later: BTreeMap<u64, Job>,
+    tickets: u64,
     /// The last wait was in vain, and nothing has arrived since.
     hopeless: bool,
     stop: bool,
@@ -176,10 +181,21 @@ impl State {
             let segments = self.packs.entry(*pack).or_default();
             let free = segments.range(at..).next().map_or(range.end, |(next, _)| range.end.min(*next));
             let len = PIECE.min(free - at);
-            let flying = SegmentState::Flying(Arc::default());
-            segments.insert(at, Segment { len, planned: !urgent, state: flying });
-            let queue = if urgent { &mut self.urgent } else { &mut self.later };
-            queue.push_back(Job { pack: *pack, start: at, len });
+            let state = SegmentState::Flying(Arc::default());
+            let job = Job { pack: *pack, start: at, len };
+            // Each has its own.
+            self.tickets += 1;
+            let ticket = match urgent {
+                true => {
+                    self.urgent.push_back(job);
+                    None
+                }
+                false => {
+                    self.later.insert(self.tickets, job);
+                    Some(self.tickets)
+                }
+            };
+            segments.insert(at, Segment { len, planned: !urgent, ticket, order: self.tickets, state });
             jobs += 1;
             at += len;
         }
@@ -188,10 +204,61 @@ impl State {
 
     /// Somebody waits for a segment that nobody waited for before.
     fn hurry(&mut self, pack: &PackName, start: u64) {
-        let waits = |job: &Job| job.pack == *pack && job.start == start;
-        if let Some(job) = self.later.iter().position(waits).and_then(|at| self.later.remove(at)) {
+        let segment = self.packs.get_mut(pack).and_then(|segments| segments.get_mut(&start));
+        let ticket = segment.and_then(|segment| segment.ticket.take());
+        if let Some(job) = ticket.and_then(|ticket| self.later.remove(&ticket)) {
             self.urgent.push_back(job);
         }
+    }
+
+    /// Nobody will read a range that was planned: what is here need not stay, and what was not begun is not fetched.
+    fn unplan(&mut self, pack: &PackName, range: &Range<u64>) {
+        let Some(segments) = self.packs.get_mut(pack) else { return };
+        let first = segments.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let mut dropped = Vec::new();
+        for (start, segment) in segments.range_mut(first..range.end.max(first)) {
+            if start + segment.len <= range.start {
+                continue;
+            }
+            segment.planned = false;
+            match &mut segment.state {
+                SegmentState::Flying(_) => {
+                    // Whoever waits for it has put it among the urgent ones.
+                    if segment.ticket.take().is_some_and(|ticket| self.later.remove(&ticket).is_some()) {
+                        dropped.push(*start);
+                    }
+                }
+                SegmentState::Here { used, unread, .. } => {
+                    *unread = 0;
+                    if let Some(place) = self.unread.remove(&segment.order) {
+                        self.idle.insert(*used, place);
+                    }
+                }
+            }
+        }
+        for start in dropped {
+            segments.remove(&start);
+        }
+        if segments.is_empty() {
+            self.packs.remove(pack);
+        }
+    }
+
+    /// Gives up all that nobody waits for.
+    fn drop_plans(&mut self) {
+        for job in std::mem::take(&mut self.later).into_values() {
+            let Some(segments) = self.packs.get_mut(&job.pack) else { continue };
+            segments.remove(&job.start);
+            if segments.is_empty() {
+                self.packs.remove(&job.pack);
+            }
+        }
+    }
+
+    /// The remote seems to be gone. Plans would only be in the way of those who try it again.
+    fn lose_hope(&mut self) {
+        self.hopeless = true;
+        self.drop_plans();
     }
 
     /// A request has ended.
@@ -208,8 +275,10 @@ impl State {
                 self.clock += 1;
                 let unread = if segment.planned && keep { segment.len } else { 0 };
                 segment.state = SegmentState::Here { slot, used: self.clock, readers: 0, unread };
-                let queue = if unread > 0 { &mut self.unread } else { &mut self.idle };
-                queue.insert(self.clock, (job.pack, job.start));
+                match unread > 0 {
+                    true => self.unread.insert(segment.order, (job.pack, job.start)),
+                    false => self.idle.insert(self.clock, (job.pack, job.start)),
+                };
                 self.bytes_peak = self.bytes_peak.max(self.bytes);
                 self.hopeless = false;
                 end(None);
@@ -218,7 +287,9 @@ impl State {
                 segments.remove(&job.start);
                 self.bytes -= rounded(job.len);
                 // It was tried again for as long as anybody would wait: the next ones need not all do the same.
-                self.hopeless |= error.kind.is_retryable();
+                if error.kind.is_retryable() {
+                    self.lose_hope();
+                }
                 end(Some(error));
             }
         }
@@ -228,14 +299,15 @@ impl State {
     /// pushes nothing out that is still to be read.
     fn next_job(&mut self, scratch: &Scratch, bytes_max: u64) -> Option<Job> {
         let urgent = self.urgent.pop_front();
-        let len = rounded(urgent.as_ref().or(self.later.front())?.len);
+        let next = urgent.as_ref().or(self.later.first_key_value().map(|(_, job)| job));
+        let len = rounded(next?.len);
         if let Err(error) = self.shrink(scratch, bytes_max.saturating_sub(len), urgent.is_some()) {
             // Found to work when the cache was made.
             tracing::warn!(%error, "giving back room in the cache");
         }
         let job = match urgent {
             Some(job) => job,
-            None if self.bytes + len <= bytes_max => self.later.pop_front()?,
+            None if self.bytes + len <= bytes_max => self.later.pop_first()?.1,
             None => return None,
         };
         self.bytes += len;
@@ -268,7 +340,7 @@ impl State {
         let SegmentState::Here { slot, used, readers, .. } = &mut segment.state else { return None };
         *readers += 1;
         self.idle.remove(used);
-        self.unread.remove(used);
+        self.unread.remove(&segment.order);
         Some(slot.clone())
     }
 
@@ -284,9 +356,10 @@ impl State {
         *used = clock;
         *unread = unread.saturating_sub(bytes);
         // What lies between the wanted parts is never read.
-        let queue = if *unread > segment.len / UNREAD_PART { &mut self.unread } else { &mut self.idle };
-        if *readers == 0 {
-            queue.insert(clock, (*pack, start));
+        match (*readers, *unread > segment.len / UNREAD_PART) {
+            (0, true) => drop(self.unread.insert(segment.order, (*pack, start))),
+            (0, false) => drop(self.idle.insert(clock, (*pack, start))),
+            _ => {}
         }
     }
 }
@@ -323,9 +396,19 @@ impl PackCache {
         Ok(cache)
     }
 
-    /// Begins to fetch a range before anybody wants it.
+    /// Begins to fetch a range before anybody wants it. Nothing is planned while the remote does not answer.
     pub(super) fn plan(&self, pack: &PackName, range: Range<u64>) {
-        self.0.want(&mut self.0.lock(), pack, &range, false);
+        let mut state = self.0.lock();
+        if !state.hopeless {
+            self.0.want(&mut state, pack, &range, false);
+        }
+    }
+
+    /// Takes a plan back: nobody will read this any more.
+    pub(super) fn unplan(&self, pack: &PackName, range: &Range<u64>) {
+        self.0.lock().unplan(pack, range);
+        // There may be room for other plans.
+        self.0.work.notify_one();
     }
 
     /// Whether all of a range is here or on its way.
@@ -339,6 +422,13 @@ impl PackCache {
             }
         }
         true
+    }
+
+    /// Requests that are planned and not begun; and segments that are pinned.
+    #[cfg(test)]
+    pub(super) fn plans(&self) -> (usize, usize) {
+        let state = self.0.lock();
+        (state.later.len(), state.unread.len())
     }
 
     /// The most bytes that were here at a time.
@@ -407,7 +497,7 @@ impl PackCache {
             let patience = if state.hopeless { self.0.patience / HOPELESS } else { self.0.patience };
             let left = patience.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                state.hopeless = true;
+                state.lose_hope();
                 let text =
                     format!("{}: nothing came within {:.1} s", pack_path(pack), patience.as_secs_f64());
                 return Err(to_io(RemoteError::new(ErrorKind::Timeout, text)));

@@ -229,3 +229,74 @@ fn a_failure_is_told_to_all_who_wait_and_not_kept() {
     fake.fails.store(false, Ordering::SeqCst);
     read(&cache, 4, 0..1000).unwrap();
 }
+
+/// Waits until so many requests were made: they are made by other threads.
+fn wait_for_requests(fake: &Fake, requests: u64) {
+    while fake.requests.load(Ordering::SeqCst) < requests {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_was_planned_and_is_not_wanted_makes_room() {
+    let fake = Arc::new(Fake::default());
+    let cache = cache(&fake, 16 << 20, LONG);
+    let (pack, other) = (PackName([1; 32]), PackName([2; 32]));
+    // More than there is room for: the rest waits until something was read.
+    cache.plan(&pack, 0..LEN);
+    wait_for_requests(&fake, 4);
+    cache.plan(&other, 0..1000);
+    assert!(cache.has(&pack, &(0..LEN)));
+    cache.unplan(&pack, &(0..LEN));
+    assert!(!cache.has(&pack, &(LEN - 1..LEN)), "what was not begun is not fetched");
+    // The other plan has room now, though nothing of the first one was read.
+    read(&cache, 2, 0..1000).unwrap();
+    let state = cache.0.lock();
+    assert!(state.later.is_empty() && state.unread.is_empty(), "{} are pinned", state.unread.len());
+    drop(state);
+    assert!(fake.fetched.load(Ordering::SeqCst) < 24 << 20);
+    // Whoever waits for what was planned gets it, whatever becomes of the plan.
+    fake.set_closed(true);
+    cache.plan(&pack, 30 << 20..31 << 20);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&cache, 1, 30 << 20..31 << 20));
+        cache.unplan(&pack, &(0..LEN));
+        fake.set_closed(false);
+        reader.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn plans_are_dropped_with_the_remote() {
+    let fake = Arc::new(Fake::default());
+    let cache = cache(&fake, 1 << 30, Duration::from_millis(50));
+    fake.set_closed(true);
+    cache.plan(&PackName([1; 32]), 0..LEN);
+    read(&cache, 2, 0..1000).unwrap_err();
+    assert!(cache.0.lock().later.is_empty(), "nobody tries what nobody waits for");
+    cache.plan(&PackName([3; 32]), 0..1000);
+    assert!(!cache.has(&PackName([3; 32]), &(0..1)), "nothing new is planned");
+    fake.set_closed(false);
+    while read(&cache, 2, 0..1000).is_err() {}
+    cache.plan(&PackName([3; 32]), 0..1000);
+    assert!(cache.has(&PackName([3; 32]), &(0..1000)), "now there is hope");
+    while read(&cache, 1, 0..LEN).is_err() {}
+}
+
+/// When room must be made for somebody who waits, what will be read last goes first, and not what is just being read.
+#[test]
+fn what_will_be_read_last_is_given_up_first() {
+    let fake = Arc::new(Fake::default());
+    let cache = cache(&fake, 16 << 20, LONG);
+    let pack = PackName([1; 32]);
+    cache.plan(&pack, 0..16 << 20);
+    wait_for_requests(&fake, 4);
+    // The first piece is in the middle of being read.
+    for at in 0..3 {
+        read(&cache, 1, at << 20..(at + 1) << 20).unwrap();
+        read(&cache, 1, 8 << 20..9 << 20).unwrap();
+    }
+    read(&cache, 1, 15 << 20..16 << 20).unwrap();
+    read(&cache, 2, 0..1000).unwrap();
+    assert!(cache.has(&pack, &(0..12 << 20)) && !cache.has(&pack, &(12 << 20..16 << 20)));
+}

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cache::PackCache;
 use super::headers::{RemoteHeader, remote_header};
 use super::reads::{Reads, RemoteFile};
-use super::scratch::Scratch;
-use super::{CACHE_BYTES_MIN, FetchOptions, to_io};
+use super::scratch::{Scratch, UNIT};
+use super::{CACHE_BYTES_MIN, FetchOptions, remote_cause, to_io};
 use crate::disk::{DirItem, Disk, DiskFile, DiskLock, OpenMode, Space};
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
 use crate::format::pack::{PACK_HEADER_LEN, TRAILER_LEN, parse_pack_path};
@@ -28,6 +28,10 @@ const PACKS_MAX: usize = 1 << 22;
 const CHAIN_BYTES_KEPT: u64 = 64 << 20;
 /// Packs up to this length are fetched whole to look into them.
 const SMALL_PACK: u64 = 16 << 10;
+/// The ends of so many packs are fetched before they are looked into ...
+const ENDS_AHEAD: usize = 512;
+/// ... and stay here until then if they take no more than this part of the cache.
+const ENDS_PART: u64 = 8;
 /// Packs by name, with their lengths.
 type Listing = Arc<BTreeMap<PackName, u64>>;
 
@@ -41,6 +45,18 @@ pub struct RemoteDisk {
     named: Mutex<Option<BTreeSet<PackName>>>,
     listing: Mutex<Option<Listing>>,
     chain: Mutex<ChainFiles>,
+    sweep: Mutex<Sweep>,
+}
+
+/// Packs that are looked into one after the other.
+#[derive(Default)]
+struct Sweep {
+    /// In order of names.
+    names: Vec<(PackName, u64)>,
+    /// The ends of so many were planned, ...
+    planned: usize,
+    /// ... and of so many are not wanted any more.
+    left: usize,
 }
 
 #[derive(Default)]
@@ -94,6 +110,7 @@ impl RemoteDisk {
             named: Mutex::default(),
             listing: Mutex::default(),
             chain: Mutex::default(),
+            sweep: Mutex::default(),
         }))
     }
 
@@ -157,46 +174,85 @@ impl RemoteDisk {
         names: &BTreeSet<PackName>,
         trailers: bool,
     ) -> io::Result<BTreeMap<PackName, PackKind>> {
-        let packs = self.packs().map_err(to_io)?;
-        let present = || names.iter().filter_map(|name| Some((name, *packs.get(name)?)));
-        for (name, len) in present() {
-            for range in ends(len, trailers) {
-                self.reads.cache().plan(name, range);
+        let present = self.present(names.iter())?;
+        // Of so many packs the ends stay here until they are looked into. Those of a very large vault do not all have room.
+        let stay = usize::try_from(self.cache_bytes / ENDS_PART / (2 * UNIT)).unwrap_or(usize::MAX);
+        let batches: Vec<&[(PackName, u64)]> = present.chunks(ENDS_AHEAD).collect();
+        let stays = |batch: usize| (batch + 1) * ENDS_AHEAD <= stay.max(ENDS_AHEAD);
+        let plan = |batch: usize| {
+            for (name, len) in batches.get(batch).into_iter().copied().flatten() {
+                ends(*len, trailers && stays(batch)).for_each(|range| self.reads.cache().plan(name, range));
             }
-        }
+        };
         let mut kinds = BTreeMap::new();
-        for (name, len) in present() {
-            // FORMAT section 5: the kind stands behind the magic.
-            let mut start = [0; 9];
-            let header = ends(len, false).next().unwrap_or(0..0);
-            if header.end < start.len() as u64 {
-                continue;
-            }
-            match self.reads.cache().read(name, &mut start, 0, &header) {
-                Ok(()) => {}
-                // Said again, and named, when something of it is wanted.
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-                    continue;
+        plan(0);
+        for (n, batch) in batches.iter().enumerate() {
+            plan(n + 1);
+            for (name, len) in *batch {
+                if let Some(kind) = self.kind(name, *len)? {
+                    kinds.insert(*name, kind);
+                    self.reads.is_of(name, kind);
                 }
-                Err(e) => return Err(e),
-            }
-            if let Ok(kind) = PackKind::from_u8(start[8]) {
-                kinds.insert(*name, kind);
-                self.reads.is_of(name, kind);
+                if !stays(n) {
+                    self.reads.cache().unplan(name, &(0..*len));
+                }
             }
         }
         Ok(kinds)
     }
 
-    /// Begins to fetch the trailers of packs.
-    pub(super) fn plan_trailers<'a>(&self, names: impl Iterator<Item = &'a PackName>) -> io::Result<()> {
-        let packs = self.packs().map_err(to_io)?;
-        for (name, len) in names.filter_map(|name| Some((name, *packs.get(name)?))) {
-            for range in ends(len, true) {
-                self.reads.cache().plan(name, range);
-            }
+    /// The kind of a pack; `None`: it is missing, or makes no sense.
+    fn kind(&self, name: &PackName, len: u64) -> io::Result<Option<PackKind>> {
+        // FORMAT section 5: the kind stands behind the magic.
+        let mut start = [0; 9];
+        let header = ends(len, false).next().unwrap_or(0..0);
+        if header.end < start.len() as u64 {
+            return Ok(None);
         }
+        match self.reads.cache().read(name, &mut start, 0, &header) {
+            Ok(()) => Ok(PackKind::from_u8(start[8]).ok()),
+            // Said again, and named, when something of it is wanted.
+            Err(e) if remote_cause(&e).is_some_and(|cause| cause.kind.may_be_one_objects()) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Those of some packs that are listed, with their lengths.
+    fn present<'a>(&self, names: impl Iterator<Item = &'a PackName>) -> io::Result<Vec<(PackName, u64)>> {
+        let packs = self.packs().map_err(to_io)?;
+        Ok(names.filter_map(|name| Some((*name, *packs.get(name)?))).collect())
+    }
+
+    /// Says that packs will be looked into, in the order of their names: their ends are fetched some way ahead.
+    pub(super) fn begin_sweep<'a>(&self, names: impl Iterator<Item = &'a PackName>) -> io::Result<()> {
+        let names = self.present(names)?;
+        *lock(&self.sweep) = Sweep { names, planned: 0, left: 0 };
+        self.sweep_to(0);
         Ok(())
+    }
+
+    /// They were.
+    pub(super) fn end_sweep(&self) {
+        let sweep = std::mem::take(&mut *lock(&self.sweep));
+        for (name, len) in &sweep.names[sweep.left..sweep.planned] {
+            ends(*len, true).for_each(|range| self.reads.cache().unplan(name, &range));
+        }
+    }
+
+    /// Somebody looks into the pack at this place.
+    fn sweep_to(&self, at: usize) {
+        let mut sweep = lock(&self.sweep);
+        let Sweep { names, planned, left } = &mut *sweep;
+        while *planned < names.len().min(at + ENDS_AHEAD) {
+            let (name, len) = names[*planned];
+            ends(len, true).for_each(|range| self.reads.cache().plan(&name, range));
+            *planned += 1;
+        }
+        while *left < at.saturating_sub(ENDS_AHEAD).min(*planned) {
+            let (name, len) = names[*left];
+            ends(len, true).for_each(|range| self.reads.cache().unplan(&name, &range));
+            *left += 1;
+        }
     }
 
     /// From now on trees are wanted, not only footers.
@@ -207,6 +263,11 @@ impl RemoteDisk {
     /// Begins to fetch a range of a pack.
     pub(super) fn plan(&self, name: &PackName, range: Range<u64>) {
         self.reads.cache().plan(name, range);
+    }
+
+    /// Takes plans back.
+    pub(super) fn unplan(&self, ranges: &[(PackName, Range<u64>)]) {
+        ranges.iter().for_each(|(name, range)| self.reads.cache().unplan(name, range));
     }
 
     /// Requests at a time.
@@ -310,6 +371,10 @@ impl Disk for RemoteDisk {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{path}: no such object"));
         let name = parse_pack_path(path).ok_or_else(missing)?;
         let len = *self.packs().map_err(to_io)?.get(&name).ok_or_else(missing)?;
+        let place = lock(&self.sweep).names.binary_search_by_key(&name, |(name, _)| *name);
+        if let Ok(at) = place {
+            self.sweep_to(at);
+        }
         Ok(Arc::new(RemoteFile { reads: Arc::clone(&self.reads), name, len }))
     }
 
@@ -400,5 +465,112 @@ impl Disk for RemoteDisk {
             return Err(to_io(hostile(&format!("{path} has {len} bytes, more than the {max} expected"))));
         }
         self.get_file(path, len).map_err(to_io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Condvar;
+
+    use super::*;
+    use crate::remote::{Checksum, Features, Listed, Meta, Page, Put, Source};
+
+    const LEN: u64 = 100_000;
+
+    /// A remote with many packs of trees, of which only the kind can be told; it answers while it is open.
+    #[derive(Debug, Default)]
+    struct Many {
+        packs: u64,
+        requests: Mutex<BTreeMap<String, u64>>,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Remote for Many {
+        fn url(&self) -> String {
+            "many".into()
+        }
+
+        fn put_if_absent(&self, _: &Key, _: &Arc<dyn Source>, _: &Checksum) -> remote::Result<Put> {
+            panic!("nothing is written")
+        }
+
+        fn replace(&self, _: &Key, _: &Checksum, _: &Arc<dyn Source>, _: &Checksum) -> remote::Result<()> {
+            panic!("nothing is written")
+        }
+
+        fn get(&self, key: &Key, range: Range<u64>) -> remote::Result<Vec<u8>> {
+            let mut open = lock(&self.open);
+            while !*open {
+                open = self.opened.wait(open).unwrap();
+            }
+            drop(open);
+            *lock(&self.requests).entry(format!("{key} {}", range.start)).or_default() += 1;
+            Ok(range.map(|at| if at == 8 { 2 } else { 0 }).collect())
+        }
+
+        fn head(&self, _: &Key) -> remote::Result<Meta> {
+            panic!("lengths are known")
+        }
+
+        fn list_page(&self, _: &str, after: &str) -> remote::Result<Page> {
+            let names = (0..self.packs).map(|n| crate::format::pack::pack_path(&name(n)));
+            let items = names.filter(|name| name.as_str() > after).map(|name| Listed { name, len: LEN });
+            Ok(Page { items: items.collect(), more: false })
+        }
+
+        fn delete(&self, _: &Key) -> remote::Result<()> {
+            panic!("nothing is deleted")
+        }
+
+        fn features(&self) -> remote::Result<Features> {
+            panic!("nobody asks")
+        }
+    }
+
+    /// In ascending order.
+    fn name(n: u64) -> PackName {
+        let mut name = [7; 32];
+        name[..8].copy_from_slice(&n.to_be_bytes());
+        PackName(name)
+    }
+
+    /// However many packs there are: no more than some are planned at a time, none is asked for twice, and nothing stays
+    /// pinned.
+    #[test]
+    fn the_ends_of_many_packs_are_planned_little_by_little() {
+        let many = Arc::new(Many { packs: 3000, ..Many::default() });
+        let dir = tempfile::tempdir().unwrap();
+        let options = FetchOptions { cache_bytes: 1, ..FetchOptions::new(dir.path().join("cache")) };
+        let disk = RemoteDisk::new(Arc::clone(&many) as Arc<dyn Remote>, &options).unwrap();
+        let names: BTreeSet<PackName> = (0..many.packs).map(name).collect();
+        std::thread::scope(|scope| {
+            let kinds = scope.spawn(|| disk.kinds(&names, true).unwrap());
+            // All that is planned before anything has come.
+            let mut planned = 0;
+            while planned < 2 * ENDS_AHEAD {
+                planned = planned.max(disk.reads.cache().plans().0);
+                std::thread::yield_now();
+            }
+            assert!(disk.reads.cache().plans().0 <= 4 * ENDS_AHEAD);
+            *lock(&many.open) = true;
+            many.opened.notify_all();
+            assert_eq!(kinds.join().unwrap().len(), names.len());
+        });
+        disk.begin_sweep(names.iter()).unwrap();
+        for (at, name) in names.iter().enumerate() {
+            let file = disk.open(&crate::format::pack::pack_path(name), OpenMode::Read).unwrap();
+            for range in ends(LEN, true) {
+                let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap()];
+                file.read_exact_at(&mut bytes, range.start).unwrap();
+            }
+            assert!(disk.reads.cache().plans().0 <= 2 * ENDS_AHEAD, "at {at}");
+        }
+        disk.end_sweep();
+        assert_eq!(disk.reads.cache().plans(), (0, 0), "planned, pinned");
+        let requests = lock(&many.requests);
+        assert_eq!(requests.len() as u64, 2 * many.packs);
+        assert_eq!(requests.values().copied().max(), Some(1), "each once, as there is room for all");
     }
 }

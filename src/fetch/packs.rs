@@ -57,9 +57,7 @@ impl RemotePacks {
             names.iter().filter(fits).copied().collect::<Vec<_>>()
         };
         let (tree_names, data_names) = (of.clone()(PackKind::Tree), of(PackKind::Data));
-        if !data {
-            disk.plan_trailers(tree_names.iter()).map_err(io)?;
-        }
+        disk.begin_sweep(tree_names.iter()).map_err(io)?;
         let shown = Arc::clone(&disk) as Arc<dyn Disk>;
         let jobs = disk.jobs();
         let trees = ColdPacks::open_with(
@@ -69,7 +67,9 @@ impl RemotePacks {
             tree_names.into_iter(),
             TREE_CACHE_BYTES,
             jobs,
-        )?;
+        );
+        disk.end_sweep();
+        let trees = trees?;
         disk.widen();
         let packs = Self {
             disk,
@@ -99,7 +99,7 @@ impl RemotePacks {
         if let Some(data) = self.data.get() {
             return Ok(data);
         }
-        self.disk.plan_trailers(self.data_names.iter()).map_err(|e| StoreError::io("reading packs", e))?;
+        self.disk.begin_sweep(self.data_names.iter()).map_err(|e| StoreError::io("reading packs", e))?;
         let data = ColdPacks::open_with(
             Arc::clone(&self.disk) as Arc<dyn Disk>,
             Arc::clone(&self.keys),
@@ -107,7 +107,9 @@ impl RemotePacks {
             self.data_names.iter().copied(),
             self.cache_bytes,
             self.disk.jobs(),
-        )?;
+        );
+        self.disk.end_sweep();
+        let data = data?;
         Ok(self.data.get_or_init(|| data))
     }
 
