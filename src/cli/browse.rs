@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::Output;
+use super::place::Place;
 use super::session::{self, ReadVault};
 use super::unlock::UnlockArgs;
 use crate::env::{Env, SystemEnv};
@@ -255,8 +256,12 @@ pub(crate) fn resolve(vault: &ReadVault, name: &str) -> CliResult<u64> {
 /// Runs `ls`.
 pub(crate) fn run_ls(args: &LsArgs, out: &Output) -> CliResult {
     let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, target.as_deref().unwrap_or("latest:/"), Use::Trees)?;
+    list(args, &place, target.as_deref(), out).map_err(|error| place.told(error))
+}
+
+fn list(args: &LsArgs, place: &Place, target: Option<&str>, out: &Output) -> CliResult {
+    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, target.unwrap_or("latest:/"), Use::Trees)?;
     let tree = TreeReader::new(target.source.as_ref());
     let base = trim_slashes(&target.path);
     let print = |path: &[u8], entry: &Entry| print_entry(args.long, out, path, entry);
@@ -325,8 +330,12 @@ fn print_entry(long: bool, out: &Output, path: &[u8], entry: &Entry) -> CliResul
 pub(crate) fn run_cat(args: &CatArgs, out: &Output) -> CliResult {
     let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
     let target = target.ok_or_else(|| CliError::usage("SNAPSHOT:PATH is missing"))?;
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, &target, Use::Data)?;
+    print_file(args, &place, &target, out).map_err(|error| place.told(error))
+}
+
+fn print_file(args: &CatArgs, place: &Place, target: &str, out: &Output) -> CliResult {
+    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
+    let target = open_target(&vault, target, Use::Data)?;
     if target.entry.kind != FileType::File {
         let shown = super::show_bytes(&target.path);
         return Err(CliError::usage(format!("{shown} is no regular file"))

@@ -9,6 +9,7 @@ use super::browse::{EntryLine, Use, open_target, trim_slashes};
 use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::Output;
+use super::place::Place;
 use super::session;
 use super::unlock::UnlockArgs;
 use crate::snapshot::diff::{Change, DiffItem, What, diff};
@@ -77,8 +78,12 @@ pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
     let [Some(old), Some(new)] = words else {
         return Err(CliError::usage("two snapshots are needed to compare them"));
     };
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
-    let (a, b) = (open_target(&vault, &old, Use::Trees)?, open_target(&vault, &new, Use::Trees)?);
+    compare(args, &place, (&old, &new), out).map_err(|error| place.told(error))
+}
+
+fn compare(args: &DiffArgs, place: &Place, (old, new): (&str, &str), out: &Output) -> CliResult {
+    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
+    let (a, b) = (open_target(&vault, old, Use::Trees)?, open_target(&vault, new, Use::Trees)?);
     let (old, new) = (TreeReader::new(a.source.as_ref()), TreeReader::new(b.source.as_ref()));
     let base = trim_slashes(&a.path);
     let base = if base == trim_slashes(&b.path) { base } else { Vec::new() };

@@ -166,8 +166,18 @@ impl CliError {
         }
     }
 
+    /// A remote that went away while it was read.
+    pub(crate) fn lost(error: &StoreError) -> Self {
+        let cause = match error {
+            StoreError::Io { source, .. } => remote_cause(source),
+            _ => None,
+        };
+        let code = cause.map_or(ExitCode::Remote, |cause| Self::of_reading(cause).code);
+        Self::new(code, format!("the remote was lost: {error}"))
+    }
+
     /// A remote that could not be read from.
-    fn of_reading(error: &RemoteError) -> Self {
+    pub(crate) fn of_reading(error: &RemoteError) -> Self {
         use ErrorKind::*;
         let failed = Self::from(error.clone());
         match error.kind {
@@ -191,9 +201,8 @@ impl From<RemoteError> for CliError {
             UnsafeFile => ExitCode::UnsafeFile,
             Local => ExitCode::Io,
             NotFound | Denied | NoCredentials | ExpiredCredentials | ClockSkew | Throttled | Timeout
-            | Unreachable | Unavailable | Damaged | Full | Unsupported | Misconfigured | NoObjectLock => {
-                ExitCode::Remote
-            }
+            | Unreachable | Unavailable | Damaged | Full | Unsupported | Archived | Misconfigured
+            | NoObjectLock => ExitCode::Remote,
         };
         Self { code, hint: error.kind.hint().map(String::from), message: error.message }
     }

@@ -188,7 +188,7 @@ impl Reach {
         }
         // Objects may be locked there, and something else lie on top of them; or on top of the header.
         let settings = Settings { by_version: true, ..self.settings.clone() };
-        let remote = remote::open(&settings, &open)?;
+        let remote = remote::open(&settings, &open).map_err(|e| CliError::of_reading(&e))?;
         let failed = |e: std::io::Error| {
             CliError::new(ExitCode::Io, format!("the cache in {}: {e}", super::show_path(&self.cache_dir)))
                 .hint("--cache-dir chooses another place for it")

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::browse::{Use, open_target};
-use super::error::{CliResult, ExitCode};
+use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::{Output, human_bytes};
+use super::place::Place;
 use super::session;
 use super::unlock::UnlockArgs;
-use crate::snapshot::restore::{EXISTS, Overwrite, Progress, RestoreOpts, restore};
+use crate::snapshot::restore::{EXISTS, GiveUp, Overwrite, Progress, RestoreOpts, restore};
 
 /// Arguments of `restore`.
 #[derive(Args, Debug)]
@@ -58,13 +59,22 @@ pub(crate) struct RestoreArgs {
 /// Restores.
 pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
     let (place, [target]) = args.from.place(args.vault.as_deref(), [args.target.as_deref()])?;
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    bring_back(args, &place, target.as_deref(), out).map_err(|error| place.told(error))
+}
+
+fn bring_back(args: &RestoreArgs, place: &Place, target: Option<&str>, out: &Output) -> CliResult {
+    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
     let usage = if args.dry_run { Use::Trees } else { Use::Data };
-    let target = open_target(&vault, target.as_deref().unwrap_or("latest:/"), usage)?;
+    let target = open_target(&vault, target.unwrap_or("latest:/"), usage)?;
     let source = if args.dry_run { Arc::clone(&target.source) } else { target.ahead()? };
     let total = (target.path == b"/").then_some(target.bytes);
     let bar = out.progress(total, "restoring");
+    let give_up = vault
+        .from
+        .clone()
+        .map_or_else(GiveUp::default, |disk| GiveUp::when(move |error| disk.is_lost(error)));
     let opts = RestoreOpts {
+        give_up,
         dry_run: args.dry_run,
         overwrite: if args.overwrite { Overwrite::Replace } else { Overwrite::Refuse },
         owners: !args.no_owner,
@@ -100,6 +110,17 @@ pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
             report.links,
             target.seq
         ));
+    }
+    if let Some(error) = report.stopped.as_ref().filter(|_| args.dry_run) {
+        return Err(CliError::lost(error).hint("nothing was written; try again when the remote is back"));
+    }
+    if let Some(error) = &report.stopped {
+        return Err(CliError::lost(error).hint(format!(
+            "{} files stand in {}, whole; the rest was not tried. When the remote is back, the same command restores what is \
+             missing, and names what is there; with --overwrite it begins anew",
+            report.files,
+            super::show_path(&args.to)
+        )));
     }
     Ok(if report.is_complete() { ExitCode::Ok } else { ExitCode::Partial })
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::cache::PackCache;
 use super::headers::{RemoteHeader, remote_header};
@@ -14,9 +15,11 @@ use super::scratch::{Scratch, UNIT};
 use super::{CACHE_BYTES_MIN, FetchOptions, remote_cause, to_io};
 use crate::disk::{DirItem, Disk, DiskFile, DiskLock, OpenMode, Space};
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
-use crate::format::pack::{PACK_HEADER_LEN, TRAILER_LEN, parse_pack_path};
+use crate::format::pack::{PACK_HEADER_LEN, PACK_LEN_MAX, TRAILER_LEN, parse_pack_path};
 use crate::format::{PackKind, PackName};
 use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
+use crate::store::error::StoreError;
+use crate::store::header::HEADER_PATH;
 
 /// The most chain files of a vault that is read from a remote: one each half hour for fifteen years.
 const CHAIN_FILES_MAX: usize = 1 << 18;
@@ -32,6 +35,9 @@ const SMALL_PACK: u64 = 16 << 10;
 const ENDS_AHEAD: usize = 512;
 /// ... and stay here until then if they take no more than this part of the cache.
 const ENDS_PART: u64 = 8;
+/// Whether a remote is still there is waited for this part of the time that bytes are waited for, or at least so long.
+const ASK_PART: u32 = 16;
+const ASK_LEAST: Duration = Duration::from_secs(10);
 /// Packs by name, with their lengths.
 type Listing = Arc<BTreeMap<PackName, u64>>;
 
@@ -41,6 +47,7 @@ pub struct RemoteDisk {
     reads: Arc<Reads>,
     jobs: usize,
     cache_bytes: u64,
+    patience: Duration,
     /// Packs that matter; `None`: all.
     named: Mutex<Option<BTreeSet<PackName>>>,
     listing: Mutex<Option<Listing>>,
@@ -107,6 +114,7 @@ impl RemoteDisk {
             reads: Arc::new(Reads::new(cache, options.read_ahead)),
             jobs: options.jobs.max(1),
             cache_bytes,
+            patience: options.patience,
             named: Mutex::default(),
             listing: Mutex::default(),
             chain: Mutex::default(),
@@ -126,6 +134,31 @@ impl RemoteDisk {
     /// As [`remote_header`].
     pub fn header(&self) -> super::Result<RemoteHeader> {
         remote_header(self.remote.as_ref())
+    }
+
+    /// Whether an error in reading means that nothing more can be read: then the remote is asked, too, whether it is still
+    /// there. Else it is about one object, and others may well be read.
+    #[must_use]
+    pub fn is_lost(&self, error: &StoreError) -> bool {
+        let StoreError::Io { source, .. } = error else { return false };
+        let Some(cause) = remote_cause(source) else { return false };
+        match cause.kind.is_retryable() {
+            true => !self.answers(),
+            false => !cause.kind.may_be_one_objects(),
+        }
+    }
+
+    /// Whether the remote answers, in a time that is short beside the one that was waited for it already.
+    fn answers(&self) -> bool {
+        let (remote, (sender, receiver)) = (Arc::clone(&self.remote), std::sync::mpsc::channel());
+        let asked = std::thread::Builder::new().name("sr-ask".into()).spawn(move || {
+            let answer = key(HEADER_PATH).and_then(|key| remote.head(&key));
+            if sender.send(answer.err().is_none_or(|error| !error.kind.is_retryable())).is_err() {
+                tracing::debug!("the remote answered when nobody waited any more");
+            }
+        });
+        let patience = (self.patience / ASK_PART).max(self.patience.min(ASK_LEAST));
+        asked.is_ok() && receiver.recv_timeout(patience).unwrap_or(false)
     }
 
     /// Says which packs matter: those that the chain names. Others are passed over when packs are listed, so that a
@@ -184,24 +217,36 @@ impl RemoteDisk {
                 ends(*len, trailers && stays(batch)).for_each(|range| self.reads.cache().plan(name, range));
             }
         };
-        let mut kinds = BTreeMap::new();
+        let (mut kinds, mut refused) = (BTreeMap::new(), None);
         plan(0);
         for (n, batch) in batches.iter().enumerate() {
             plan(n + 1);
             for (name, len) in *batch {
-                if let Some(kind) = self.kind(name, *len)? {
-                    kinds.insert(*name, kind);
-                    self.reads.is_of(name, kind);
+                match self.kind(name, *len) {
+                    Ok(Some(kind)) => {
+                        kinds.insert(*name, kind);
+                        self.reads.is_of(name, kind);
+                    }
+                    Ok(None) => {}
+                    // Said again, and named, when something of it is wanted.
+                    Err(e) if remote_cause(&e).is_some_and(|cause| cause.kind.may_be_one_objects()) => {
+                        refused.get_or_insert(e);
+                    }
+                    Err(e) => return Err(e),
                 }
                 if !stays(n) {
                     self.reads.cache().unplan(name, &(0..*len));
                 }
             }
         }
-        Ok(kinds)
+        match refused {
+            // Not one of them can be read: archived, or these credentials may not.
+            Some(error) if kinds.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(kinds),
+        }
     }
 
-    /// The kind of a pack; `None`: it is missing, or makes no sense.
+    /// The kind of a pack; `None`: it makes no sense.
     fn kind(&self, name: &PackName, len: u64) -> io::Result<Option<PackKind>> {
         // FORMAT section 5: the kind stands behind the magic.
         let mut start = [0; 9];
@@ -209,18 +254,15 @@ impl RemoteDisk {
         if header.end < start.len() as u64 {
             return Ok(None);
         }
-        match self.reads.cache().read(name, &mut start, 0, &header) {
-            Ok(()) => Ok(PackKind::from_u8(start[8]).ok()),
-            // Said again, and named, when something of it is wanted.
-            Err(e) if remote_cause(&e).is_some_and(|cause| cause.kind.may_be_one_objects()) => Ok(None),
-            Err(e) => Err(e),
-        }
+        self.reads.cache().read(name, &mut start, 0, &header)?;
+        Ok(PackKind::from_u8(start[8]).ok())
     }
 
     /// Those of some packs that are listed, with their lengths.
     fn present<'a>(&self, names: impl Iterator<Item = &'a PackName>) -> io::Result<Vec<(PackName, u64)>> {
         let packs = self.packs().map_err(to_io)?;
-        Ok(names.filter_map(|name| Some((*name, *packs.get(name)?))).collect())
+        let fits = |(_, len): &(PackName, u64)| *len <= PACK_LEN_MAX;
+        Ok(names.filter_map(|name| Some((*name, *packs.get(name)?))).filter(fits).collect())
     }
 
     /// Says that packs will be looked into, in the order of their names: their ends are fetched some way ahead.
@@ -335,10 +377,12 @@ impl RemoteDisk {
                                 chain.bytes_kept += bytes.len() as u64;
                                 chain.kept.insert(path, bytes);
                             }
+                            // Asked for again by who reads it, and then told.
                             Err(error) => {
-                                // Asked for again by who reads it, and then told.
                                 tracing::debug!(path, %error, "fetching");
-                                return;
+                                if !error.kind.may_be_one_objects() {
+                                    return;
+                                }
                             }
                         }
                     }
@@ -371,6 +415,11 @@ impl Disk for RemoteDisk {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{path}: no such object"));
         let name = parse_pack_path(path).ok_or_else(missing)?;
         let len = *self.packs().map_err(to_io)?.get(&name).ok_or_else(missing)?;
+        // FORMAT PACK-1: before anything is reckoned with it.
+        if len > PACK_LEN_MAX {
+            let text = format!("{path} has {len} bytes, more than any pack");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         let place = lock(&self.sweep).names.binary_search_by_key(&name, |(name, _)| *name);
         if let Ok(at) = place {
             self.sweep_to(at);
@@ -450,12 +499,12 @@ impl Disk for RemoteDisk {
     }
 
     fn read_file(&self, path: &str, max: u64) -> io::Result<Vec<u8>> {
-        let known = {
+        let (known, others) = {
             let chain = lock(&self.chain);
             if let Some(bytes) = chain.kept.get(path).filter(|bytes| bytes.len() as u64 <= max) {
                 return Ok(bytes.clone());
             }
-            chain.lens.get(path).copied()
+            (chain.lens.get(path).copied(), !chain.kept.is_empty())
         };
         let len = match known {
             Some(len) => len,
@@ -464,7 +513,11 @@ impl Disk for RemoteDisk {
         if len > max {
             return Err(to_io(hostile(&format!("{path} has {len} bytes, more than the {max} expected"))));
         }
-        self.get_file(path, len).map_err(to_io)
+        self.get_file(path, len).map_err(|error| match error.kind.may_be_one_objects() {
+            // A snapshot file that was listed and can't be read is a bad one, if others can be: all else is still of use.
+            true if known.is_some() && others => io::Error::new(io::ErrorKind::InvalidData, error),
+            _ => to_io(error),
+        })
     }
 }
 

@@ -26,6 +26,8 @@ const PIECE: u64 = 8 << 20;
 const CHAIN_JOBS_MAX: usize = 4;
 /// The most chain files that a listing may have: one each minute for two years.
 const CHAIN_FILES_MAX: usize = 1 << 20;
+/// The most of them that may be longer than any chain file: each is named.
+const DAMAGED_MAX: usize = 10_000;
 /// So many files that have the name of a chain file and are none are looked into, and so many of their bytes.
 const BAD_FILES_MAX: u64 = 64;
 const BAD_BYTES_MAX: u64 = 256 << 20;
@@ -169,7 +171,7 @@ pub(super) fn fetch_chain(
             }
             None => report.foreign += 1,
         }
-        if listed.len() + report.damaged.len() > CHAIN_FILES_MAX {
+        if listed.len() > CHAIN_FILES_MAX || report.damaged.len() > DAMAGED_MAX {
             return Err(RemoteError::new(ErrorKind::Corrupt, "snapshots/: more files than any vault has"));
         }
         Ok(())

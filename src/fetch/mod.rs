@@ -93,9 +93,8 @@ pub(crate) fn to_io(error: RemoteError) -> io::Error {
     let kind = match error.kind {
         ErrorKind::NotFound => io::ErrorKind::NotFound,
         ErrorKind::Corrupt => io::ErrorKind::InvalidData,
-        ErrorKind::Denied | ErrorKind::NoCredentials | ErrorKind::ExpiredCredentials => {
-            io::ErrorKind::PermissionDenied
-        }
+        // Of this object perhaps alone.
+        kind if kind.may_be_one_objects() => io::ErrorKind::PermissionDenied,
         ErrorKind::Timeout => io::ErrorKind::TimedOut,
         _ => io::ErrorKind::Other,
     };

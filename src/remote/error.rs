@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Untrusted,
     /// The endpoint can't do what is needed.
     Unsupported,
+    /// The object is in an archive, and can't be read at once.
+    Archived,
     /// The settings are wrong: no such bucket, directory, region.
     Misconfigured,
     /// Objects are to be locked, and this place can't.
@@ -62,6 +64,7 @@ impl ErrorKind {
             | Self::Corrupt
             | Self::Untrusted
             | Self::Unsupported
+            | Self::Archived
             | Self::Misconfigured
             | Self::NoObjectLock
             | Self::UnsafeFile
@@ -75,7 +78,12 @@ impl ErrorKind {
     pub fn may_be_one_objects(self) -> bool {
         matches!(
             self,
-            Self::NotFound | Self::Corrupt | Self::Denied | Self::Misconfigured | Self::Unsupported
+            Self::NotFound
+                | Self::Corrupt
+                | Self::Denied
+                | Self::Misconfigured
+                | Self::Unsupported
+                | Self::Archived
         )
     }
 
@@ -112,6 +120,10 @@ impl ErrorKind {
                  it is never accepted unseen",
             ),
             Self::Unsupported => Some("`strongroom remote test` says what this endpoint can do"),
+            Self::Archived => Some(
+                "get it out of the archive at the provider first (S3: `aws s3api restore-object`), then try again; for the future, \
+                 `remote add --replace --storage-class` with a class that can be read at once",
+            ),
             Self::Misconfigured => Some("`strongroom remote list` shows the settings"),
             Self::NoObjectLock => Some(
                 "contrib/iam/README.md has the commands that make a bucket with Object Lock; to ship without, `remote add --replace` \

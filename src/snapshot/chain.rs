@@ -207,7 +207,7 @@ impl Chain {
         let bytes = match disk.read_file(path, CHAIN_FILE_LEN_MAX as u64) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                return Ok(Err("longer than a chain file may be, or not a regular file (SNAP-6)".into()));
+                return Ok(Err(format!("can't be read as a chain file: {e}")));
             }
             Err(e) => return Err(StoreError::io(format!("reading {path}"), e)),
         };

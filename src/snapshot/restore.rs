@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -59,11 +59,43 @@ pub struct RestoreOpts {
     pub owners: bool,
     /// Threads that write file contents.
     pub workers: usize,
+    /// When to stop.
+    pub give_up: GiveUp,
 }
 
 impl Default for RestoreOpts {
     fn default() -> Self {
-        RestoreOpts { dry_run: false, overwrite: Overwrite::Refuse, owners: true, workers: 3 }
+        RestoreOpts {
+            dry_run: false,
+            overwrite: Overwrite::Refuse,
+            owners: true,
+            workers: 3,
+            give_up: GiveUp::default(),
+        }
+    }
+}
+
+/// Judges an error in reading: whether everything that comes would fail as well. By default nothing does: a damaged pack
+/// costs only what is in it.
+#[derive(Clone, Default)]
+pub struct GiveUp(Option<Arc<Judge>>);
+
+type Judge = dyn Fn(&StoreError) -> bool + Send + Sync;
+
+impl GiveUp {
+    /// Stops at the first error for which `judge` says so.
+    pub fn when(judge: impl Fn(&StoreError) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(judge)))
+    }
+
+    fn at(&self, error: &StoreError) -> bool {
+        self.0.as_ref().is_some_and(|judge| judge(error))
+    }
+}
+
+impl std::fmt::Debug for GiveUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("GiveUp").field(&self.0.is_some()).finish()
     }
 }
 
@@ -107,12 +139,15 @@ pub struct RestoreReport {
     pub warnings: Vec<String>,
     /// Nothing was written.
     pub dry_run: bool,
+    /// Why it was given up, if it was: what is not counted here was not tried.
+    #[serde(skip)]
+    pub stopped: Option<Arc<StoreError>>,
 }
 
 impl RestoreReport {
     /// Returns whether every entry was restored. Warnings about attributes don't count.
     pub fn is_complete(&self) -> bool {
-        self.errors.is_empty()
+        self.errors.is_empty() && self.stopped.is_none()
     }
 }
 
@@ -182,6 +217,7 @@ pub(super) struct Job<'a> {
     bytes: AtomicU64,
     links: Mutex<HashMap<u64, LinkState>>,
     link_done: Condvar,
+    stopped: OnceLock<Arc<StoreError>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -206,6 +242,7 @@ impl<'a> Job<'a> {
             bytes: AtomicU64::new(0),
             links: Mutex::default(),
             link_done: Condvar::new(),
+            stopped: OnceLock::new(),
         }
     }
 
@@ -214,6 +251,7 @@ impl<'a> Job<'a> {
         let warnings = self.warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
         report.warnings = warnings.into_iter().map(|(what, n)| format!("{what} ({n} entries)")).collect();
         report.bytes = self.bytes.into_inner();
+        report.stopped = self.stopped.into_inner();
         report.errors.sort_by(|a, b| a.path.cmp(&b.path));
         report
     }
@@ -225,6 +263,18 @@ impl<'a> Job<'a> {
             report.errors.push(Failure { path, what: what.to_string() });
         } else {
             report.errors_omitted += 1;
+        }
+    }
+
+    /// An entry could not be read or written; perhaps none will be from now on.
+    fn failed(&self, path: &[u8], error: StoreError) {
+        if self.stopped.get().is_some() {
+            return;
+        }
+        match self.opts.give_up.at(&error) {
+            // Another thread may have been first.
+            true => drop(self.stopped.set(Arc::new(error))),
+            false => self.fail(path, &why(&error)),
         }
     }
 
@@ -278,7 +328,10 @@ impl<'a> Job<'a> {
         for item in self.reader.walk(entry) {
             match item {
                 Ok(item) => check(&item.path, &item.entry),
-                Err(e) => self.fail(&e.path, &e.source.to_string()),
+                Err(e) => self.failed(&e.path, e.source),
+            }
+            if self.stopped.get().is_some() {
+                return;
             }
         }
     }
@@ -334,7 +387,10 @@ impl<'a> Job<'a> {
             // The guard is dropped before the work starts.
             let job = lock(receiver).recv();
             let Ok(FileJob { dir, entry }) = job else { return };
-            self.file(&dir, &entry);
+            match self.stopped.get() {
+                None => self.file(&dir, &entry),
+                Some(_) => self.settle_link(&entry, b"", false),
+            }
             release(self, dir);
         }
     }
@@ -346,14 +402,16 @@ impl<'a> Job<'a> {
         let mut stack: Vec<(Arc<DirState>, DirIter<'_>)> = Vec::new();
         match self.reader.entries(object, None) {
             Ok(iter) => stack.push((Arc::clone(root), iter)),
-            Err(e) => return self.fail(b"", &e.to_string()),
+            Err(e) => return self.failed(b"", e),
         }
         while let Some((dir, iter)) = stack.last_mut() {
-            let entry = match iter.next_entry() {
+            // The directories that are there get their attributes all the same.
+            let next = if self.stopped.get().is_some() { Ok(None) } else { iter.next_entry() };
+            let entry = match next {
                 Ok(Some(entry)) => entry,
                 end => {
                     if let Err(e) = end {
-                        self.fail(&dir.path, &e.to_string());
+                        self.failed(&dir.path, e);
                     }
                     if let Some((dir, _)) = stack.pop() {
                         release(self, dir);
@@ -379,7 +437,7 @@ impl<'a> Job<'a> {
                     self.done(&entry);
                     stack.push(level);
                 }
-                Err(e) => self.fail(&path, &why(&e)),
+                Err(e) => self.failed(&path, e),
             }
         }
     }
@@ -464,10 +522,10 @@ impl<'a> Job<'a> {
         drop(links);
         let made = match first {
             None => {
-                return {
+                if self.stopped.get().is_none() {
                     self.fail(path, "its content failed at another name of it");
-                    true
-                };
+                }
+                return true;
             }
             Some(first) => self.link(dir, entry, &first, root),
         };
@@ -543,7 +601,7 @@ impl<'a> Job<'a> {
         self.settle_link(entry, &path, made.is_ok());
         match made {
             Ok(()) => self.done(entry),
-            Err(e) => self.fail(&path, &why(&e)),
+            Err(e) => self.failed(&path, e),
         }
     }
 

@@ -96,7 +96,7 @@ impl ColdPacks {
             for (name, read) in some.iter().zip(cold.read_footers(some, jobs)) {
                 match read {
                     Ok(footer) => cold.add(*name, &footer)?,
-                    Err(error @ StoreError::Corrupt(_)) => cold.problems.push((*name, error)),
+                    Err(error) if is_of_one_pack(&error) => cold.problems.push((*name, error)),
                     Err(error) => return Err(error),
                 }
             }
@@ -265,6 +265,15 @@ impl std::fmt::Debug for ColdPacks {
             .field("chunks", &self.index.len())
             .field("problems", &self.problems.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether only the pack that was looked into can't be read.
+fn is_of_one_pack(error: &StoreError) -> bool {
+    match error {
+        StoreError::Corrupt(_) => true,
+        StoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use strongroom::remote::{
@@ -270,4 +270,146 @@ fn a_storm_of_troubles_passes() {
         assert_eq!(tree.read(&found.content, found.size, 0, &mut bytes).unwrap(), 400_000);
         assert_eq!(bytes, fs::read(world.source(file)).unwrap());
     }
+}
+
+/// Lets the data of a pack be read so often (header, trailer and footer are three times), then calls `then`.
+fn after_its_ends<F>(pack: &Path, then: F) -> impl Fn(&str, &str) -> bool + Send + Sync + use<F>
+where
+    F: Fn() + Send + Sync + 'static,
+{
+    let (name, gets) = (pack.file_name().unwrap().to_str().unwrap().to_string(), AtomicU64::new(0));
+    move |op, key| {
+        let data = op == "get" && key.contains(&name) && gets.fetch_add(1, Ordering::SeqCst) >= 3;
+        if data {
+            then();
+        }
+        data
+    }
+}
+
+/// The remote goes away in the middle of a restore: it ends there, and does not try every file in turn.
+#[test]
+fn a_remote_that_is_lost_ends_a_restore() {
+    let (world, packs) = three_files();
+    let server = Server::start();
+    let settings = s3_settings(&server, &world.sandbox.path(""));
+    copy_to(&world, &server);
+    let dead = Arc::new(AtomicBool::new(false));
+    let (dies, is_dead) = (Arc::clone(&dead), Arc::clone(&dead));
+    let at_data = after_its_ends(&packs[1], move || dies.store(true, Ordering::SeqCst));
+    server.set_trouble(move |_, op, key| {
+        (at_data(op, key) || is_dead.load(Ordering::SeqCst)).then_some(Trouble::Before("InternalError", 500))
+    });
+    let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
+    let (out, target) = (world.sandbox.str("out"), world.at("3", ""));
+    let rest = [&target, "--to", &out, "--remote-timeout", "1s", "--jobs", "1"];
+    let said = world.from(&["restore"], &flags, &rest).fails(24);
+    assert!(said.contains("the remote was lost") && said.contains("restores what is missing"), "{said}");
+    assert!(!said.contains("two: ") && !said.contains("three: "), "no file is to blame: {said}");
+    for name in ["one", "two", "three"] {
+        let restored = fs::read(world.sandbox.path("out").join(name));
+        assert!(restored.is_err() || restored.unwrap() == fs::read(world.source(name)).unwrap(), "{name}");
+    }
+    assert!(!world.sandbox.path("out/two").exists());
+    // It is back, and the same command goes on.
+    server.calm();
+    let done = world.from(&["restore"], &flags, &rest[..3]);
+    assert!(matches!(done.code, 0 | 3), "{done:?}");
+    // The directory was there already, so it keeps the time that it got.
+    world.sandbox.tool("diff", ["-r", &world.sandbox.str("source"), &out]).ok();
+}
+
+/// One object that can't be read, however often it is tried, costs only the files that stand in it.
+#[test]
+fn one_object_that_fails_for_good_ends_nothing() {
+    for trouble in [Trouble::Before("InternalError", 500), Trouble::Before("InvalidObjectState", 403)] {
+        let (world, packs) = three_files();
+        let server = Server::start();
+        let settings = s3_settings(&server, &world.sandbox.path(""));
+        copy_to(&world, &server);
+        let at_data = after_its_ends(&packs[1], || {});
+        server.set_trouble(move |_, op, key| at_data(op, key).then_some(trouble));
+        let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
+        let (out, target) = (world.sandbox.str("out"), world.at("3", ""));
+        let said =
+            world.from(&["restore"], &flags, &[&target, "--to", &out, "--remote-timeout", "1s"]).fails(3);
+        assert!(said.contains("two: "), "{said}");
+        assert_eq!(
+            said.contains("it is archived"),
+            trouble != Trouble::Before("InternalError", 500),
+            "{said}"
+        );
+        for name in ["one", "three"] {
+            let restored = fs::read(world.sandbox.path("out").join(name)).unwrap();
+            assert_eq!(restored, fs::read(world.source(name)).unwrap(), "{name}");
+        }
+        assert!(!world.sandbox.path("out/two").exists());
+    }
+}
+
+/// A snapshot file that is listed and can't be read is named; what does not need it is there.
+#[test]
+fn a_snapshot_file_that_can_not_be_read_hides_no_other() {
+    let (world, _) = three_files();
+    let server = Server::start();
+    let settings = s3_settings(&server, &world.sandbox.path(""));
+    copy_to(&world, &server);
+    let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
+    for (trouble, word) in [
+        (Trouble::Before("NoSuchKey", 404), "NoSuchKey"),
+        (Trouble::Before("InvalidObjectState", 403), "it is archived"),
+        (Trouble::Before("AccessDenied", 403), "AccessDenied"),
+    ] {
+        let at = |op: &str, key: &str| op == "get" && key.contains("snapshots/0000000002-");
+        server.set_trouble(move |_, op, key| at(op, key).then_some(trouble));
+        let done = world.from(&["snapshot", "list"], &flags, &["--json"]);
+        assert!(
+            done.stderr.contains("snapshots/0000000002-") && done.stderr.contains(word),
+            "{}",
+            done.stderr
+        );
+        let list = done.json();
+        let seqs: Vec<u64> = list.as_array().unwrap().iter().map(|s| s["seq"].as_u64().unwrap()).collect();
+        assert_eq!(seqs, [1, 3], "{list}");
+        let out = tempfile::tempdir_in(world.sandbox.path("")).unwrap();
+        let to = out.path().join("out");
+        let target = world.at("latest", "");
+        world.from(&["restore"], &flags, &[&target, "--to", to.to_str().unwrap()]).ok();
+        assert_eq!(fs::read(to.join("one")).unwrap(), fs::read(world.source("one")).unwrap());
+        assert!(!to.join("two").exists(), "what the third snapshot needs is not known without the second");
+    }
+    // None of them: that is no vault without snapshots.
+    server.set_trouble(|_, op, key| {
+        (op == "get" && key.contains("snapshots/")).then_some(Trouble::Before("AccessDenied", 403))
+    });
+    world.from(&["snapshot", "list"], &flags, &[]).fails(24);
+}
+
+/// Everything was moved into an archive: the message says so, and what to do.
+#[test]
+fn an_archive_is_told_from_a_refusal() {
+    let (world, _) = three_files();
+    let server = Server::start();
+    let settings = s3_settings(&server, &world.sandbox.path(""));
+    copy_to(&world, &server);
+    let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
+    server.set_trouble(|_, op, key| {
+        (op == "get" && key.contains("packs/")).then_some(Trouble::Before("InvalidObjectState", 403))
+    });
+    let out = world.sandbox.str("out");
+    let said = world.from(&["restore"], &flags, &["latest:/", "--to", &out]).fails(24);
+    assert!(said.contains("it is archived") && said.contains("restore-object"), "{said}");
+}
+
+/// What is damaged at a remote is not looked for in a directory here.
+#[test]
+fn advice_fits_the_place() {
+    let (world, packs) = three_files();
+    let mut bytes = fs::read(&packs[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&packs[1], bytes).unwrap();
+    let target = world.at("latest", "/two");
+    let said = world.from(&["cat"], &from_url(&world.usb_url()), &[&target]).fails(18);
+    assert!(!said.contains("fsck.strongroom") && said.contains("`strongroom clone`"), "{said}");
 }

@@ -31,7 +31,13 @@ where
                 (code, Some(message)) => format!("{} ({})", printable(message), printable(code)),
                 (code, None) => printable(code),
             };
-            with(lock_trouble(meta.message()).unwrap_or_else(|| kind_of(code, status)), &text)
+            let kind = lock_trouble(meta.message()).unwrap_or_else(|| kind_of(code, status));
+            match kind {
+                ErrorKind::Archived => {
+                    with(kind, &format!("it is archived, and can't be read at once: {text}"))
+                }
+                _ => with(kind, &text),
+            }
         }
         SdkError::TimeoutError(_) => with(ErrorKind::Timeout, "no answer in time"),
         other => {
@@ -109,6 +115,7 @@ fn kind_of(code: &str, status: u16) -> ErrorKind {
         | "XMinioAdminBucketQuotaExceeded"
         | "EntityTooLarge"
         | "StorageQuotaExceeded" => ErrorKind::Full,
+        "InvalidObjectState" => ErrorKind::Archived,
         "NotImplemented" | "MethodNotAllowed" | "NotSupported" => ErrorKind::Unsupported,
         _ => kind_of_status(status),
     }
@@ -184,6 +191,7 @@ mod tests {
             ("", 403, ErrorKind::Denied),
             ("RequestTimeTooSkewed", 403, ErrorKind::ClockSkew),
             ("ExpiredToken", 400, ErrorKind::ExpiredCredentials),
+            ("InvalidObjectState", 403, ErrorKind::Archived),
             ("SignatureDoesNotMatch", 403, ErrorKind::NoCredentials),
             ("SlowDown", 503, ErrorKind::Throttled),
             ("", 429, ErrorKind::Throttled),

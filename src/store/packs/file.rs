@@ -62,7 +62,8 @@ pub(crate) struct FileHash {
 pub(crate) fn open_file(disk: &dyn Disk, path: &str, mode: OpenMode) -> Result<Arc<dyn DiskFile>> {
     disk.open(path, mode).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => StoreError::Corrupt(format!("{path} is missing")),
-        io::ErrorKind::InvalidData => StoreError::Corrupt(format!("{path} is not a regular file")),
+        // Not a regular file, or of a length that no pack has; the text names it.
+        io::ErrorKind::InvalidData => StoreError::Corrupt(e.to_string()),
         _ => StoreError::io(format!("open {path}"), e),
     })
 }
