@@ -180,6 +180,7 @@ impl Reach {
             let slowest = (PIECE as f64 / timeout.as_secs_f64().max(0.1)) as u64;
             let answer = open.times.answer.min(timeout);
             open.times = Times { answer, slowest: open.times.slowest.max(slowest) };
+            open.stuck_after = timeout;
             fetch.patience = timeout;
         }
         if let Some(limit) = self.limit_download.or(self.settings.limit_download) {

@@ -10,6 +10,7 @@
 //! The trait is synchronous, as everything above it. What needs a runtime (S3) keeps a small one for itself; no other module
 //! knows of it. What is common to all remotes (trying again, speed limits, counting) wraps one remote in another.
 
+mod bounded;
 mod count;
 mod dir;
 mod error;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub use bounded::Bounded;
 pub use count::{Counted, Counters};
 pub use dir::DirRemote;
 pub use error::{ErrorKind, RemoteError, Result};

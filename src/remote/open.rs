@@ -1,13 +1,19 @@
 //! Settings to a remote: the right kind, inside what all kinds need.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::bounded;
 use super::location::{Location, Settings};
 use super::{
-    Counted, Counters, DirRemote, Limited, Limiter, Pause, RealPause, Remote, Result, RetryPolicy, Retrying,
-    S3Remote, SftpRemote, Times,
+    Bounded, Counted, Counters, DirRemote, Limited, Limiter, Pause, RealPause, Remote, Result, RetryPolicy,
+    Retrying, S3Remote, SftpRemote, Times,
 };
 use crate::env::{Env, SystemEnv};
+
+/// The longest time that a directory may take for one call: disks that sleep, and large directories on slow ones, take
+/// their time.
+const STUCK_AFTER: Duration = Duration::from_secs(1200);
 
 /// What does not depend on the remote.
 #[derive(Clone, Debug)]
@@ -26,6 +32,8 @@ pub struct OpenOptions {
     pub limit_download: Option<u64>,
     /// Deadlines of S3 requests.
     pub times: Times,
+    /// A directory that gives no answer for so long, as one on a network filesystem may, is given up.
+    pub stuck_after: Duration,
 }
 
 impl Default for OpenOptions {
@@ -38,6 +46,7 @@ impl Default for OpenOptions {
             limit_upload: None,
             limit_download: None,
             times: Times::default(),
+            stuck_after: STUCK_AFTER,
         }
     }
 }
@@ -60,7 +69,13 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
         false => RetryPolicy::NETWORK,
     });
     let base: Arc<dyn Remote> = match location {
-        Location::Dir { path } => Arc::new(DirRemote::open(&settings.url, &path, Arc::clone(env))?),
+        Location::Dir { path } => {
+            let (url, own) = (settings.url.clone(), Arc::clone(env));
+            let dir = bounded::within(&settings.url, options.stuck_after, move || {
+                DirRemote::open(&url, &path, own)
+            })?;
+            Arc::new(Bounded::new(Arc::new(dir), options.stuck_after))
+        }
         Location::S3 { bucket, prefix } => {
             let times = Times { slowest, ..options.times };
             Arc::new(S3Remote::open(settings, &bucket, &prefix, times, Arc::clone(env))?)

@@ -113,3 +113,27 @@ fn heavy_unmounting_does_not_wait_for_the_remote() {
     // The kernel lets nobody out of a read that was handed over: only the deadline does.
     assert_eq!(reader.join().unwrap().unwrap_err().raw_os_error(), Some(5));
 }
+
+/// A directory whose filesystem does not answer any more, as one of a file server that is gone: here it is a mount of ours whose
+/// daemon sleeps.
+#[test]
+fn heavy_a_directory_that_hangs_is_given_up() {
+    require_fuse();
+    let world = World::new();
+    fs::write(world.source("file"), "content").unwrap();
+    world.snapshot();
+    world.ship();
+    world.sandbox.mount();
+    world.sandbox.sh("cp -r usb decrypted/copy").ok();
+    let url = format!("file://{}", world.sandbox.mountpoint().join("copy").display());
+    let list = |more: &[&str]| world.from(&["ls"], &from_url(&url), more);
+    list(&[]).ok();
+    let pid = world.sandbox.daemon_pid();
+    crate::common::signal(pid, rustix::process::Signal::STOP);
+    let done = list(&["--remote-timeout", "1s"]);
+    crate::common::signal(pid, rustix::process::Signal::CONT);
+    let said = done.fails(24);
+    assert!(said.contains("no answer within 1.0 s") && said.contains("--remote-timeout"), "{said}");
+    list(&[]).ok();
+    world.sandbox.umount();
+}
