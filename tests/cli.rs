@@ -438,6 +438,13 @@ fn heavy_json_of_every_verb() {
     session.run(&["ship", vault, "--dry-run"]);
     session.run(&["ship", vault, "--verify"]);
     session.run_until_a_line(&["ship", vault, "--watch"]);
+    let copy = sandbox.str("copy");
+    session.run(&["clone", &usb, &copy, "--dry-run"]);
+    session.run(&["clone", &usb, &copy]);
+    session.run(&["snapshot", "create", vault, "--force", "-S"]);
+    session.run(&["ship", vault]);
+    session.run(&["pull", &copy, "--dry-run"]);
+    session.run(&["pull", &copy]);
     session.run(&["remote", "remove", vault, "usb"]);
     assert!(!session.text.contains(&pass), "nothing of this machine is left in the text");
     assert_text("json", &session.text);

@@ -675,3 +675,41 @@ fn a_cap_that_is_too_low_is_said() {
     let said = world.sandbox.run(["ship", world.vault(), "--to", "safe"]).fails(24);
     assert!(said.contains("may not extend"), "{said}");
 }
+
+/// A clone of a locked place says that it would lock nothing, and which command goes on with the promise.
+#[test]
+fn a_clone_of_a_locked_place_says_how_to_go_on_locking() {
+    let world = World::new();
+    world.snapshot("one", &pattern(10_000, 1));
+    world.add("safe", &world.settings).ok();
+    world.sandbox.run(["ship", world.vault()]).ok();
+    let settings = &world.settings;
+    let credentials = settings.credentials_file.as_ref().unwrap().to_str().unwrap();
+    let flags = [
+        "--path-style",
+        "--endpoint",
+        settings.endpoint.as_deref().unwrap(),
+        "--credentials-file",
+        credentials,
+    ];
+    let clone = |to: &str, more: &[&str]| {
+        let to = world.sandbox.str(to);
+        world.sandbox.run([&["clone", &settings.url, &to][..], &flags, more].concat())
+    };
+    let done = clone("copy", &[]);
+    assert!(done.code == 0 && done.stderr.contains("(compliance, the header until 20"), "{done:?}");
+    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.contains("remote add")).collect();
+    let command = lines[0].trim().replace("DAYS", &DAYS.to_string());
+    let words: Vec<&str> = command.strip_prefix("strongroom ").unwrap().split(' ').collect();
+    let copy = world.sandbox.str("copy");
+    let ship = || world.sandbox.run(["ship", &copy, "--json"]).json();
+    assert!(ship()["lock"].is_null(), "as it was cloned");
+    world.sandbox.run(words).ok();
+    assert_eq!(ship()["lock"]["days"], DAYS);
+    // With the flags, and in JSON.
+    let days = DAYS.to_string();
+    let done = clone("told", &["--lock-mode", "compliance", "--lock-days", &days]);
+    assert!(done.code == 0 && !done.stderr.contains("remote add"), "{done:?}");
+    let line = clone("other", &["--json"]).json();
+    assert_eq!(line["locked_there"]["mode"], "compliance", "{line}");
+}

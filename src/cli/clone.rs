@@ -9,17 +9,21 @@ use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
-use super::remote::RemoteSettingsArgs;
+use super::remote::{RemoteSettingsArgs, flags};
 use super::session;
+use super::survey;
 use super::unlock::UnlockArgs;
 use crate::disk::{Disk, RealDisk};
+use crate::env::{Env, SystemEnv};
 use crate::fetch::{self, FetchError, RemoteHeader, Report};
 use crate::format::Header;
-use crate::remote::{self, Counters, Location, OpenOptions, Settings};
+use crate::remote::{self, Counters, Key, Location, LockMode, OpenOptions, RetryPolicy, Settings};
 use crate::ship::{Cursor, Remotes, is_name, store_cursor};
 use crate::snapshot::chain::Chain;
+use crate::snapshot::describe::rfc3339;
 use crate::snapshot::open;
 use crate::store::error::StoreError;
+use crate::store::header::HEADER_PATH;
 
 /// Arguments of `clone`.
 #[derive(Args, Debug)]
@@ -45,6 +49,9 @@ pub(crate) struct CloneArgs {
     /// Packs under way at a time [default: directories 2, SFTP 4, S3 8]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
+    /// Say what would be fetched and whether there is room for it; write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     /// Copy a vault that is older than what this host has seen of it
     #[arg(long)]
     accept_rollback: bool,
@@ -64,6 +71,8 @@ struct Line<'a> {
     report: &'a Report,
     /// Whether a key proved the header.
     unlocked: bool,
+    /// What keeps the header there from being deleted, where this copy was not told to lock anything.
+    locked_there: Option<LockedThere>,
     requests: u64,
     seconds: f64,
 }
@@ -87,6 +96,13 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
     }
     let unlocked = !args.unlock.is_prompt();
     let chosen = choose_header(&there, args, out)?;
+    if args.dry_run {
+        let begun = RealDisk::open(&args.vault).ok();
+        let look = survey::look_at(&remote, jobs)?;
+        let here = begun.as_ref().map(|disk| disk as &dyn Disk);
+        let (found, _) = fetch::survey(&look, &chosen.header, here)?;
+        return survey::say(&args.vault, (&args.name, &settings.url), None, &found, out);
+    }
     let disk = session::create_vault_disk(&args.vault)?;
     let seen = session::highwater_store(&chosen.header)?;
     let bar = out.progress(Some(0), "cloning");
@@ -120,6 +136,10 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         let chain = Chain::load(disk.as_ref(), &chosen.header)?;
         session::note_seen(&args.vault, &chosen.header, &chain)?;
     }
+    let locked_there = lock_there(&settings, &options);
+    if let Some(lock) = &locked_there {
+        out.note(&lock.advice(&args.vault, &args.name, &settings));
+    }
     let seconds = started.elapsed().as_secs_f64();
     if out.is_json() {
         out.json(&Line {
@@ -129,6 +149,7 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
             url: &settings.url,
             report: &report,
             unlocked,
+            locked_there,
             requests: counters.requests(),
             seconds,
         })?;
@@ -147,6 +168,53 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         }
     }
     Ok(judge(&report, out))
+}
+
+/// An object that is locked at the remote.
+#[derive(Serialize)]
+struct LockedThere {
+    mode: LockMode,
+    until: String,
+}
+
+/// Asks once whether the header is locked; not every identity may.
+fn lock_there(settings: &Settings, options: &OpenOptions) -> Option<LockedThere> {
+    if settings.lock.is_some() || !matches!(settings.location(), Ok(Location::S3 { .. })) {
+        return None;
+    }
+    let once = RetryPolicy { tries_max: 1, ..RetryPolicy::NETWORK };
+    let options = OpenOptions { retry: Some(once), ..options.clone() };
+    let asked = remote::open(settings, &options).and_then(|remote| match Key::new(HEADER_PATH) {
+        Some(key) => remote.retention(&key, None),
+        None => Ok(None),
+    });
+    match asked {
+        Ok(found) => {
+            let found = found.filter(|found| found.until > SystemEnv.now());
+            found.map(|found| LockedThere { mode: found.mode, until: rfc3339(found.until.secs, 0) })
+        }
+        Err(error) => {
+            tracing::debug!(%error, "asking whether the header is locked");
+            None
+        }
+    }
+}
+
+impl LockedThere {
+    /// What an administrator has to do so that the promise is kept from here.
+    fn advice(&self, vault: &Path, name: &str, settings: &Settings) -> String {
+        format!(
+            "objects there are locked ({}, the header until {}), and this copy was not told to lock: `ship` from here would lock \
+             and extend nothing. If it is to go on shipping there, with the days that were promised before:\n  strongroom remote \
+             add {} {name} {} --replace{} --lock-mode {} --lock-days DAYS",
+            self.mode.name(),
+            self.until,
+            super::show_path(vault),
+            settings.url,
+            flags(settings),
+            self.mode.name(),
+        )
+    }
 }
 
 /// The header that the copy gets.

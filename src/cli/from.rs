@@ -8,13 +8,15 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::error::{CliError, CliResult, ExitCode};
+use super::output::human_bytes;
 use super::place::Place;
 use super::reach::ReachArgs;
 use super::remote::find;
 use super::session;
+use super::survey::free_space;
 use super::values::{absolute, duration, size};
 use crate::config::state_dir;
-use crate::fetch::{CACHE_BYTES_DEFAULT, FetchOptions, PIECE, RemoteDisk};
+use crate::fetch::{CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN, FetchOptions, PIECE, RemoteDisk};
 use crate::remote::{self, Location, OpenOptions, RetryPolicy, Settings, Times};
 use crate::ship::Remotes;
 
@@ -141,6 +143,9 @@ impl FromArgs {
             }
         };
         settings.location().map_err(|e| CliError::usage(e.message))?;
+        if self.cache_size.is_some_and(|size| size < CACHE_BYTES_MIN) {
+            return Err(CliError::usage("the cache needs 64 MiB: --cache-size 64M"));
+        }
         let cache_dir = absolute(self.cache_dir.as_ref()).unwrap_or_else(|| state_dir().join("cache"));
         Ok(Some(Reach {
             settings,
@@ -190,23 +195,25 @@ impl Reach {
         // Objects may be locked there, and something else lie on top of them; or on top of the header.
         let settings = Settings { by_version: true, ..self.settings.clone() };
         let remote = remote::open(&settings, &open).map_err(|e| CliError::of_reading(&e))?;
-        let failed = |e: std::io::Error| {
-            CliError::new(ExitCode::Io, format!("the cache in {}: {e}", super::show_path(&self.cache_dir)))
+        let failed = |code: ExitCode, e: String| {
+            CliError::new(code, format!("the cache in {}: {e}", super::show_path(&self.cache_dir)))
                 .hint("--cache-dir chooses another place for it")
         };
-        fetch.cache_bytes = match self.cache_size {
-            Some(size) => size,
-            None => CACHE_BYTES_DEFAULT.min(free_space(&self.cache_dir).map_err(failed)? / 2),
-        };
-        RemoteDisk::new(remote, &fetch).map_err(failed)
+        let free = free_space(&self.cache_dir).map_err(|e| failed(ExitCode::Io, e.to_string()))?;
+        fetch.cache_bytes = cache_bytes(self.cache_size, free).map_err(|e| failed(ExitCode::NoSpace, e))?;
+        RemoteDisk::new(remote, &fetch).map_err(|e| failed(ExitCode::Io, e.to_string()))
     }
 }
 
-/// Bytes that are free where a directory is, or will be.
-fn free_space(dir: &Path) -> std::io::Result<u64> {
-    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
-    let stat = rustix::fs::statvfs(there)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+/// How much the cache may hold: what was asked for, or half of what is free, but not less than it needs.
+fn cache_bytes(asked: Option<u64>, free: u64) -> Result<u64, String> {
+    match asked {
+        Some(size) => Ok(size),
+        None if free < CACHE_BYTES_MIN => {
+            Err(format!("{} are free, and it needs {}", human_bytes(free), human_bytes(CACHE_BYTES_MIN)))
+        }
+        None => Ok((free / 2).clamp(CACHE_BYTES_MIN, CACHE_BYTES_DEFAULT)),
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +240,24 @@ mod tests {
         let error = words(&url, Some("/v"), [Some("a"), Some("b")]).unwrap_err();
         assert_eq!(error.code, ExitCode::Usage);
         assert_eq!(words(&from(Some("usb")), None, [None, None]).unwrap_err().code, ExitCode::Usage);
+    }
+
+    #[test]
+    fn the_cache_takes_half_of_what_is_free_and_never_more_than_there_is() {
+        let (mib, min) = (1 << 20, CACHE_BYTES_MIN);
+        for (free, expected) in [
+            (63 * mib, None),
+            (min, Some(min)),
+            (100 * mib, Some(min)),
+            (300 * mib, Some(150 * mib)),
+            (1 << 50, Some(CACHE_BYTES_DEFAULT)),
+        ] {
+            assert_eq!(cache_bytes(None, free).ok(), expected, "{free}");
+            assert_eq!(cache_bytes(Some(77 * mib), free), Ok(77 * mib));
+        }
+        assert_eq!(cache_bytes(None, 5 << 20).unwrap_err(), "5.00 MiB are free, and it needs 64.0 MiB");
+        let small = FromArgs { cache_size: Some(min - 1), ..from(Some("s3://bucket/x")) };
+        assert_eq!(small.reach(None, false).unwrap_err().code, ExitCode::Usage);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod restore;
 mod ship;
 mod snapshot;
 mod status;
+mod survey;
 mod umount;
 mod watch;
 mod with;

@@ -12,13 +12,16 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::remote::find;
 use super::session::{self, WorkOptions};
+use super::survey;
 use super::unlock::UnlockArgs;
 use super::values::speed;
 use crate::config::engine_config;
 use crate::disk::Disk;
-use crate::fetch::{self, Prepared, Proved, RemoteHeader, Report, State};
+use crate::fetch::{self, FetchError, Prepared, Proved, RemoteHeader, Report, State};
+use crate::format::SnapshotId;
+use crate::format::chain::name as chain_name;
 use crate::mount::holder::{self, Holder};
-use crate::remote::{self, Counters, OpenOptions, Settings};
+use crate::remote::{self, Counters, OpenOptions, Remote, Settings};
 use crate::ship::{Cursor, Remotes, load_cursor, store_cursor};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, Unlocked};
@@ -48,6 +51,9 @@ pub(crate) struct PullArgs {
     /// Receive at most so much a second: 500k, 10M
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_download: Option<u64>,
+    /// Say what would be fetched and whether there is room for it; write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     /// Drop what is in the working tree here and in no snapshot
     #[arg(long)]
     discard_live: bool,
@@ -93,6 +99,9 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
     let cursor = load_cursor(vault.disk.as_ref(), name)?.filter(|cursor| cursor.url == remote.url());
     let lost_is_fine = args.accept_rollback;
     let seen = cursor.filter(|_| !lost_is_fine).and_then(|cursor| Some((cursor.seq, cursor.snapshot_id()?)));
+    if args.dry_run {
+        return rehearse(args, vault.disk.as_ref(), (name, settings), (&remote, &theirs, jobs), seen, out);
+    }
     let store = session::highwater_store(&ours)?;
     let bar = out.progress(Some(0), "pulling");
     let prepared = fetch::prepare(
@@ -125,13 +134,7 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
         let cursor = Cursor { url: settings.url.clone(), seq: head.seq, id: head.id.to_hex() };
         store_cursor(disk.as_ref(), name, &cursor)?;
     }
-    let (was, text) = match prepared.state {
-        State::Same => ("same", "up to date".to_string()),
-        State::Behind(n) => ("behind", format!("brought up to date, by {n} snapshot files")),
-        State::Ahead(n) => {
-            ("ahead", format!("has {n} snapshot files that the remote has not; `strongroom ship` sends them"))
-        }
-    };
+    let (was, text) = describe(prepared.state);
     let seconds = started.elapsed().as_secs_f64();
     if out.is_json() {
         let (remote, url, requests) = (name, settings.url.as_str(), counters.requests());
@@ -140,6 +143,39 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
         out.line(&format!("{text}; fetched {}", summary(report, counters.requests(), seconds)))?;
     }
     Ok(judge(report, out))
+}
+
+/// Says what would be fetched.
+fn rehearse(
+    args: &PullArgs,
+    disk: &dyn Disk,
+    (name, settings): (&str, &Settings),
+    (remote, theirs, jobs): (&Arc<dyn Remote>, &RemoteHeader, u8),
+    seen: Option<(u64, SnapshotId)>,
+    out: &Output,
+) -> CliResult {
+    let ours = session::open_header(&args.vault)?.loaded.parsed.header;
+    if theirs.header().vault_id != ours.vault_id {
+        let (theirs, ours) = (theirs.header().vault_id.to_hex(), ours.vault_id.to_hex());
+        return Err(FetchError::OtherVault { theirs, ours }.into());
+    }
+    let (found, chain) = fetch::survey(&survey::look_at(remote, jobs)?, &ours, Some(disk))?;
+    if let Some((seq, id)) = seen.filter(|(seq, id)| !chain.contains(*seq, id)) {
+        return Err(FetchError::Lost(chain_name(seq, &id)).into());
+    }
+    let (was, _) = describe(fetch::compare(&Chain::load(disk, &ours)?, &chain)?);
+    survey::say(&args.vault, (name, &settings.url), Some(was), &found, out)
+}
+
+/// How the copy stood to the remote, in JSON and for people.
+fn describe(state: State) -> (&'static str, String) {
+    match state {
+        State::Same => ("same", "up to date".to_string()),
+        State::Behind(n) => ("behind", format!("brought up to date, by {n} snapshot files")),
+        State::Ahead(n) => {
+            ("ahead", format!("has {n} snapshot files that the remote has not; `strongroom ship` sends them"))
+        }
+    }
 }
 
 /// The remote that was named, or the only one.

@@ -105,6 +105,47 @@ impl RemoteSettingsArgs {
     }
 }
 
+/// The flags that make settings what they are, with a blank before each, without those of a lock.
+pub(super) fn flags(settings: &Settings) -> String {
+    let path = |path: &Option<PathBuf>| path.as_deref().map(super::show_path);
+    let limit = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+    let with_value = [
+        ("region", settings.region.clone()),
+        ("endpoint", settings.endpoint.clone()),
+        ("profile", settings.profile.clone()),
+        ("credentials-file", path(&settings.credentials_file)),
+        ("s3-credential", settings.credential.clone()),
+        ("identity-file", path(&settings.identity_file)),
+        ("known-hosts", path(&settings.known_hosts)),
+        ("ssh-config", path(&settings.ssh_config)),
+        ("storage-class", settings.storage_class.clone()),
+        ("sse", settings.sse.clone()),
+        ("sse-kms-key-id", settings.sse_kms_key_id.clone()),
+        ("limit-upload", limit(settings.limit_upload)),
+        ("limit-download", limit(settings.limit_download)),
+    ];
+    let alone = [
+        ("allow-http", settings.allow_http),
+        ("path-style", settings.path_style),
+        ("no-read-back", settings.no_read_back),
+    ];
+    let quoted =
+        |text: &str| match text.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_./:+,@%".contains(c)) {
+            true => format!("'{}'", text.replace('\'', r"'\''")),
+            false => text.to_string(),
+        };
+    let mut all = String::new();
+    for (name, value) in with_value {
+        if let Some(value) = value {
+            all += &format!(" --{name} {}", quoted(&value));
+        }
+    }
+    for (name, _) in alone.into_iter().filter(|(_, set)| *set) {
+        all += &format!(" --{name}");
+    }
+    all
+}
+
 /// Arguments of `remote list`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  strongroom remote list /encrypted --json")]

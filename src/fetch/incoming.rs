@@ -15,7 +15,7 @@ use super::error::Result;
 /// Folder of files that are being written. `live/` is never copied anywhere.
 const INCOMING: &str = "live/incoming";
 /// Folder of chain files that were checked, and wait for their packs.
-const STAGED: &str = "live/incoming/snapshots";
+pub(super) const STAGED: &str = "live/incoming/snapshots";
 /// Whoever holds it writes in [`INCOMING`].
 const LOCK: &str = "live/incoming.lock";
 

@@ -32,6 +32,7 @@ mod packs;
 mod pull;
 mod reads;
 mod scratch;
+mod survey;
 
 use std::io;
 use std::path::PathBuf;
@@ -46,7 +47,8 @@ pub use error::{FetchError, Result};
 pub use get::{Progress, Report};
 pub use headers::{Proved, RemoteHeader, remote_header};
 pub use packs::RemotePacks;
-pub use pull::{Movable, Prepared, State, prepare, take_header};
+pub use pull::{Movable, Prepared, State, compare, prepare, take_header};
+pub use survey::{Survey, survey};
 
 use crate::env::{Env, SystemEnv};
 use crate::remote::{ErrorKind, RemoteError};

@@ -65,7 +65,10 @@ pub fn take_header(disk: &dyn Disk, bytes: &[u8]) -> Result<()> {
 }
 
 /// Compares two histories of one vault.
-fn compare(ours: &Chain, theirs: &Chain) -> Result<State> {
+///
+/// # Errors
+/// `Diverged`.
+pub fn compare(ours: &Chain, theirs: &Chain) -> Result<State> {
     let only = |a: &Chain, b: &Chain| -> (u64, Option<String>) {
         let files: Vec<_> = a.files().filter(|info| !b.contains(info.seq, &info.id)).collect();
         (files.len() as u64, files.last().map(|info| info.name()))

@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use strongroom::crypto::{Credential, SecretBytes};
 use strongroom::disk::Disk;
+use strongroom::env::{Env, TestEnv};
 use strongroom::fetch::{Ahead, FetchOptions, RemoteDisk, RemotePacks};
 use strongroom::format::{ChunkId, Content, Entry, FileType};
-use strongroom::remote::{self, Counters, OpenOptions, Remote, Settings};
+use strongroom::remote::{self, Counters, OpenOptions, Pause, Remote, Settings};
 use strongroom::snapshot::chain::{Chain, open_sealed};
 use strongroom::snapshot::open;
 use strongroom::snapshot::restore::{RestoreOpts, restore};
@@ -411,4 +413,38 @@ fn a_listing_needs_trees_alone() {
     assert_eq!(TreeReader::new(packs.as_ref()).walk(&entry).count(), 6);
     assert!(reader.counters.received() < 600_000, "{} bytes", reader.counters.received());
     assert!(reader.counters.requests() < 60, "{} requests", reader.counters.requests());
+}
+
+/// Waits by moving a clock that nothing else moves.
+#[derive(Debug)]
+struct ClockPause(Arc<TestEnv>);
+
+impl Pause for ClockPause {
+    fn pause(&self, time: Duration) {
+        self.0.advance(time);
+    }
+}
+
+/// Under a limit, everything that reads takes its time, however many read at once.
+#[test]
+fn a_limit_holds_for_all_that_is_read() {
+    const LIMIT: u64 = 1 << 20;
+    let world = World::new();
+    fs::write(world.source("file"), Rng::new(5).bytes(12 << 20)).unwrap();
+    world.snapshot();
+    world.ship();
+    let settings = Settings { url: world.usb_url(), limit_download: Some(LIMIT), ..Settings::default() };
+    let env = Arc::new(TestEnv::new(1));
+    let options = OpenOptions { env: env.clone(), pause: Arc::new(ClockPause(env.clone())), ..once() };
+    let reader = Reader::new(&settings, options, |_| {});
+    let begun = env.monotonic();
+    let (packs, entry) = reader.open(&world.sandbox.str("source"), true);
+    let ahead = Ahead::start(&packs, &entry).unwrap();
+    let to = tempfile::tempdir_in(world.sandbox.path("")).unwrap();
+    let report = restore(&ahead, &entry, &to.path().join("out"), &RestoreOpts::default(), &|_| {}).unwrap();
+    assert!(report.is_complete(), "{:?}", report.errors);
+    let (received, spent) = (reader.counters.received(), env.monotonic() - begun);
+    assert!(received > 12 << 20, "{received}");
+    // What came last may still be under way by that clock: a MiB.
+    assert!(spent.as_secs() >= received / LIMIT - 2, "{received} bytes in {spent:?} of the clock");
 }

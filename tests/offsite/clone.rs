@@ -232,3 +232,55 @@ fn a_key_proves_the_header_at_once() {
     world.clone("other").ok();
     assert_eq!(marks("state-other"), 0);
 }
+
+/// What a dry run promises is what happens then; and nothing is written before.
+#[test]
+fn a_dry_run_says_what_a_clone_fetches() {
+    let world = World::new();
+    world.snapshot("one", &pattern(300_000, 1));
+    world.snapshot("two", &pattern(200_000, 2));
+    world.ship();
+    let (to, url) = (world.str("copy"), world.url());
+    let dry = || world.on("state-b", &["clone", &url, &to, "--dry-run", "--json"]).json();
+    let before = dry();
+    assert!(!world.sandbox.path("copy").exists());
+    assert_eq!(
+        (&before["dry_run"], &before["chain_files"], &before["latest_complete"]),
+        (&true.into(), &2.into(), &2.into())
+    );
+    assert!(before["available_bytes"].as_u64().unwrap() > 0, "{before}");
+    // One that was begun counts for what it has.
+    let cut: Arc<dyn Remote> = Arc::new(FaultyRemote::new(open_dir(&world.far()), |n, op, name| {
+        (op == Op::Get && name.starts_with("packs/") && n > 9).then_some(Fault::Before(ErrorKind::Timeout))
+    }));
+    clone_from(&cut, &world.sandbox.path("copy")).unwrap_err();
+    let begun = dry();
+    assert_eq!((&begun["chain_files"], &begun["packs_there"]), (&0.into(), &begun["packs_there"]));
+    assert!(begun["bytes"].as_u64().unwrap() < before["bytes"].as_u64().unwrap(), "{begun}");
+    fs::remove_dir_all(world.sandbox.path("copy")).unwrap();
+    let done = world.on("state-b", &["clone", &url, &to, "--json"]).json();
+    for name in ["packs", "chain_files", "bytes", "packs_there", "snapshots", "newest", "latest_complete"] {
+        assert_eq!(before[name], done[name], "{name}");
+    }
+    // The same of a pull.
+    world.snapshot("three", &pattern(100_000, 3));
+    world.ship();
+    let copy = files(&world.sandbox.path("copy"));
+    let before = world.on("state-b", &["pull", &to, "--dry-run", "--json"]).json();
+    assert_eq!((files(&world.sandbox.path("copy")), &before["was"]), (copy, &"behind".into()));
+    let said = world.on("state-b", &["pull", &to, "-n"]).ok();
+    assert!(said.starts_with("would fetch ") && said.contains(" are free in "), "{said}");
+    let done = world.on("state-b", &["pull", &to, "--json"]).json();
+    for name in
+        ["was", "packs", "chain_files", "bytes", "packs_there", "snapshots", "newest", "latest_complete"]
+    {
+        assert_eq!(before[name], done[name], "{name}");
+    }
+    let idle = world.on("state-b", &["pull", &to, "--dry-run", "--json"]).json();
+    assert_eq!((&idle["was"], &idle["packs"], &idle["bytes"]), (&"same".into(), &0.into(), &0.into()));
+    // What is missing there is said before anything is fetched.
+    let victim = packs(&world.far()).pop_first().unwrap();
+    fs::remove_file(world.far().join(&victim)).unwrap();
+    let said = world.on("state-b", &["clone", &url, &world.str("other"), "--dry-run"]).fails(25);
+    assert!(said.contains(&format!("{victim} is missing")), "{said}");
+}
