@@ -301,3 +301,38 @@ fn heavy_what_is_in_no_snapshot_is_dropped_on_demand() {
     world.on("state-b", &["umount", &mountpoint]).ok();
     world.on("state-b", &["ship", &b]).ok();
 }
+
+/// Between the first look at a copy and the moment in which it is moved on, it is mounted, written to, and its daemon killed:
+/// what was synced is in no snapshot, and is not dropped.
+#[test]
+fn heavy_what_was_written_while_a_pull_waited_for_a_key_stays() {
+    let world = World::new();
+    let (key, passfile, mountpoint) = (world.str("key"), world.passfile(), world.str("decrypted"));
+    world.keyed(&["key", "add", world.vault(), "--new-passfile", &passfile, "--kdf-time", "0"]).ok();
+    world.sandbox.mount();
+    write_synced(&world.sandbox.mountpoint().join("file"), b"first").unwrap();
+    world.sandbox.umount();
+    world.ship();
+    world.clone("b").ok();
+    let b = world.str("b");
+    world.sandbox.mount();
+    write_synced(&world.sandbox.mountpoint().join("file"), b"second").unwrap();
+    world.sandbox.umount();
+    world.ship();
+    let program = env!("CARGO_BIN_EXE_strongroom");
+    // The program that gives the passphrase is run when everything was fetched.
+    let meanwhile = format!(
+        "{{ {program} mount '{b}' '{mountpoint}' --keyfile '{key}' && echo precious > '{mountpoint}/unsaved' &&
+            sync '{mountpoint}/unsaved' && pid=$({program} status '{b}' --json | grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*$') &&
+            kill -9 $pid && umount -l '{mountpoint}'; }} >&2 && cat '{passfile}'"
+    );
+    let said = world.on("state-b", &["pull", &b, "--extpass", &meanwhile]).fails(16);
+    assert!(said.contains("was mounted while it was being pulled into"), "{said}");
+    assert_eq!(newest_complete(&world.sandbox.path("b")), 1, "nothing was moved on");
+    // Nor by the next one: what is there is in no snapshot.
+    let said = world.keyed_on("state-b", &["pull", &b]).fails(25);
+    assert!(said.contains("no snapshot has"), "{said}");
+    world.on("state-b", &["mount", &b, &mountpoint, "--keyfile", &key]).ok();
+    assert_eq!(fs::read(world.sandbox.mountpoint().join("unsaved")).unwrap(), b"precious\n");
+    world.on("state-b", &["umount", &mountpoint]).ok();
+}
