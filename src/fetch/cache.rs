@@ -143,7 +143,7 @@ impl Shared {
             let text = format!("{path}: {} bytes came where {} were asked for", bytes.len(), job.len);
             return Err(RemoteError::new(ErrorKind::Corrupt, text));
         }
-        self.scratch.put(&bytes).map_err(|e| {
+        self.scratch.put(bytes).map_err(|e| {
             RemoteError::new(ErrorKind::Local, format!("the cache of what was fetched can't be written: {e}"))
         })
     }

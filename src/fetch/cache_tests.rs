@@ -78,7 +78,7 @@ impl Remote for Fake {
 fn cache(fake: &Arc<Fake>, bytes_max: u64, patience: Duration) -> PackCache {
     let dir = tempfile::tempdir().unwrap();
     // The file has no name, so it outlives its directory.
-    let scratch = Scratch::create(dir.path(), Arc::new(SystemEnv)).unwrap();
+    let scratch = Scratch::create(dir.path(), Arc::new(SystemEnv), 0).unwrap();
     PackCache::new(Arc::clone(fake) as Arc<dyn Remote>, scratch, bytes_max, 4, patience, true).unwrap()
 }
 

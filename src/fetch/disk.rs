@@ -38,6 +38,8 @@ const ENDS_PART: u64 = 8;
 /// Whether a remote is still there is waited for this part of the time that bytes are waited for, or at least so long.
 const ASK_PART: u32 = 16;
 const ASK_LEAST: Duration = Duration::from_secs(10);
+/// What a command keeps of packs in memory before it uses the disk for them.
+const MEMORY_BYTES: u64 = 128 << 20;
 /// Packs by name, with their lengths.
 type Listing = Arc<BTreeMap<PackName, u64>>;
 
@@ -99,8 +101,10 @@ impl RemoteDisk {
     /// # Errors
     /// When the cache can't be made.
     pub fn new(remote: Arc<dyn Remote>, options: &FetchOptions) -> io::Result<Arc<Self>> {
-        let scratch = Scratch::create(&options.cache_dir, Arc::clone(&options.env))?;
         let cache_bytes = options.cache_bytes.max(CACHE_BYTES_MIN);
+        // A mount stays for long, and would hold it for that time.
+        let memory = if options.read_ahead { 0 } else { MEMORY_BYTES.min(cache_bytes) };
+        let scratch = Scratch::create(&options.cache_dir, Arc::clone(&options.env), memory)?;
         let cache = PackCache::new(
             Arc::clone(&remote),
             scratch,
