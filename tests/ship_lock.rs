@@ -1,7 +1,6 @@
 //! Shipping to a bucket with Object Lock: what the snapshots need stays locked, at few requests, with credentials that can't
 //! delete; and whatever somebody puts over it, it is there, restores, and is told.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,25 +16,23 @@ use strongroom::ship::{self, Cursor, Jobs, Report, ShipError, ShipOptions};
 use strongroom::snapshot::open::list_packs;
 
 use crate::common::{Finished, Sandbox};
-use crate::remote::iam::Policy;
-use crate::remote::s3_lock::User;
-use crate::remote::s3_server::{BUCKET, Defects, Server};
-use crate::remote::{key, once, pattern, put, s3_settings, s3_settings_of};
+use crate::remote::s3_server::{Defects, Server};
+use crate::remote::{key, once, pattern, put, s3_settings};
 
 const DAY: i64 = 86_400;
 const DAYS: i64 = 30;
-const PREFIX: &str = "some/vault";
+pub const PREFIX: &str = "some/vault";
 
 /// A vault, a bucket with Object Lock, and one clock for what this process and the server do. (The binary has the real one.)
-struct World {
-    sandbox: Sandbox,
-    server: Server,
-    env: Arc<TestEnv>,
-    settings: Settings,
+pub struct World {
+    pub sandbox: Sandbox,
+    pub server: Server,
+    pub env: Arc<TestEnv>,
+    pub settings: Settings,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let sandbox = Sandbox::with_vault();
         fs::create_dir(sandbox.path("source")).unwrap();
         let server = Server::start();
@@ -46,44 +43,44 @@ impl World {
     }
 
     /// Moves both clocks, and takes the server off the real one.
-    fn advance(&self, days: u64) {
+    pub fn advance(&self, days: u64) {
         self.env.advance(Duration::from_secs(days * 86_400));
         self.server.set_clock(self.env.now().secs);
     }
 
-    fn vault(&self) -> &'static str {
+    pub fn vault(&self) -> &'static str {
         self.sandbox.vault_str()
     }
 
-    fn disk(&self) -> Arc<dyn Disk> {
+    pub fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(RealDisk::open(&self.sandbox.vault()).unwrap())
     }
 
-    fn snapshot(&self, name: &str, bytes: &[u8]) {
+    pub fn snapshot(&self, name: &str, bytes: &[u8]) {
         fs::write(self.sandbox.path("source").join(name), bytes).unwrap();
         self.sandbox.keyed(&["import", self.vault(), &self.sandbox.str("source")]).ok();
     }
 
-    fn remote(&self) -> Arc<dyn Remote> {
+    pub fn remote(&self) -> Arc<dyn Remote> {
         self.remote_by(&self.settings)
     }
 
-    fn remote_by(&self, settings: &Settings) -> Arc<dyn Remote> {
+    pub fn remote_by(&self, settings: &Settings) -> Arc<dyn Remote> {
         let options = OpenOptions { env: Arc::clone(&self.env) as Arc<dyn Env>, ..once() };
         remote::open(settings, &options).unwrap()
     }
 
-    fn try_ship(&self, cursor: Option<&Cursor>) -> Result<(Report, Option<Cursor>), ShipError> {
+    pub fn try_ship(&self, cursor: Option<&Cursor>) -> Result<(Report, Option<Cursor>), ShipError> {
         let options = ShipOptions { jobs: Jobs::Fixed(3), ..ShipOptions::default() };
         ship::ship(&self.disk(), &self.remote(), cursor, &options, &|_| {})
     }
 
-    fn ship(&self) -> Report {
+    pub fn ship(&self) -> Report {
         self.try_ship(None).unwrap().0
     }
 
     /// Adds the bucket as a remote of the vault, for the binary.
-    fn add(&self, name: &str, settings: &Settings) -> Finished {
+    pub fn add(&self, name: &str, settings: &Settings) -> Finished {
         let mut args = vec!["remote", "add", self.vault(), name, settings.url.as_str(), "--path-style"];
         args.extend(["--endpoint", settings.endpoint.as_deref().unwrap()]);
         args.extend(["--credentials-file", settings.credentials_file.as_ref().unwrap().to_str().unwrap()]);
@@ -95,26 +92,26 @@ impl World {
     }
 
     /// Names at the server, without the prefix.
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let names = self.server.all_keys();
         names.iter().map(|name| name.strip_prefix("some/vault/").unwrap().to_string()).collect()
     }
 
-    fn at(name: &str) -> String {
+    pub fn at(name: &str) -> String {
         format!("{PREFIX}/{name}")
     }
 
-    fn first(&self, dir: &str) -> String {
+    pub fn first(&self, dir: &str) -> String {
         self.names().into_iter().find(|name| name.starts_with(dir)).unwrap()
     }
 
-    fn last(&self, dir: &str) -> String {
+    pub fn last(&self, dir: &str) -> String {
         self.names().into_iter().rfind(|name| name.starts_with(dir)).unwrap()
     }
 
     /// Everything is locked for the promised time, by the server's clock.
     #[track_caller]
-    fn all_locked(&self) {
+    pub fn all_locked(&self) {
         let names = self.names();
         assert!(names.len() >= 4, "{names:?}");
         for name in names {
@@ -126,7 +123,7 @@ impl World {
 
     /// Downloads everything as a restore does, and compares the newest snapshot with `source`.
     #[track_caller]
-    fn restores_by(&self, settings: &Settings) {
+    pub fn restores_by(&self, settings: &Settings) {
         let to = tempfile::tempdir_in(self.sandbox.path("")).unwrap();
         let (copy, out) = (to.path().join("copy"), to.path().join("out"));
         let remote = self.remote_by(settings);
@@ -139,7 +136,7 @@ impl World {
         self.sandbox.tool("diff", ["-r", &self.sandbox.str("source"), out.to_str().unwrap()]).ok();
     }
 
-    fn ledger(&self) -> PathBuf {
+    pub fn ledger(&self) -> PathBuf {
         let dir = fs::read_dir(self.sandbox.vault().join("live/remotes")).unwrap();
         let mut paths = dir.map(|entry| entry.unwrap().path());
         paths.find(|path| path.extension().is_some_and(|ext| ext == "retained")).expect("a ledger")
@@ -537,143 +534,6 @@ fn locks_are_remembered_and_shown() {
     assert!(ledger.exists());
     world.sandbox.run(["remote", "remove", world.vault(), "safe"]).ok();
     assert!(!ledger.exists());
-}
-
-/// Somebody with one of the policies of contrib/iam.
-fn identity(world: &World, policy: &str) -> Settings {
-    let name = format!("key-of-{}", policy.trim_end_matches(".json"));
-    let policy = Policy::load(policy, BUCKET, PREFIX, 34);
-    world.server.add_user(&name, User { secret: "secret".into(), policy });
-    Settings {
-        lock: world.settings.lock,
-        ..s3_settings_of(&world.server, &world.sandbox.path(""), &name, "secret")
-    }
-}
-
-#[track_caller]
-fn refused(world: &World, policy: &str) -> BTreeSet<String> {
-    let asked = world.server.asked(&format!("key-of-{policy}"));
-    assert!(asked.iter().any(|(_, allowed)| *allowed), "{policy} did something: {asked:?}");
-    asked.into_iter().filter(|(_, allowed)| !allowed).map(|(action, _)| action).collect()
-}
-
-#[test]
-fn policies_allow_no_more_than_they_should() {
-    let load = |name| Policy::load(name, BUCKET, PREFIX, 34);
-    for name in ["ship.json", "extend.json", "prune.json", "restore.json"] {
-        let policy = load(name);
-        for action in policy.allowed_actions() {
-            assert!(!action.contains('*') && action.starts_with("s3:"), "{name}: {action}");
-            assert!(action != "s3:BypassGovernanceRetention", "{name}");
-            assert!(!action.contains("Delete") || name == "prune.json", "{name}: {action}");
-            assert!(
-                !action.contains("Put") || matches!(name, "ship.json" | "extend.json"),
-                "{name}: {action}"
-            );
-            assert!(action != "s3:PutObject" || name == "ship.json", "{name}");
-        }
-    }
-    for name in ["ship.json", "extend.json"] {
-        for action in ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"] {
-            assert!(
-                load(name).denied_actions().contains(&action),
-                "{name} denies {action}, whatever else is attached"
-            );
-        }
-    }
-    let context =
-        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    let days = |n: &str| context(&[("s3:object-lock-remaining-retention-days", n)]);
-    let (pack, ship) = ("backups/some/vault/packs/aa/one", load("ship.json"));
-    assert!(ship.allows("s3:PutObjectRetention", pack, &days("33")));
-    assert!(!ship.allows("s3:PutObjectRetention", pack, &days("35")), "the cap");
-    assert!(!ship.allows("s3:PutObject", pack, &context(&[])), "creates only");
-    assert!(!ship.allows("s3:PutObject", pack, &context(&[("s3:if-match", "x")])));
-    assert!(ship.allows("s3:PutObject", pack, &context(&[("s3:if-none-match", "*")])));
-    assert!(!ship.allows("s3:PutObject", "backups/other/vault/x", &context(&[("s3:if-none-match", "*")])));
-    assert!(!load("restore.json").allows("s3:GetObjectVersion", "backups/other", &context(&[])));
-}
-
-/// Credentials that can't delete suffice for everything but pruning.
-#[test]
-fn each_identity_can_do_its_work_with_its_policy() {
-    let world = World::new();
-    let (shipper, extender, restorer, pruner) = (
-        identity(&world, "ship.json"),
-        identity(&world, "extend.json"),
-        identity(&world, "restore.json"),
-        identity(&world, "prune.json"),
-    );
-    world.add("ship", &shipper).ok();
-    world.add("extend", &extender).ok();
-    let probe = world.sandbox.run(["remote", "test", world.vault(), "ship", "--json"]).json();
-    assert!(probe["checks"].as_array().unwrap().len() >= 12, "{probe}");
-    let of_test = refused(&world, "ship");
-    let tries = ["s3:DeleteObjectVersion"].map(String::from);
-    assert_eq!(of_test, BTreeSet::from(tries), "only what it tries and must not be able to do");
-    // Ship, go on, and ship changed keys.
-    world.snapshot("one", &pattern(200_000, 1));
-    world.sandbox.run(["ship", world.vault(), "--to", "ship"]).ok();
-    world.snapshot("two", &pattern(200_000, 2));
-    let out = world.sandbox.str("new.txt");
-    world.sandbox.keyed(&["key", "add", world.vault(), "--new-recovery-key-out", &out]).ok();
-    let shipped = world.sandbox.run(["ship", world.vault(), "--to", "ship", "--json"]).json();
-    assert_eq!((&shipped["chain_files"], &shipped["headers"]), (&1.into(), &2.into()), "{shipped}");
-    world.all_locked();
-    // Extend, by somebody who can do nothing else. He keeps no ledger of his own: all is asked, once.
-    for name in world.names() {
-        world.server.set_kept(&World::at(&name), None);
-    }
-    fs::remove_file(world.ledger()).unwrap();
-    let extended =
-        world.sandbox.run(["ship", world.vault(), "--to", "extend", "--extend-only", "--json"]).json();
-    let objects = world.names().len() as u64 - 1;
-    assert_eq!(extended["lock"]["extended"], objects, "all but the test object: {extended}");
-    assert_eq!(refused(&world, "extend"), BTreeSet::new());
-    world.snapshot("three", &pattern(200_000, 3));
-    world.sandbox.run(["ship", world.vault(), "--to", "extend", "--extend-only"]).ok();
-    assert_eq!(world.names().len() as u64 - 1, objects, "nothing was sent");
-    let said = world.sandbox.run(["ship", world.vault(), "--to", "extend"]).fails(24);
-    assert!(said.contains("s3:PutObject"), "{said}");
-    world.sandbox.run(["ship", world.vault(), "--to", "ship"]).ok();
-    assert_eq!(refused(&world, "ship"), of_test, "shipping asked for nothing that it may not do");
-    // Restore, by somebody who can only read.
-    world.restores_by(&restorer);
-    assert_eq!(refused(&world, "restore"), BTreeSet::new());
-    let wrong = crate::remote::put(world.remote_by(&restorer).as_ref(), "packs/aa/x", b"x").unwrap_err();
-    assert_eq!(wrong.kind, ErrorKind::Denied);
-    // Prune: what is locked stays, what is not goes.
-    let pack = key(&world.first("packs/"));
-    let prune = world.remote_by(&pruner);
-    assert_eq!(prune.delete(&pack).unwrap_err().kind, ErrorKind::Denied);
-    world.server.set_kept(&World::at(pack.as_str()), None);
-    prune.delete(&pack).unwrap();
-    assert!(!world.names().contains(&pack.to_string()));
-    assert_eq!(refused(&world, "prune"), BTreeSet::new(), "it was the lock that refused");
-}
-
-/// A policy with a cap below what is set: it says so, and the objects that are there stay as they are.
-#[test]
-fn a_cap_that_is_too_low_is_said() {
-    let world = World::new();
-    world.snapshot("one", b"1");
-    let policy = Policy::load("ship.json", BUCKET, PREFIX, 10);
-    world.server.add_user("capped", User { secret: "secret".into(), policy });
-    let lock = world.settings.lock;
-    let settings =
-        Settings { lock, ..s3_settings_of(&world.server, &world.sandbox.path(""), "capped", "secret") };
-    world.add("safe", &settings).ok();
-    let said = world.sandbox.run(["ship", world.vault()]).fails(24);
-    assert!(said.contains("s3:PutObjectRetention"), "{said}");
-    // What somebody else shipped can't be extended by them.
-    world.add("all", &world.settings).ok();
-    world.sandbox.run(["ship", world.vault(), "--to", "all"]).ok();
-    for name in world.names() {
-        world.server.set_kept(&World::at(&name), None);
-    }
-    fs::remove_file(world.ledger()).unwrap();
-    let said = world.sandbox.run(["ship", world.vault(), "--to", "safe"]).fails(24);
-    assert!(said.contains("may not extend"), "{said}");
 }
 
 /// A clone of a locked place says that it would lock nothing, and which command goes on with the promise.

@@ -11,6 +11,7 @@ use serde_json::Value;
 pub const BUCKET: &str = "BUCKET";
 pub const PREFIX: &str = "PREFIX";
 pub const MAX_DAYS: &str = "MAXDAYS";
+pub const LOCK_MODE: &str = "LOCKMODE";
 
 #[derive(Clone, Debug)]
 struct Statement {
@@ -48,14 +49,19 @@ fn like(pattern: &str, text: &str) -> bool {
 }
 
 impl Policy {
-    /// One of contrib/iam, for this bucket, prefix and cap.
+    /// One of contrib/iam, for this bucket, prefix and cap; locks are to be of compliance mode.
     #[track_caller]
     pub fn load(name: &str, bucket: &str, prefix: &str, max_days: u32) -> Self {
+        Self::load_with(name, bucket, prefix, max_days, "COMPLIANCE")
+    }
+
+    #[track_caller]
+    pub fn load_with(name: &str, bucket: &str, prefix: &str, max_days: u32, lock_mode: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/iam").join(name);
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let text =
-            text.replace(BUCKET, bucket).replace(PREFIX, prefix).replace(MAX_DAYS, &max_days.to_string());
-        Self::parse(&text)
+        let max_days = max_days.to_string();
+        let places = [(BUCKET, bucket), (PREFIX, prefix), (MAX_DAYS, &max_days), (LOCK_MODE, lock_mode)];
+        Self::parse(&places.iter().fold(text, |text, (place, value)| text.replace(place, value)))
     }
 
     #[track_caller]
@@ -74,8 +80,15 @@ impl Policy {
             let mut conditions = Vec::new();
             for (operator, keys) in statement["Condition"].as_object().into_iter().flatten() {
                 assert!(
-                    ["Null", "NumericLessThanEquals", "NumericGreaterThan", "StringLike", "StringEquals"]
-                        .contains(&operator.as_str()),
+                    [
+                        "Null",
+                        "NumericLessThanEquals",
+                        "NumericGreaterThan",
+                        "StringLike",
+                        "StringEquals",
+                        "StringNotEquals"
+                    ]
+                    .contains(&operator.as_str()),
                     "{operator}"
                 );
                 for (key, values) in keys.as_object().expect("keys") {
@@ -125,7 +138,8 @@ fn holds((operator, key, values): &(String, String, Vec<String>), context: &Cont
     let number = |text: &String| text.parse::<f64>().expect("a number");
     match operator.as_str() {
         "Null" => values.iter().any(|want| (want == "true") == value.is_none()),
-        // IAM: a key that is missing matches no operator but Null.
+        // IAM: a key that is missing matches no operator but Null and those that begin with a negation.
+        "StringNotEquals" => value.is_none_or(|v| !values.contains(v)),
         "NumericLessThanEquals" => value.is_some_and(|v| values.iter().any(|max| number(v) <= number(max))),
         "NumericGreaterThan" => value.is_some_and(|v| values.iter().any(|min| number(v) > number(min))),
         "StringLike" => value.is_some_and(|v| values.iter().any(|pattern| like(pattern, v))),
@@ -154,4 +168,17 @@ fn policies_are_evaluated_as_iam_does() {
     assert!(policy.allows("s3:PutObjectRetention", "b/x/y", &context(&[("s3:days", "30")])));
     assert!(!policy.allows("s3:PutObjectRetention", "b/x/y", &context(&[("s3:days", "31")])));
     assert!(!policy.allows("s3:PutObjectRetention", "b/x/y", &none));
+    let policy = Policy::parse(
+        r#"{"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "*"},
+            {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::b/x/*",
+             "Condition": {"StringNotEquals": {"s3:class": ["A", "B"]}}},
+            {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::b/y/*",
+             "Condition": {"Null": {"s3:class": "false"}, "StringNotEquals": {"s3:class": "A"}}}]}"#,
+    );
+    let put = |name: &str, context: &Context| policy.allows("s3:PutObject", name, context);
+    assert!(put("b/x/1", &context(&[("s3:class", "B")])) && !put("b/x/1", &context(&[("s3:class", "C")])));
+    assert!(!put("b/x/1", &none), "a key that is missing is not equal to anything");
+    assert!(put("b/y/1", &none) && put("b/y/1", &context(&[("s3:class", "A")])));
+    assert!(!put("b/y/1", &context(&[("s3:class", "B")])));
 }

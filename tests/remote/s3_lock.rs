@@ -301,7 +301,17 @@ impl S3Access for Backend {
             other => panic!("a request that no policy was made for: {other}"),
         };
         let mut context = Context::new();
-        for (header, key) in [("if-none-match", "s3:if-none-match"), ("if-match", "s3:if-match")] {
+        for (header, key) in [
+            ("if-none-match", "s3:if-none-match"),
+            ("if-match", "s3:if-match"),
+            ("x-amz-storage-class", "s3:x-amz-storage-class"),
+            ("x-amz-object-lock-mode", "s3:object-lock-mode"),
+            (
+                "x-amz-server-side-encryption-customer-algorithm",
+                "s3:x-amz-server-side-encryption-customer-algorithm",
+            ),
+            ("x-amz-server-side-encryption-aws-kms-key-id", "s3:x-amz-server-side-encryption-aws-kms-key-id"),
+        ] {
             if let Some(value) = cx.headers().get(header) {
                 context.insert(key.into(), value.to_str().expect("text").into());
             }
