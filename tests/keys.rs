@@ -405,6 +405,66 @@ fn key_slots_are_added_listed_changed_and_removed() {
     unlock(&sandbox, &["--keyfile", &key], b"").ok();
 }
 
+/// A printed key does not become void by the way.
+#[test]
+fn a_recovery_key_is_not_replaced_unasked() {
+    let sandbox = vault_with_all_slots();
+    let vault = sandbox.vault_str();
+    let new = sandbox.private_file("new.txt", format!("{OTHER}\n").as_bytes());
+    let change = [
+        "key",
+        "change",
+        vault,
+        "--recovery-key",
+        "--new-passfile",
+        new.to_str().unwrap(),
+        "--kdf-time",
+        "0",
+    ];
+    let (before, header) = (slots(&sandbox), fs::read(sandbox.vault().join("vault.json")).unwrap());
+    let said = sandbox.run_with_input(change, &recovery_key(&sandbox)).fails(2);
+    let made = before[1]["created"].as_str().unwrap();
+    assert!(said.contains("slot 2") && said.contains(made) && said.contains("recovery"), "{said}");
+    assert!(said.contains("key add --recovery-key") && said.contains("--replace-recovery-key"), "{said}");
+    assert_eq!(fs::read(sandbox.vault().join("vault.json")).unwrap(), header);
+    unlock(&sandbox, &["--recovery-key"], &recovery_key(&sandbox)).ok();
+    // An answer that is piped is none.
+    let piped = [recovery_key(&sandbox), b"\ny\n".to_vec()].concat();
+    sandbox.run_with_input(change, &piped).fails(2);
+    // On a terminal it is asked for; `script` is one.
+    let ask = |answer: &str, code: i32| {
+        let key = String::from_utf8(recovery_key(&sandbox)).unwrap();
+        let program = env!("CARGO_BIN_EXE_strongroom");
+        let command = format!("{program} {}", change.join(" "));
+        let typed = format!("{}\n{answer}\n", key.trim());
+        let mut script = sandbox.command("script");
+        script.args(["-qec", &command, "/dev/null"]);
+        script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = script.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), typed.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("Replace it? [y/N]") && said.contains(made), "{said}");
+        said
+    };
+    ask("n", 2);
+    ask("", 2);
+    assert_eq!(slots(&sandbox), before);
+    assert!(ask("y", 0).contains("is void"));
+    unlock(&sandbox, &["--recovery-key"], &recovery_key(&sandbox)).fails(11);
+    unlock(&sandbox, &["-S"], OTHER.as_bytes()).ok();
+    // By the flag, for scripts.
+    let second = sandbox.str("second.txt");
+    sandbox
+        .run_with_input(["key", "add", vault, "-S", "--new-recovery-key-out", &second], OTHER.as_bytes())
+        .ok();
+    let key = fs::read(sandbox.path("second.txt")).unwrap();
+    let done = sandbox.run_with_input([&change[..], &["--replace-recovery-key"]].concat(), &key);
+    assert!(done.code == 0 && done.stderr.contains("is void; destroy the paper"), "{done:?}");
+    unlock(&sandbox, &["--recovery-key"], &key).fails(11);
+}
+
 #[test]
 fn a_header_holds_32_slots_and_no_more() {
     let sandbox = vault_with_all_slots();

@@ -1,6 +1,6 @@
 //! `key`: the slots that unlock a vault. The data is never re-encrypted: a slot wraps the same root secret.
 
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,6 +100,10 @@ Examples:
   strongroom key change /encrypted                              asks for the old and the new passphrase
   strongroom key change /encrypted --passfile /root/enc.txt --new-passfile /root/new.txt
 
+With --recovery-key the slot that unlocks is the recovery key's: what is printed on paper would open
+nothing any more. That is asked for, or --replace-recovery-key says it. To set a new passphrase with
+the recovery key and keep that, use `key add --recovery-key`.
+
 Data is not encrypted again. Copies of the old header (offsite, in backups of the disk) still open with the old key.")]
 pub(crate) struct ChangeArgs {
     /// The vault
@@ -108,6 +112,9 @@ pub(crate) struct ChangeArgs {
     unlock: UnlockArgs,
     #[command(flatten)]
     new: NewKey,
+    /// Let the recovery key that unlocks become void
+    #[arg(long)]
+    replace_recovery_key: bool,
     /// How long one try of the passphrase shall take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     kdf_time: f64,
@@ -272,30 +279,68 @@ fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
     report(Some(args.slot), None, &format!("removed key slot {}", args.slot), out)
 }
 
+/// What people know a recovery key by.
+fn recovery_key_of(slot: &Slot) -> String {
+    let label = match slot.label.as_str() {
+        "" => String::new(),
+        label => format!(", {:?}", super::show_bytes(label.as_bytes())),
+    };
+    format!("the recovery key of slot {} (made {}{label})", slot.id, slot.created)
+}
+
+/// A recovery key is printed and put away: nobody should find out in need that it is void.
+fn require_consent(slot: &Slot) -> CliResult<()> {
+    let key = recovery_key_of(slot);
+    let refuse = || {
+        CliError::usage(format!("{key} would open nothing any more; nothing was changed")).hint(
+            "`strongroom key add --recovery-key --new-passfile FILE` sets a new passphrase and keeps it; --replace-recovery-key \
+             replaces it",
+        )
+    };
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(refuse());
+    }
+    let mut err = std::io::stderr().lock();
+    let asked =
+        write!(err, "{key} will open nothing any more. Replace it? [y/N] ").and_then(|()| err.flush());
+    asked.map_err(|e| CliError::new(ExitCode::Io, format!("asking: {e}")))?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .take(64)
+        .read_line(&mut answer)
+        .map_err(|e| CliError::new(ExitCode::Io, format!("reading the answer: {e}")))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refuse()),
+    }
+}
+
 fn change(args: &ChangeArgs, out: &Output) -> CliResult {
     let _lock = session::lock_header(&args.vault)?;
     let mut vault = session::unlock(&args.vault, &args.unlock, out)?;
-    let old = vault
-        .header
-        .slots
-        .iter()
-        .find(|s| s.id == vault.slot)
-        .map(|s| (s.kind, s.label.clone()))
-        .ok_or_else(|| {
-            CliError::new(ExitCode::Failure, "the slot that unlocked the vault is not in its header")
-        })?;
-    let (credential, hand_out) = args.new.obtain(old.0)?;
+    let old = vault.header.slots.iter().find(|s| s.id == vault.slot).cloned().ok_or_else(|| {
+        CliError::new(ExitCode::Failure, "the slot that unlocked the vault is not in its header")
+    })?;
+    if old.kind == SlotKind::Recovery && !args.replace_recovery_key {
+        require_consent(&old)?;
+    }
+    let (credential, hand_out) = args.new.obtain(old.kind)?;
     let cost = cost_of(&credential, args.kdf_time)?;
     let created = session::rfc3339_now();
     let slot = vault.slot;
     // One write of the header both adds the new slot and drops the old one: never a moment with neither.
     vault.header.slots.retain(|s| s.id != slot);
-    let id = add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, old.1, created)?;
+    let id =
+        add_slot(&SystemEnv, &mut vault.header, &vault.root, &credential, cost, old.label.clone(), created)?;
     if let Some((path, text)) = &hand_out {
         session::write_private_new(path, format!("{}\n", text.as_str()).as_bytes())?;
     }
     header::store(vault.disk.as_ref(), &mut vault.header, &vault.root)?;
     session::note_header_generation(&args.vault, &vault)?;
+    if old.kind == SlotKind::Recovery {
+        out.warning(&format!("{} is void; destroy the paper", recovery_key_of(&old)));
+    }
     let text = if slot == id {
         format!(
             "key slot {slot} opens with the new key only; copies of the old header still open with the old one"
