@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::lock::readable;
 use super::{
-    Answer, Bytes, Checksum, ErrorKind, Key, Locked, Names, Put, Remote, RemoteError, Result, Retention, list,
+    Answer, Bytes, Checksum, ErrorKind, Key, LockMode, Locked, Names, Put, Remote, RemoteError, Result,
+    Retention, list,
 };
 use crate::env::Time;
 use crate::format::header::HEADER_LEN_MAX;
@@ -113,9 +114,16 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     ));
     checks.push(read_back(remote, &key)?);
     checks.push(match remote.put_if_absent(&key, &Bytes::source(OTHER), &Checksum::of(OTHER)) {
-        Err(e) if e.kind == ErrorKind::Conflict => {
-            check("create-only", true, Verdict::Yes, "a name that is taken is refused")
-        }
+        Err(e) if e.kind == ErrorKind::Conflict => check(
+            "create-only",
+            true,
+            Verdict::Yes,
+            match locked {
+                // Nothing was asked: the name is known to be taken.
+                Some(_) => "a name that is taken is not put again; what others put over it is not read",
+                None => "a name that is taken is refused",
+            },
+        ),
         Err(e) => return Err(e),
         Ok(_) => {
             check("create-only", true, Verdict::No, "it overwrites an object that it was told to create")
@@ -144,7 +152,7 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     checks.push(answered("versioning", locked.is_some(), features.versioning));
     checks.push(answered("object-lock", locked.is_some(), features.object_lock));
     if let Some(locked) = locked {
-        lock_checks(remote, &key, &locked, &mut checks)?;
+        lock_checks(remote, &key, &locked, put == Put::Created, &mut checks)?;
         return Ok(Probe { url: remote.url(), checks });
     }
     checks.push(match remote.delete(&key) {
@@ -159,39 +167,65 @@ pub fn probe(remote: &dyn Remote) -> Result<Probe> {
     Ok(Probe { url: remote.url(), checks })
 }
 
-/// What was put must be locked, and stay so whatever we try.
-fn lock_checks(remote: &dyn Remote, key: &Key, locked: &Locked, checks: &mut Vec<Check>) -> Result<()> {
-    let name = "retention";
-    let shown = |kept: &Retention| {
-        format!("the test object is locked ({}) until {}", kept.mode.name(), readable(kept.until))
+/// What was put must be locked, as it was asked for, and stay so whatever we try. `is_new`: it was put just now.
+fn lock_checks(
+    remote: &dyn Remote,
+    key: &Key,
+    locked: &Locked,
+    is_new: bool,
+    checks: &mut Vec<Check>,
+) -> Result<()> {
+    let wanted = locked.lock.mode;
+    let is_good = |kept: &Retention| {
+        kept.until >= locked.lock.enough(locked.now)
+            && (kept.mode == wanted || kept.mode == LockMode::Compliance)
     };
     let asked = match remote.retention(key, None) {
-        // A test object of earlier days may be locked for a shorter time, or not at all.
-        Ok(kept) if kept.is_none_or(|kept| kept.until < locked.lock.enough(locked.now)) => remote
-            .retain(key, None, &locked.lock.retention(locked.now))
-            .and_then(|()| remote.retention(key, None)),
+        // A test object of earlier days may be locked for a shorter time, less strictly, or not at all.
+        Ok(kept) if !kept.is_some_and(|kept| is_good(&kept)) => {
+            let mut retention = locked.lock.retention(locked.now);
+            if let Some(kept) = kept {
+                retention.mode = stricter(kept.mode, wanted);
+                retention.until = retention.until.max(kept.until);
+            }
+            remote.retain(key, None, &retention).and_then(|()| remote.retention(key, None))
+        }
         other => other,
     };
+    let not_so = |text: String| check("retention", true, Verdict::No, text);
     let kept = match asked {
-        Ok(Some(kept)) if kept.until >= locked.lock.enough(locked.now) => {
-            checks.push(check(name, true, Verdict::Yes, shown(&kept)));
-            kept
+        Ok(Some(kept)) if is_good(&kept) => kept,
+        Ok(Some(kept)) => {
+            let text =
+                format!("an object that is put to be locked ({}) is not: {}", wanted.name(), shown(&kept));
+            checks.push(not_so(text));
+            return Ok(());
         }
-        Ok(_) => {
-            checks.push(check(name, true, Verdict::No, "an object that is put to be locked is not"));
+        Ok(None) => {
+            checks.push(not_so("an object that is put to be locked is not".into()));
             return Ok(());
         }
         Err(e) if e.kind == ErrorKind::Denied => {
             let text = "these credentials may not lock objects, or not ask for how long they are (s3:PutObjectRetention, \
                         s3:GetObjectRetention)";
-            checks.push(check(name, true, Verdict::No, text));
+            checks.push(not_so(text.into()));
             return Ok(());
         }
         Err(e) => return Err(e),
     };
-    let shorter = Retention { until: Time { secs: locked.now.secs + 3600, nanos: 0 }, ..kept };
-    checks.push(refused("no-shortening", remote.retain(key, None, &shorter), "a lock was shortened")?);
-    checks.push(refused("no-delete", remote.delete(key), "an object that was locked was deleted")?);
+    checks.push(kept_as_wanted(&kept, wanted, is_new));
+    checks.push(shortening(remote, key, &kept)?);
+    checks.push(match remote.delete(key) {
+        Ok(()) => check("no-delete", true, Verdict::No, "an object that was locked was deleted"),
+        Err(e) if e.kind == ErrorKind::Denied && is_about_locks(&e) => {
+            check("no-delete", true, Verdict::Yes, "refused, because it is locked")
+        }
+        Err(e) if e.kind == ErrorKind::Denied => {
+            let text = format!("refused: these credentials can't delete ({})", e.message);
+            check("no-delete", true, Verdict::Yes, text)
+        }
+        Err(e) => untold("no-delete", &e),
+    });
     for prefix in ["packs/", "snapshots/"] {
         list(remote, prefix, &mut |_| Ok(()))?;
     }
@@ -205,19 +239,68 @@ fn lock_checks(remote: &dyn Remote, key: &Key, locked: &Locked, checks: &mut Vec
     Ok(())
 }
 
-/// What must not succeed.
-fn refused(name: &'static str, tried: Result<()>, happened: &str) -> Result<Check> {
-    match tried {
-        Ok(()) => Ok(check(name, true, Verdict::No, happened)),
-        Err(RemoteError { kind: ErrorKind::Denied, .. }) => {
-            Ok(check(name, true, Verdict::Yes, "refused, as it should be"))
+fn stricter(one: LockMode, other: LockMode) -> LockMode {
+    if one == LockMode::Compliance { one } else { other }
+}
+
+fn shown(kept: &Retention) -> String {
+    format!("the test object is locked ({}) until {}", kept.mode.name(), readable(kept.until))
+}
+
+/// An object that is locked for long enough may be locked more strictly than was asked for.
+fn kept_as_wanted(kept: &Retention, wanted: LockMode, is_new: bool) -> Check {
+    let text = shown(kept);
+    match (kept.mode == wanted, is_new) {
+        (true, _) => check("retention", true, Verdict::Yes, text),
+        (false, true) => {
+            let text = format!("{text}, and {} was asked for: nobody could lift such locks", wanted.name());
+            check("retention", true, Verdict::No, text)
         }
-        // Endpoints have many words for it.
-        Err(e) if !e.kind.is_retryable() => {
-            Ok(check(name, true, Verdict::Yes, format!("refused: {}", e.message)))
+        (false, false) => {
+            let text = format!(
+                "{text}: it is of earlier days, what a new one gets ({}?) is not known",
+                wanted.name()
+            );
+            check("retention", true, Verdict::Unknown, text)
         }
-        Err(e) => Err(e),
     }
+}
+
+/// Tries to shorten a lock. That this is refused proves something only if setting locks is not refused altogether: so it is
+/// lengthened first.
+fn shortening(remote: &dyn Remote, key: &Key, kept: &Retention) -> Result<Check> {
+    let name = "no-shortening";
+    let longer = Retention { until: Time { secs: kept.until.secs.saturating_add(1), nanos: 0 }, ..*kept };
+    if let Err(e) = remote.retain(key, None, &longer) {
+        return Ok(untold(name, &e));
+    }
+    let shorter = Retention { until: Time { secs: kept.until.secs.saturating_sub(3600), nanos: 0 }, ..*kept };
+    let tried = remote.retain(key, None, &shorter);
+    if tried.is_ok() {
+        return Ok(check(name, true, Verdict::No, "a lock was shortened"));
+    }
+    // Endpoints have many words for it. What counts is that it is locked as before.
+    let now = remote.retention(key, None)?;
+    Ok(match (now.is_some_and(|now| now.until >= kept.until && now.mode == kept.mode), tried) {
+        (true, Err(e)) if !e.kind.is_retryable() => {
+            check(name, true, Verdict::Yes, "refused, although these credentials may set locks")
+        }
+        (true, Err(e)) => untold(name, &e),
+        _ => check(name, true, Verdict::No, "it was refused, and the lock was shortened"),
+    })
+}
+
+/// Something failed for another reason than the one that counts.
+fn untold(name: &'static str, error: &RemoteError) -> Check {
+    check(name, true, Verdict::Unknown, format!("it could not be tried out: {}", error.message))
+}
+
+/// Whether a refusal is one of the lock, not one of the rights of who asked.
+fn is_about_locks(error: &RemoteError) -> bool {
+    let text = error.message.to_ascii_lowercase();
+    ["object lock", "objectlock", "worm", "retention period", "legal hold"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// Whether somebody was there.

@@ -2,11 +2,13 @@
 //! does not lock is found out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use strongroom::env::{Env, TestEnv};
 use strongroom::remote::{
-    self, ErrorKind, Lock, LockMode, OpenOptions, Put, Remote, Retention, Settings, Verdict,
+    self, ErrorKind, Fault, FaultyRemote, Lock, LockMode, Op, OpenOptions, Put, Remote, Retention, Settings,
+    Verdict,
 };
 
 use super::iam::Policy;
@@ -365,6 +367,86 @@ fn a_test_says_what_a_place_does_with_locks() {
     let world = World::new(LockMode::Compliance);
     world.server.set_defects(Defects { breaks_locks: true, ..Defects::default() });
     assert_eq!(verdicts(&world)[1..3], [No, No]);
+}
+
+/// An endpoint may lock, and not as it was told to.
+#[test]
+fn a_test_tells_modes_apart() {
+    let of = |world: &World, name: &str| {
+        let probe = remote::probe(world.open().as_ref()).unwrap();
+        let found = probe.checks.iter().find(|check| check.name == name).cloned();
+        (probe.is_good(), found.unwrap_or_else(|| panic!("{probe:?}")))
+    };
+    for mode in [LockMode::Governance, LockMode::Compliance] {
+        // What a put got is asked at once, where that is allowed.
+        let world = World::new(mode);
+        world.server.set_defects(Defects { locks_otherwise: true, ..Defects::default() });
+        let (good, check) = of(&world, "object-lock");
+        assert!(
+            !good && check.verdict == Verdict::No && check.detail.contains("the endpoint keeps it"),
+            "{check:?}"
+        );
+    }
+    // The test object of earlier days is less strictly locked: it becomes stricter, as all objects do.
+    let mut world = World::new(LockMode::Governance);
+    assert_eq!(of(&world, "retention").1.verdict, Verdict::Yes);
+    world.settings.lock = Some(Lock { mode: LockMode::Compliance, days: 30 });
+    assert_eq!(of(&world, "retention").1.verdict, Verdict::Yes);
+    assert!(world.server.kept("some/vault/strongroom-test").unwrap().compliance);
+    // More strictly: that stays so, and says nothing of what is put now.
+    world.settings.lock = Some(Lock { mode: LockMode::Governance, days: 30 });
+    let (good, check) = of(&world, "retention");
+    assert!(good && check.verdict == Verdict::Unknown && check.detail.contains("(compliance)"), "{check:?}");
+    assert!(check.detail.contains("governance"), "{check:?}");
+    // A lock that can't be made stricter is none.
+    let mut world = World::new(LockMode::Governance);
+    assert_eq!(of(&world, "retention").1.verdict, Verdict::Yes);
+    world.settings.lock = Some(Lock { mode: LockMode::Compliance, days: 30 });
+    world.server.set_trouble(|_, op, _| (op == "retain").then_some(Trouble::Before("AccessDenied", 403)));
+    assert!(!of(&world, "retention").0);
+}
+
+/// Only a refusal that is about the lock proves that there is one.
+#[test]
+fn a_test_takes_no_other_failure_for_a_refusal() {
+    let probe = |fault: fn(Op, u64) -> Option<Fault>| {
+        let world = World::new(LockMode::Governance);
+        let retained = AtomicU64::new(0);
+        let remote: Arc<dyn Remote> = Arc::new(FaultyRemote::new(world.open(), move |_, op, _| {
+            fault(op, retained.fetch_add(u64::from(op == Op::Retain), Ordering::SeqCst))
+        }));
+        let probe = remote::probe(remote.as_ref()).unwrap();
+        let of = |name: &str| probe.checks.iter().find(|check| check.name == name).unwrap().clone();
+        (of("no-shortening"), of("no-delete"))
+    };
+    let (shortening, delete) = probe(|_, _| None);
+    assert!(
+        shortening.detail.contains("may set locks") && shortening.verdict == Verdict::Yes,
+        "{shortening:?}"
+    );
+    assert_eq!((delete.verdict, delete.detail.as_str()), (Verdict::Yes, "refused, because it is locked"));
+    // Locks may not be set at all: that one can't be shortened says nothing.
+    let (shortening, _) = probe(|op, _| (op == Op::Retain).then_some(Fault::Before(ErrorKind::Denied)));
+    assert_eq!(shortening.verdict, Verdict::Unknown, "{shortening:?}");
+    // A request that the endpoint does not understand.
+    let (shortening, delete) = probe(|op, n| {
+        (op == Op::Delete || (op == Op::Retain && n == 0)).then_some(Fault::Before(ErrorKind::Misconfigured))
+    });
+    assert_eq!(
+        (shortening.verdict, delete.verdict),
+        (Verdict::Unknown, Verdict::Unknown),
+        "{shortening:?} {delete:?}"
+    );
+    // Credentials without the right to delete are refused too, which is as good, and is not called a proof of the lock.
+    let (_, delete) = probe(|op, _| (op == Op::Delete).then_some(Fault::Before(ErrorKind::Denied)));
+    assert!(
+        delete.verdict == Verdict::Yes && delete.detail.contains("these credentials can't delete"),
+        "{delete:?}"
+    );
+    // Refused, and done all the same.
+    let (shortening, _) =
+        probe(|op, n| (op == Op::Retain && n == 1).then_some(Fault::After(ErrorKind::Denied)));
+    assert_eq!(shortening.verdict, Verdict::Yes, "the lock held: {shortening:?}");
 }
 
 /// Who knows no more than the URL reads the versions that are ours, where he may.

@@ -66,6 +66,8 @@ pub struct Defects {
     pub hides_retention: bool,
     /// A lock can be shortened, and what is locked be deleted.
     pub breaks_locks: bool,
+    /// A put locks in the other mode than it was told to.
+    pub locks_otherwise: bool,
 }
 
 impl Version {
@@ -347,7 +349,9 @@ impl Backend {
         let kept = state.wanted(mode, input.object_lock_retain_until_date.as_ref())?;
         let version = Version {
             sha256,
-            kept: kept.filter(|_| !state.defects.forgets_locks),
+            kept: kept
+                .filter(|_| !state.defects.forgets_locks)
+                .map(|kept| Kept { compliance: kept.compliance != state.defects.locks_otherwise, ..kept }),
             storage_class: input.storage_class.as_ref().map(|class| class.as_str().to_string()),
             sse: input.server_side_encryption.as_ref().map(|sse| sse.as_str().to_string()),
             ..plain(&bytes)
