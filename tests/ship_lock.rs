@@ -16,7 +16,7 @@ use strongroom::ship::{self, Cursor, Jobs, Report, ShipError, ShipOptions};
 use strongroom::snapshot::open::list_packs;
 
 use crate::common::{Finished, Sandbox};
-use crate::remote::s3_server::{Defects, Server};
+use crate::remote::s3_server::{Defects, Server, Trouble};
 use crate::remote::{key, once, pattern, put, s3_settings};
 
 const DAY: i64 = 86_400;
@@ -300,8 +300,8 @@ fn settings_that_change_never_shorten() {
     world.settings.lock = Some(Lock { mode: LockMode::Governance, days: 30 });
     let lock = world.ship().lock.unwrap();
     assert_eq!((lock.extended, lock.refused), (0, 0));
-    // Stricter: everything is, and asked about, since what is known was of another mode. (By then 90 days would be shorter.)
-    world.settings.lock = Some(Lock { mode: LockMode::Compliance, days: 100 });
+    // Stricter: everything is, and asked about, since what is known was of another mode. It is locked for no shorter time.
+    world.settings.lock = Some(Lock { mode: LockMode::Compliance, days: 30 });
     let lock = world.ship().lock.unwrap();
     assert_eq!((lock.extended, lock.asked), (objects(&world), objects(&world)));
     // Weaker: what is locked strictly stays so, and is extended so.
@@ -572,4 +572,125 @@ fn a_clone_of_a_locked_place_says_how_to_go_on_locking() {
     assert!(done.code == 0 && !done.stderr.contains("remote add"), "{done:?}");
     let line = clone("other", &["--json"]).json();
     assert_eq!(line["locked_there"]["mode"], "compliance", "{line}");
+}
+
+/// Where requests go is told by the environment and by profiles as well: what is known of one endpoint is not believed of another.
+#[test]
+fn what_is_locked_at_one_endpoint_is_not_at_another() {
+    let world = World::new();
+    world.snapshot("one", &pattern(50_000, 1));
+    let others = [Server::start(), Server::start()];
+    let lock = world.settings.lock;
+    let path = world.sandbox.path("config");
+    let config = |endpoint: &str| {
+        let text =
+            format!("[profile far]\nservices = there\n[services there]\ns3 =\n  endpoint_url = {endpoint}\n");
+        fs::write(&path, text).unwrap();
+    };
+    // All of them were filled before anything was locked.
+    for server in [&world.server, &others[0], &others[1]] {
+        server.set_bucket(true, true);
+        let settings = Settings { lock: None, ..s3_settings(server, &world.sandbox.path("")) };
+        let options = ShipOptions { jobs: Jobs::Fixed(2), ..ShipOptions::default() };
+        ship::ship(&world.disk(), &world.remote_by(&settings), None, &options, &|_| {}).unwrap();
+    }
+    let file = world.settings.credentials_file.as_ref().unwrap().to_str().unwrap().to_string();
+    let text = fs::read_to_string(&file).unwrap();
+    crate::remote::private_file(Path::new(&file), &format!("{text}\n{}", text.replace("default", "far")));
+    let days = lock.unwrap().days.to_string();
+    for (name, more) in [("a", vec![]), ("b", vec![]), ("c", vec!["--profile", "far"])] {
+        let add = [
+            "remote",
+            "add",
+            world.vault(),
+            name,
+            &world.settings.url,
+            "--path-style",
+            "--credentials-file",
+            &file,
+        ];
+        let locks = ["--lock-mode", "compliance", "--lock-days", &days, "--region", "eu-central-1"];
+        world.sandbox.run([&add[..], &locks, &more].concat()).ok();
+    }
+    let ship = |name: &str, variable: Option<(&str, String)>| {
+        let mut command = world.sandbox.strongroom();
+        command.args(["ship", world.vault(), "--to", name, "--json"]).env("AWS_CONFIG_FILE", &path);
+        if let Some((variable, endpoint)) = variable {
+            command.env(variable, endpoint);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.code().unwrap(),
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(),
+            said,
+        )
+    };
+    config(&others[1].endpoint());
+    let ends = [
+        ship("a", Some(("AWS_ENDPOINT_URL", world.server.endpoint()))),
+        ship("b", Some(("AWS_ENDPOINT_URL_S3", others[0].endpoint()))),
+        ship("c", None),
+    ];
+    for (code, line, said) in ends {
+        assert!(code == 0 && line["lock"]["extended"] == line["lock"]["objects"], "{line} {said}");
+    }
+    for server in [&world.server, &others[0], &others[1]] {
+        let keys = server.all_keys();
+        assert!(keys.len() >= 4 && keys.iter().all(|key| server.kept(key).is_some()), "{keys:?}");
+    }
+    assert_eq!(ship("c", None).1["lock"]["extended"], 0, "it is remembered");
+    // What is not encrypted is refused wherever it stands.
+    config("http://10.0.0.1:9");
+    let (code, _, said) = ship("c", None);
+    assert!(code == 24 && said.contains("not encrypted"), "{said}");
+}
+
+/// Something that was listed is gone when it is to be kept for longer: all is listed once more, and what is gone then is said.
+#[test]
+fn what_is_gone_when_it_is_to_be_kept_is_said() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(100_000, 1));
+    world.ship();
+    world.advance(10);
+    let ship = |times: u64| {
+        let missing = key(&world.first("packs/"));
+        let (left, lists) =
+            (std::sync::atomic::AtomicU64::new(times), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+        let count = Arc::clone(&lists);
+        let remote: Arc<dyn Remote> =
+            Arc::new(remote::FaultyRemote::new(world.remote(), move |_, op, name| {
+                use std::sync::atomic::Ordering::SeqCst;
+                count.fetch_add(u64::from(op == remote::Op::List && name == "packs/"), SeqCst);
+                let is_it = op == remote::Op::Retain && name == missing.as_str();
+                let goes = is_it && left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+                goes.then_some(remote::Fault::Before(ErrorKind::NotFound))
+            }));
+        let options = ShipOptions { jobs: Jobs::Fixed(1), ..ShipOptions::default() };
+        let (report, _) = ship::ship(&world.disk(), &remote, None, &options, &|_| {}).unwrap();
+        let lock = report.lock.unwrap();
+        (lock.gone_total, lock.gone, lists.load(std::sync::atomic::Ordering::SeqCst))
+    };
+    let (gone, names, lists) = ship(100);
+    assert_eq!((gone, names, lists), (1, vec![world.first("packs/")], 2));
+    assert_eq!(ship(1), (0, vec![], 2));
+    world.all_locked();
+}
+
+/// Delete markers are found, then something fails: both are said, and the alarm is what it ends with.
+#[test]
+fn what_was_found_is_said_although_shipping_failed() {
+    let world = World::new();
+    world.snapshot("one", &pattern(100_000, 1));
+    world.add("safe", &world.settings).ok();
+    world.sandbox.run(["ship", world.vault()]).ok();
+    let pack = world.first("packs/");
+    world.server.hide(&World::at(&pack));
+    world.snapshot("two", &pattern(100_000, 2));
+    world.server.set_trouble(|_, op, _| (op == "put").then_some(Trouble::Before("AccessDenied", 403)));
+    let done = world.sandbox.run(["ship", world.vault(), "--json"]);
+    let line: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((done.code, &line["lock"]["hidden"]), (25, &serde_json::json!([pack])), "{done:?}");
+    assert!(line["error"].is_string() && done.stderr.contains("a delete marker"), "{done:?}");
 }

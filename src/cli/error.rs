@@ -81,6 +81,15 @@ impl ExitCode {
         Self::Interrupted,
     ];
 
+    /// Of two things that went wrong: an alarm must not be missed because of something else; otherwise the first one.
+    #[must_use]
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Ok, other) | (_, other @ Self::RemoteAlarm) => other,
+            (first, _) => first,
+        }
+    }
+
     /// The code that a daemon sent as a number.
     fn from_number(number: u8) -> Self {
         Self::ALL.into_iter().find(|code| *code as u8 == number).unwrap_or(Self::Failure)

@@ -11,7 +11,7 @@ use super::reach::ReachArgs;
 use super::session;
 use super::values::speed;
 use crate::remote::{self, LOCK_DAYS_MAX, Lock, LockMode, OpenOptions, Settings, Verdict};
-use crate::ship::{Remotes, forget_cursor, forget_ledger, is_name};
+use crate::ship::{Remotes, forget_cursor, forget_places, is_name};
 
 /// The verbs of `remote`.
 #[derive(Debug, Subcommand)]
@@ -260,9 +260,9 @@ fn list(args: &ListArgs, out: &Output) -> CliResult {
 fn remove(args: &RemoveArgs, out: &Output) -> CliResult {
     let vault = session::open_header(&args.vault)?;
     Remotes::update(vault.disk.as_ref(), |remotes| {
-        let place = find(remotes, &args.name)?.place();
+        let url = find(remotes, &args.name)?.url.clone();
         remotes.remotes.remove(&args.name);
-        forget_ledger(vault.disk.as_ref(), &place)?;
+        forget_places(vault.disk.as_ref(), &url)?;
         forget_cursor(vault.disk.as_ref(), &args.name).map_err(CliError::from)
     })?;
     if out.is_json() {

@@ -14,11 +14,11 @@ use super::remote::find;
 use super::session;
 use super::values::{duration, speed};
 use crate::disk::Disk;
-use crate::env::SystemEnv;
+use crate::env::{Env, SystemEnv};
 use crate::remote::{
     self, Counters, ErrorKind, OpenOptions, Pause, RealPause, Remote, RemoteError, Settings,
 };
-use crate::ship::{self, Bounds, Jobs, LockReport, Remotes, Report, ShipOptions, Verified};
+use crate::ship::{self, Bounds, Ended, Jobs, LockReport, Remotes, Report, ShipOptions, Verified};
 
 /// Names that a warning shows.
 const NAMES_SHOWN: usize = 5;
@@ -115,18 +115,7 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
     }
     let mut worst = ExitCode::Ok;
     for (name, settings) in chosen {
-        let code = match one(args, &vault.disk, name, settings, out) {
-            Ok(code) => code,
-            Err(error) => {
-                let code = error.code;
-                out.error(&error.context(name));
-                code
-            }
-        };
-        // An alarm must not be missed because something else went wrong as well.
-        if worst == ExitCode::Ok || code == ExitCode::RemoteAlarm {
-            worst = code;
-        }
+        worst = worst.and(one(args, &vault.disk, name, settings, out));
     }
     Ok(worst)
 }
@@ -196,129 +185,218 @@ pub(super) fn note(what: &str) -> String {
     format!("strongroom {what}, process {}", std::process::id())
 }
 
-/// Looks at everything that a remote has.
-fn look(
+/// What became of one remote. What was done and found is kept whatever failed afterwards.
+#[derive(Default)]
+struct Done {
+    /// Shipping began.
+    report: Option<Report>,
+    /// Verifying began.
+    verified: Option<Verified>,
+    errors: Vec<CliError>,
+}
+
+impl Done {
+    fn failed(&mut self, error: impl Into<CliError>) {
+        self.errors.push(error.into());
+    }
+}
+
+/// Ships to one remote, and looks at what it has if that is wanted.
+fn try_one(
     args: &ShipArgs,
     disk: &Arc<dyn Disk>,
-    remote: &Arc<dyn Remote>,
     name: &str,
+    remote: &Arc<dyn Remote>,
     jobs: &Jobs,
-    out: &Output,
-) -> CliResult<Option<Verified>> {
-    if !args.verify {
-        return Ok(None);
-    }
-    let bar = out.progress(Some(0), &format!("{name}: verifying"));
-    let verified = ship::verify(disk, remote, name, jobs.first(), &|progress| {
+    bars: (&ProgressBar, &Output),
+) -> Done {
+    let (bar, out) = bars;
+    let mut done = Done::default();
+    let shown = |bar: &ProgressBar, progress: ship::Progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
         bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
-    });
-    bar.finish_and_clear();
-    Ok(Some(verified?))
-}
-
-fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> CliResult {
-    let started = Instant::now();
-    let counters = Arc::new(Counters::default());
-    let jobs = jobs(args, settings, &counters)?;
-    let bar = out.progress(Some(0), name);
-    let pause =
-        Arc::new(Patience { name: name.to_string(), out: *out, bar: bar.clone(), said: Mutex::default() });
-    let options = OpenOptions { pause, ..open_options(args, &counters) };
-    let shipped = remote::open(settings, &options).map_err(CliError::from);
-    let shipped = shipped.and_then(|remote| {
+    };
+    let begun = || -> CliResult<_> {
         let lock = match args.dry_run {
             true => None,
             false => Some(ship::lock_remote(disk.as_ref(), name, &note("ship"))?),
         };
-        let cursor = ship::load_cursor(disk.as_ref(), name)?;
-        if args.extend_only {
-            let report = ship::extend(disk, &remote, cursor.as_ref(), jobs.first(), args.dry_run)?;
-            return Ok((report, None));
+        Ok((lock, ship::load_cursor(disk.as_ref(), name)?))
+    };
+    let (lock, cursor) = match begun() {
+        Ok(begun) => begun,
+        Err(error) => {
+            done.failed(error);
+            return done;
         }
-        let how = ShipOptions {
-            jobs: jobs.clone(),
-            dry_run: args.dry_run,
-            start_over: args.start_over,
-            ..ShipOptions::default()
-        };
-        let shipped = ship::ship(disk, &remote, cursor.as_ref(), &how, &|progress| {
-            bar.set_length(progress.bytes_total);
-            bar.set_position(progress.bytes);
-            bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
-        });
-        let (report, cursor) = shipped.map_err(CliError::from)?;
-        if let (Some(cursor), false) = (cursor, args.dry_run) {
-            ship::store_cursor(disk.as_ref(), name, &cursor)?;
+    };
+    let how = ShipOptions {
+        jobs: jobs.clone(),
+        dry_run: args.dry_run,
+        start_over: args.start_over,
+        ..ShipOptions::default()
+    };
+    let report = done.report.insert(Report::default());
+    if args.extend_only {
+        if let Err(error) = ship::extend_into(disk, remote, cursor.as_ref(), &how, report) {
+            done.failed(error);
         }
+        return done;
+    }
+    match ship::ship_into(disk, remote, cursor.as_ref(), &how, &|progress| shown(bar, progress), report) {
+        Ok(Some(cursor)) if !args.dry_run => {
+            if let Err(error) = ship::store_cursor(disk.as_ref(), name, &cursor) {
+                done.failed(error);
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            done.failed(error);
+            return done;
+        }
+    }
+    bar.finish_and_clear();
+    // Looking takes long, and is in nobody's way.
+    drop(lock);
+    if args.verify {
+        let bar = out.progress(Some(0), &format!("{name}: verifying"));
+        let verified = done.verified.insert(Verified::default());
+        let looked = ship::verify_into(disk, remote, name, jobs.first(), &|p| shown(&bar, p), verified);
         bar.finish_and_clear();
-        // Looking takes long, and is in nobody's way.
-        drop(lock);
-        Ok((report, look(args, disk, &remote, name, &jobs, out)?))
-    });
+        if let Err(error) = looked {
+            done.failed(error);
+        }
+    }
+    done
+}
+
+fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> ExitCode {
+    let started = Instant::now();
+    let counters = Arc::new(Counters::default());
+    let bar = out.progress(Some(0), name);
+    let pause =
+        Arc::new(Patience { name: name.to_string(), out: *out, bar: bar.clone(), said: Mutex::default() });
+    let options = OpenOptions { pause, ..open_options(args, &counters) };
+    let opened = jobs(args, settings, &counters)
+        .and_then(|jobs| Ok((jobs, remote::open(settings, &options)?)))
+        .map_err(CliError::from);
+    let mut done = match opened {
+        Ok((jobs, remote)) => try_one(args, disk, name, &remote, &jobs, (&bar, out)),
+        Err(error) => Done { errors: vec![error], ..Done::default() },
+    };
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
-    if out.is_json() {
-        let error = shipped.as_ref().err().map(|e| e.message.as_str());
-        let done = shipped.as_ref().ok();
-        out.json_line(&Line {
-            remote: name,
-            url: &settings.url,
-            report: done.map(|(report, _)| report),
-            verified: done.and_then(|(_, verified)| verified.as_ref()),
-            requests: counters.requests(),
-            seconds,
-            error,
-        })?;
+    let line = Line {
+        remote: name,
+        url: &settings.url,
+        report: done.report.as_ref(),
+        verified: done.verified.as_ref(),
+        requests: counters.requests(),
+        seconds,
+        error: done.errors.first().map(|error| error.message.as_str()),
+    };
+    if let Err(error) = tell(&line, out) {
+        done.failed(error);
     }
-    let (report, verified) = shipped?;
-    if !out.is_json() {
-        out.line(&summary(name, &report, counters.requests(), seconds))?;
-        if let Some(verified) = &verified {
-            out.line(&looked(name, verified))?;
-        }
-        if out.verbosity() > 0 && report.packs > 0 && !report.dry_run {
-            out.note(&format!("{name}: {} packs at a time", report.jobs));
-        }
-    }
-    let locked = warn(&report, out);
-    if let Some(verified) = &verified {
+    let mut worst = ExitCode::Ok;
+    let found = done.report.as_ref().map_or(ExitCode::Ok, |report| warn(report, out));
+    if let Some(verified) = &done.verified {
         for text in verified.damaged_here.iter().chain(&verified.wrong) {
             out.warning(&super::show_bytes(text.as_bytes()));
         }
-        if !verified.wrong.is_empty() {
-            let text = format!("{} objects there are not what was shipped", verified.wrong.len());
-            return Err(CliError::new(ExitCode::RemoteAlarm, text).hint(
+        if verified.wrong_total > 0 {
+            let text = format!("{} objects there are not what was shipped", verified.wrong_total);
+            let error = CliError::new(ExitCode::RemoteAlarm, text).hint(
                 "nothing was changed there. Find out why; then remove them there (or ship to a new place), and ship again while \
                  this vault is sound",
-            ));
+            );
+            worst = error.code;
+            out.error(&error.context(name));
         }
     }
-    let damaged = !report.damaged.is_empty() || verified.is_some_and(|v| !v.damaged_here.is_empty());
-    Ok(match (damaged, report.header_refused) {
-        (true, _) => ExitCode::Corrupt,
-        (false, _) if locked == ExitCode::RemoteAlarm => locked,
-        (false, true) => ExitCode::Remote,
-        (false, false) => locked,
-    })
+    let error = done.errors.first().map(|error| error.message.clone());
+    for error in std::mem::take(&mut done.errors) {
+        worst = worst.and(error.code);
+        out.error(&error.context(name));
+    }
+    if done.verified.as_ref().is_some_and(|verified| !verified.damaged_here.is_empty()) {
+        worst = worst.and(ExitCode::Corrupt);
+    }
+    worst = worst.and(found);
+    // Who holds the lock remembers what came of it; with --extend-only nothing is sent.
+    if !args.dry_run && !args.extend_only && worst != ExitCode::InUse {
+        let (at, error) = (SystemEnv.now(), error.as_deref());
+        let ended = Ended { at, is_alarm: worst == ExitCode::RemoteAlarm, error };
+        let (report, verified) = (done.report.as_ref(), done.verified.as_ref());
+        if let Err(error) = ship::store_last(disk.as_ref(), name, &settings.url, &ended, report, verified) {
+            // `status` says less; that is no reason to fail.
+            out.warning(&super::show_bytes(format!("{name}: {error}").as_bytes()));
+        }
+    }
+    worst
 }
 
-/// Says what is wrong although shipping worked; the code is about locks alone.
+/// Prints what was done with one remote.
+fn tell(line: &Line<'_>, out: &Output) -> CliResult<()> {
+    if out.is_json() {
+        return out.json_line(line);
+    }
+    let Some(report) = line.report else { return Ok(()) };
+    let is_unfinished = line.error.is_some() && !report.is_finished;
+    let has_sent = !report.dry_run && report.packs + report.chain_files + report.headers > 0;
+    // Where it failed before anything was sent there is nothing to say but why.
+    if !is_unfinished || has_sent {
+        let until = if is_unfinished { "until it failed, " } else { "" };
+        out.line(&format!("{until}{}", summary(line.remote, report, line.requests, line.seconds)))?;
+    }
+    if let Some(verified) = line.verified {
+        out.line(&looked(line.remote, verified))?;
+    }
+    if out.verbosity() > 0 && report.packs > 0 && !report.dry_run {
+        out.note(&format!("{}: {} packs at a time", line.remote, report.jobs));
+    }
+    Ok(())
+}
+
+/// Says what is wrong although shipping worked, and returns the code that stands for the worst of it.
 pub(super) fn warn(report: &Report, out: &Output) -> ExitCode {
+    let mut code = ExitCode::Ok;
     for text in &report.damaged {
         out.warning(&super::show_bytes(text.as_bytes()));
+        code = ExitCode::Corrupt;
+    }
+    if let Some(lock) = &report.lock {
+        code = code.and(warn_of_lock(lock, out));
     }
     if report.foreign > 0 {
-        out.warning(&format!("{} objects there are no part of this vault", report.foreign));
+        let names = some(&report.foreign_names, report.foreign);
+        out.warning(&format!("{} objects there are no part of this vault: {names}", report.foreign));
+    }
+    if report.unjudged > 0 {
+        out.warning(&format!(
+            "{} files there are named like snapshots of this vault, and could not all be looked into: one of them may be of a \
+             copy of this vault that went its own way. The next ship looks into more of them; remove what nobody knows",
+            report.unjudged
+        ));
+        code = code.and(ExitCode::RemoteAlarm);
     }
     if report.header_refused {
         out.warning(
             "keys were changed since the header was shipped, and these credentials may not replace it: that copy still opens \
              with the old keys only",
         );
+        code = code.and(ExitCode::Remote);
     }
-    report.lock.as_ref().map_or(ExitCode::Ok, |lock| warn_of_lock(lock, out))
+    code
+}
+
+/// Some names for a message.
+fn some(names: &[String], total: u64) -> String {
+    let shown: Vec<String> =
+        names.iter().take(NAMES_SHOWN).map(|name| super::show_bytes(name.as_bytes())).collect();
+    let more = if total > shown.len() as u64 { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Says what is not as it should be where objects are locked.
@@ -336,15 +414,20 @@ fn warn_of_lock(lock: &LockReport, out: &Output) -> ExitCode {
         (&lock.overwritten, lock.overwritten_total, "somebody wrote over"),
     ] {
         if total > 0 {
-            let shown: Vec<String> =
-                names.iter().take(NAMES_SHOWN).map(|name| super::show_bytes(name.as_bytes())).collect();
-            let more = if total > shown.len() as u64 { ", ..." } else { "" };
             out.warning(&format!(
-                "{what} {total} objects; what was shipped is still there, and is what is read: {}{more}",
-                shown.join(", ")
+                "{what} {total} objects; what was shipped is still there, and is what is read: {}",
+                some(names, total)
             ));
             code = ExitCode::RemoteAlarm;
         }
+    }
+    if lock.gone_total > 0 {
+        out.warning(&format!(
+            "{} objects were listed, and were gone when they were to be locked for longer: {}",
+            lock.gone_total,
+            some(&lock.gone, lock.gone_total)
+        ));
+        code = ExitCode::RemoteAlarm;
     }
     code
 }
@@ -369,7 +452,7 @@ fn looked(name: &str, verified: &Verified) -> String {
         verified.by_checksum,
         verified.by_reading,
         human_bytes(verified.bytes_read),
-        verified.wrong.len(),
+        verified.wrong_total,
     )
 }
 

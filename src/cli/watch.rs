@@ -123,13 +123,18 @@ fn try_to_tell(out: &Output, said: &Said, event: Event<'_>) -> CliResult<()> {
             } else if report.packs + report.chain_files + report.headers > 0 || recovered {
                 out.line(&summary(name, report, requests, seconds))?;
             }
-            let locks = report.lock.as_ref().map(|l| (l.refused, l.hidden_total, l.overwritten_total));
-            let wrong = format!("{:?}", (&report.damaged, report.foreign, report.header_refused, locks));
-            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-            if said.get(name) != Some(&wrong) {
-                // There is no status to end with: what is wrong was said.
-                let _: ExitCode = warn(report, out);
-                said.insert(name.to_string(), wrong);
+            warn_once(out, said, name, report);
+        }
+        Event::Unfinished { name, url, report, requests, time } => {
+            let seconds = time.as_secs_f64();
+            let is_new = warn_once(out, said, name, report);
+            let has_sent = report.packs + report.chain_files + report.headers > 0;
+            if out.is_json() && (is_new || has_sent) {
+                let (remote, url) = (Some(name), Some(url));
+                let (report, requests, seconds) = (Some(report), Some(requests), Some(seconds));
+                out.json_line(&Line { remote, url, report, requests, seconds, ..line("unfinished") })?;
+            } else if has_sent {
+                out.line(&format!("until it failed, {}", summary(name, report, requests, seconds)))?;
             }
         }
         Event::Failing { name, url, error } => {
@@ -166,8 +171,73 @@ fn try_to_tell(out: &Output, said: &Said, event: Event<'_>) -> CliResult<()> {
     Ok(())
 }
 
+/// Says what is wrong although something was shipped, if it is not what was said last. Tells whether it was said.
+fn warn_once(out: &Output, said: &Said, name: &str, report: &Report) -> bool {
+    let wrong = alarms(report);
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.get(name) == Some(&wrong) {
+        return false;
+    }
+    // There is no status to end with: what is wrong was said.
+    let _: ExitCode = warn(report, out);
+    said.insert(name.to_string(), wrong);
+    true
+}
+
+/// Tells one set of alarms from another: by names, since one may go while another comes.
+fn alarms(report: &Report) -> String {
+    let locks = report.lock.as_ref().map(|lock| {
+        let (hidden, overwritten) =
+            ((&lock.hidden, lock.hidden_total), (&lock.overwritten, lock.overwritten_total));
+        (lock.refused, hidden, overwritten, (&lock.gone, lock.gone_total))
+    });
+    let foreign = (&report.foreign_names, report.foreign, report.unjudged);
+    format!("{:?}", (&report.damaged, foreign, report.header_refused, locks))
+}
+
 /// Trouble in one line, with what to do about it.
 fn say(out: &Output, error: &CliError, then: &str) {
     let hint = error.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
     out.warning(&super::show_bytes(format!("{}{hint}; {then}", error.message).as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remote::LockMode;
+    use crate::ship::LockReport;
+
+    #[test]
+    fn an_alarm_that_goes_while_another_comes_is_another_one() {
+        let lock = |hidden: &str| LockReport {
+            mode: LockMode::Governance,
+            days: 30,
+            objects: 2,
+            until: None,
+            extended: 0,
+            asked: 0,
+            refused: 0,
+            hidden: vec![hidden.into()],
+            hidden_total: 1,
+            overwritten: Vec::new(),
+            overwritten_total: 0,
+            gone: Vec::new(),
+            gone_total: 0,
+        };
+        let report = |hidden: &str, foreign: &str| Report {
+            lock: Some(lock(hidden)),
+            foreign: 1,
+            foreign_names: vec![foreign.into()],
+            packs: 3,
+            ..Report::default()
+        };
+        let first = alarms(&report("packs/aa/1", "x"));
+        assert_ne!(first, alarms(&report("packs/aa/2", "x")));
+        assert_ne!(first, alarms(&report("packs/aa/1", "y")));
+        assert_eq!(
+            first,
+            alarms(&Report { packs: 0, bytes: 7, ..report("packs/aa/1", "x") }),
+            "what was sent is no alarm"
+        );
+    }
 }

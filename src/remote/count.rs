@@ -69,6 +69,10 @@ impl Remote for Counted {
         self.inner.url()
     }
 
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
         let put = self.counters.call(|| self.inner.put_if_absent(key, body, checksum))?;
         if put == Put::Created {

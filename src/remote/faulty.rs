@@ -109,6 +109,10 @@ impl Remote for FaultyRemote {
         self.inner.url()
     }
 
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
         self.run(Op::Put, key.as_str(), || self.inner.put_if_absent(key, body, checksum), |_| {})
     }

@@ -261,12 +261,6 @@ impl Settings {
         Ok(location)
     }
 
-    /// Tells places apart: a URL may mean different ones at different endpoints.
-    #[must_use]
-    pub fn place(&self) -> String {
-        format!("{} {}", self.endpoint.as_deref().unwrap_or("-"), self.url)
-    }
-
     fn check_endpoint(&self) -> std::result::Result<(), String> {
         let Some(url) = self.endpoint.as_deref() else { return Ok(()) };
         if !(url.starts_with("https://") || url.starts_with("http://")) || url.contains('@') {

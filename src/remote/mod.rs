@@ -251,6 +251,12 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Returns where it is, as the user wrote it; it never has a secret in it.
     fn url(&self) -> String;
 
+    /// Tells places apart that have the same URL: at another endpoint, wherever its name comes from, it is another place. For
+    /// what is remembered here of a place. Whatever wraps a remote has to pass it on.
+    fn place(&self) -> String {
+        self.url()
+    }
+
     /// Stores an object under a name that is not taken, durably, and makes sure that what is stored has this checksum.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Why a vault was not shipped.
 
-use crate::remote::RemoteError;
+use crate::remote::{ErrorKind, RemoteError};
 use crate::store::error::StoreError;
 
 /// A failed shipment. What was sent before stays, and the remote is a vault all the same.
@@ -37,6 +37,20 @@ pub enum ShipError {
     /// The remote's header can't be this vault's.
     #[error("{0}")]
     Header(String),
+}
+
+impl ShipError {
+    /// Whether a remote holds something else than it should, which is more than that something failed.
+    #[must_use]
+    pub fn is_alarm(&self) -> bool {
+        match self {
+            Self::OtherVault(_) | Self::Diverged { .. } | Self::Lost(_) | Self::Header(_) => true,
+            Self::Remote(error) => {
+                matches!(error.kind, ErrorKind::Conflict | ErrorKind::Corrupt | ErrorKind::Untrusted)
+            }
+            Self::Vault(_) | Self::Busy(_) | Self::Stopped => false,
+        }
+    }
 }
 
 /// Result of shipping.

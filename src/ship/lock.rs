@@ -17,15 +17,15 @@ use crate::disk::Disk;
 use crate::env::Time;
 use crate::format::PackName;
 use crate::format::pack::pack_path;
-use crate::remote::{ErrorKind, Findings, Key, LOCK_DAYS_MAX, LockMode, Locked, Remote, Retention};
+use crate::remote::{ErrorKind, Findings, Key, LOCK_DAYS_MAX, LockMode, Locked, Names, Remote, Retention};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::describe::rfc3339;
 use crate::store::error::StoreError;
 
-use super::error::{Result, ShipError};
+use super::error::Result;
 use super::plan::Plan;
 use super::send::key_of;
-use super::settings::CURSOR_DIR;
+use super::settings::{CURSOR_DIR, place_path};
 use super::there::There;
 
 /// Entries of the ledger that are asked about in each shipment.
@@ -61,6 +61,10 @@ pub struct LockReport {
     pub overwritten: Vec<String>,
     /// How many there are.
     pub overwritten_total: u64,
+    /// Objects that were listed and, when they were to be kept for longer, were gone; at most 100 names.
+    pub gone: Vec<String>,
+    /// How many there are.
+    pub gone_total: u64,
 }
 
 impl LockReport {
@@ -77,6 +81,8 @@ impl LockReport {
             hidden_total: 0,
             overwritten: Vec::new(),
             overwritten_total: 0,
+            gone: Vec::new(),
+            gone_total: 0,
         }
     }
 
@@ -99,30 +105,11 @@ struct Ledger {
     until: BTreeMap<String, i64>,
 }
 
-fn ledger_path(place: &str) -> String {
-    let hash = blake3::hash(place.as_bytes()).to_hex();
-    format!("{CURSOR_DIR}/{}.retained", &hash.as_str()[..16])
-}
-
-/// Forgets what is retained at a place; the next shipment asks.
-///
-/// # Errors
-/// I/O errors.
-pub fn forget_ledger(disk: &dyn Disk, place: &str) -> std::result::Result<(), StoreError> {
-    match disk.remove(&ledger_path(place)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io(format!("removing {}", ledger_path(place)), e))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Ledger {
     /// Reads it. Whatever is wrong with it: it only costs requests.
-    fn load(disk: &dyn Disk, held: &Locked) -> Self {
+    fn load(disk: &dyn Disk, path: &str, held: &Locked) -> Self {
         let empty = || Self { place: held.place.clone(), mode: held.lock.mode, until: BTreeMap::new() };
-        let path = ledger_path(&held.place);
-        let bytes = match disk.read_file(&path, LEDGER_BYTES_MAX) {
+        let bytes = match disk.read_file(path, LEDGER_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -146,13 +133,9 @@ impl Ledger {
         ledger
     }
 
-    fn store(&self, disk: &dyn Disk) -> Result<()> {
-        let path = ledger_path(&self.place);
-        let text = serde_json::to_vec(self)
-            .map_err(|e| ShipError::from(StoreError::Corrupt(format!("encoding {path}: {e}"))))?;
-        disk.create_dir_all(CURSOR_DIR)
-            .and_then(|()| disk.write_file_atomic(&path, &text))
-            .map_err(|e| StoreError::io(format!("writing {path}"), e).into())
+    fn store(&self, disk: &dyn Disk, path: &str) -> io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        disk.create_dir_all(CURSOR_DIR).and_then(|()| disk.write_file_atomic(path, &text))
     }
 }
 
@@ -180,12 +163,9 @@ pub(super) struct Needed {
 }
 
 impl Needed {
-    pub(super) fn of(chain: &Chain) -> Result<Self> {
-        let mut packs = BTreeSet::new();
-        for info in chain.snapshots() {
-            packs.extend(chain.needed_packs(info.seq)?);
-        }
-        Ok(Self { packs, files: chain.files().map(|info| (info.seq, info.id, info.path())).collect() })
+    pub(super) fn of(chain: &Chain) -> Self {
+        let files = chain.files().map(|info| (info.seq, info.id, info.path())).collect();
+        Self { packs: chain.needed_by_snapshots(), files }
     }
 
     /// What of it is there.
@@ -218,7 +198,7 @@ enum End {
     /// It would have to be extended.
     Short,
     Refused,
-    /// It is not there: it was damaged here, or is gone there, which is said elsewhere.
+    /// It is not there.
     Absent,
 }
 
@@ -232,24 +212,38 @@ pub(super) struct Keeper<'a> {
     jobs: usize,
     dry_run: bool,
     ledger: Ledger,
+    ledger_path: String,
     proved: bool,
     /// Names of what was found to be retained, and until when.
     kept: BTreeMap<String, i64>,
+    /// Names of what was listed, and is gone.
+    gone: Names,
     report: LockReport,
 }
 
 impl<'a> Keeper<'a> {
-    /// `None`: this remote locks nothing.
+    /// `None`: this remote locks nothing. `before`: one that has to begin anew, since the vault changed meanwhile.
     pub(super) fn begin(
         disk: &'a dyn Disk,
         remote: &'a Arc<dyn Remote>,
         jobs: usize,
         dry_run: bool,
+        before: Option<Self>,
     ) -> Option<Self> {
         let held = remote.lock()?;
-        let ledger = Ledger::load(disk, &held);
-        let report = LockReport::new(&held);
-        Some(Self { disk, remote, jobs, dry_run, ledger, proved: false, kept: BTreeMap::new(), report })
+        let ledger_path = place_path(remote.as_ref(), "retained");
+        let ledger = Ledger::load(disk, &ledger_path, &held);
+        let mut report = LockReport::new(&held);
+        if let Some(before) = before {
+            (report.extended, report.asked) = (before.report.extended, before.report.asked);
+        }
+        let (kept, gone) = (BTreeMap::new(), Names::default());
+        Some(Self { disk, remote, jobs, dry_run, ledger, ledger_path, proved: false, kept, gone, report })
+    }
+
+    /// Whether something was gone that had been listed.
+    pub(super) fn is_missing_something(&self) -> bool {
+        self.gone.count() > 0
     }
 
     /// Retains objects for long enough.
@@ -263,21 +257,26 @@ impl<'a> Keeper<'a> {
         let next = Mutex::new(todo.into_iter());
         let ends: Mutex<Vec<(String, Outcome)>> = Mutex::new(Vec::new());
         let this = &*self;
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.clamp(1, 256).min(needs.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let Some(need) = locked(&next).next() else { return };
-                        let end = this.settle(need, &held);
-                        let failed = end.is_err();
-                        locked(&ends).push((need.name(), end));
-                        if failed {
-                            // The others find nothing more to do.
-                            while locked(&next).next().is_some() {}
-                        }
-                    }
-                });
+        let work = || {
+            loop {
+                let Some(need) = locked(&next).next() else { return };
+                let end = this.settle(need, &held);
+                let failed = end.is_err();
+                locked(&ends).push((need.name(), end));
+                if failed {
+                    // The others find nothing more to do.
+                    while locked(&next).next().is_some() {}
+                }
             }
+        };
+        let has_panicked = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..self.jobs.clamp(1, 256).min(needs.len())).map(|_| scope.spawn(work)).collect();
+            // Whoever is not joined here lets the scope panic as well.
+            threads
+                .into_iter()
+                .map(|thread| thread.join().is_err())
+                .fold(false, |any, panicked| any | panicked)
         });
         let ends = ends.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut failed = None;
@@ -287,13 +286,13 @@ impl<'a> Keeper<'a> {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                self.save()?;
-                Err(error)
-            }
+        if has_panicked {
+            let error = StoreError::Poisoned("a thread that locks objects failed".into());
+            failed = failed.or(Some(error.into()));
         }
+        // What comes next may fail, and fail each day: what was asked about need not be asked about again.
+        self.save(failed.is_none());
+        failed.map_or(Ok(()), Err)
     }
 
     fn is_kept(&self, need: &Need, enough: Time) -> bool {
@@ -312,7 +311,7 @@ impl<'a> Keeper<'a> {
             }
             End::Short => self.report.extended += 1,
             End::Refused => self.report.refused += 1,
-            End::Absent => {}
+            End::Absent => self.gone.insert(&name),
         }
     }
 
@@ -365,9 +364,14 @@ impl<'a> Keeper<'a> {
                 Ok(Some(kept)) if kept.until.secs >= enough && !is_weaker(&kept, held) => {
                     return Ok((End::Kept(kept.until.secs), asked));
                 }
-                // What is kept more strictly than it need be stays so.
-                Ok(Some(kept)) if kept.mode == LockMode::Compliance => wanted.mode = kept.mode,
-                Ok(_) => {}
+                // What is kept more strictly than it need be stays so, and what is kept for longer.
+                Ok(Some(kept)) => {
+                    if kept.mode == LockMode::Compliance {
+                        wanted.mode = kept.mode;
+                    }
+                    wanted.until = wanted.until.max(kept.until);
+                }
+                Ok(None) => {}
                 Err(e) if e.kind == ErrorKind::NotFound => return Ok((End::Absent, asked)),
                 // Who may not ask may still be allowed to extend.
                 Err(e) if e.kind == ErrorKind::Denied => {}
@@ -413,28 +417,45 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Writes the ledger: only of what is needed, so it does not grow for ever.
-    fn save(&mut self) -> Result<()> {
+    /// Writes the ledger: only of what is needed, so it does not grow for ever. `is_all`: everything that is needed was seen to;
+    /// otherwise what the ledger says of the rest stays.
+    fn save(&mut self, is_all: bool) {
         if self.dry_run {
-            return Ok(());
+            return;
         }
-        self.ledger.until = self.kept.iter().take(LEDGER_ENTRIES_MAX).map(|(k, v)| (k.clone(), *v)).collect();
-        self.ledger.store(self.disk)
+        let mut until = match is_all {
+            true => BTreeMap::new(),
+            false => std::mem::take(&mut self.ledger.until),
+        };
+        until.extend(self.kept.iter().map(|(name, until)| (name.clone(), *until)));
+        while until.len() > LEDGER_ENTRIES_MAX {
+            until.pop_last();
+        }
+        self.ledger.until = until;
+        if let Err(error) = self.ledger.store(self.disk, &self.ledger_path) {
+            tracing::warn!(path = self.ledger_path, %error, "what is locked will have to be asked about again");
+        }
     }
 
-    /// Ends: writes the ledger, and says what is retained, and what somebody did there.
-    pub(super) fn end(mut self, headers: &[String]) -> Result<LockReport> {
-        self.save()?;
-        self.report.objects = self.kept.len() as u64;
-        self.report.until = self.kept.values().min().map(|until| rfc3339(*until, 0));
-        self.report.find(&self.remote.findings());
-        for name in
-            headers.iter().filter(|name| !self.report.overwritten.contains(name)).cloned().collect::<Vec<_>>()
-        {
-            self.report.overwritten.push(name);
-            self.report.overwritten_total += 1;
-        }
-        Ok(self.report)
+    /// Ends: says what is retained, and what somebody did there.
+    pub(super) fn end(mut self, headers: &[String]) -> LockReport {
+        let mut report = self.end_early();
+        let covered = headers.iter().filter(|name| !report.overwritten.contains(name)).cloned();
+        let covered: Vec<String> = covered.collect();
+        report.overwritten_total += covered.len() as u64;
+        report.overwritten.extend(covered);
+        report
+    }
+
+    /// What is known so far.
+    pub(super) fn end_early(&mut self) -> LockReport {
+        let mut report = self.report.clone();
+        report.objects = self.kept.len() as u64;
+        report.until = self.kept.values().min().map(|until| rfc3339(*until, 0));
+        report.find(&self.remote.findings());
+        report.gone = self.gone.iter().map(String::from).collect();
+        report.gone_total = self.gone.count();
+        report
     }
 }
 

@@ -13,21 +13,24 @@ mod lock;
 mod plan;
 mod send;
 mod settings;
+mod standing;
 mod stop;
+mod strangers;
 mod there;
 mod tune;
 mod verify;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::env::Env;
-use crate::format::ChainFile;
 use crate::format::chain::CHAIN_FILE_LEN_MAX;
+use crate::format::{ChainFile, PackName, ParsedHeader};
 use crate::remote::{Counters, ErrorKind, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::list_packs;
@@ -35,22 +38,26 @@ use crate::store::error::StoreError;
 use crate::store::header::load;
 
 pub use error::{Result, ShipError};
-pub use lock::{LockReport, forget_ledger};
+pub use lock::LockReport;
 pub use settings::{
-    Cursor, Remotes, ShipLock, forget_cursor, is_name, load_cursor, lock_remote, store_cursor,
+    Cursor, Remotes, ShipLock, forget_cursor, forget_places, is_name, load_cursor, lock_remote, store_cursor,
 };
+pub use standing::{Behind, Ended, Last, behind, chain_of, load_last, store_last};
 pub use stop::{Stop, Woken};
 pub use tune::{Bounds, Sample, Tuner};
-pub use verify::{Verified, verify};
+pub use verify::{Verified, verify, verify_into};
 pub use watch::{Event, Opened, Watched, Watching, watch};
 
 use header::Copies;
 use lock::{Keeper, Needed};
-use plan::{State, plan};
-use there::There;
+use plan::{Plan, State, plan};
+use strangers::Judged;
+use there::{Place, There};
 
-/// A vault may lose packs to a garbage collection while it is shipped; then its new state is shipped. So often at most.
-const ROUNDS_MAX: usize = 8;
+/// A vault may lose packs and snapshots while it is shipped; then its new state is shipped. So often at most.
+const ROUNDS_MAX: usize = 16;
+/// And so often it is read anew when that happens while it is read.
+const LOADS_MAX: usize = 5;
 
 /// How many packs are under way at a time.
 #[derive(Clone, Debug)]
@@ -138,12 +145,22 @@ pub struct Report {
     pub packs_there: u64,
     /// As many packs at a time as were given, or did best.
     pub jobs: usize,
-    /// Sequence of the newest chain file, which the remote has now (or would have).
+    /// Sequence of the newest chain file that the remote has now (or would have).
     pub newest: Option<u64>,
+    /// Sequence of the newest snapshot of which it has everything; known at the end.
+    pub complete: Option<u64>,
+    /// Everything that could be sent was sent.
+    #[serde(skip)]
+    pub is_finished: bool,
     /// What is wrong here: packs that are damaged or missing. Snapshots that need them are incomplete at the remote.
     pub damaged: Vec<String>,
-    /// Names at the remote that are no part of this vault.
+    /// Objects at the remote that are no part of this vault.
     pub foreign: u64,
+    /// Names of them, at most 100.
+    pub foreign_names: Vec<String>,
+    /// Of those, files that are named like snapshots and could not be looked into: too many at once, or unreadable. One of them
+    /// may be another history of this vault.
+    pub unjudged: u64,
     /// The header there is older than the one here (keys were changed), and these credentials may not replace it.
     pub header_refused: bool,
     /// Nothing was sent: it was only asked for.
@@ -153,10 +170,46 @@ pub struct Report {
     pub lock: Option<LockReport>,
 }
 
+impl Report {
+    /// What was found to be wrong, in a few words each.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<String> {
+        let lock = |total: fn(&LockReport) -> u64| self.lock.as_ref().map_or(0, total);
+        let counted = [
+            (self.damaged.len() as u64, "packs are damaged or missing here"),
+            (lock(|lock| lock.hidden_total), "objects there are under delete markers"),
+            (lock(|lock| lock.overwritten_total), "objects there were written over"),
+            (lock(|lock| lock.gone_total), "objects there are gone"),
+            (lock(|lock| lock.refused), "objects there are locked for too short a time"),
+            (self.unjudged, "files there may be of another copy of this vault"),
+            (u64::from(self.header_refused), "changed header could not be replaced there"),
+        ];
+        counted.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect()
+    }
+
+    /// Whether something was found there that should not be.
+    #[must_use]
+    pub fn is_alarming(&self) -> bool {
+        let of_locks = |lock: &LockReport| lock.hidden_total + lock.overwritten_total + lock.gone_total;
+        self.unjudged + self.lock.as_ref().map_or(0, of_locks) > 0
+    }
+
+    /// Whether anything was sent, or found to be wrong.
+    #[must_use]
+    pub fn says_something(&self) -> bool {
+        let sent = self.packs + self.chain_files + self.headers;
+        let found = self.foreign + self.unjudged + self.damaged.len() as u64;
+        let of_locks = |lock: &LockReport| {
+            lock.extended + lock.refused + lock.hidden_total + lock.overwritten_total + lock.gone_total
+        };
+        sent + found + self.lock.as_ref().map_or(0, of_locks) > 0 || self.header_refused
+    }
+}
+
 /// Brings a remote up to date. `cursor` is what the last shipment left; the new one is returned.
 ///
 /// # Errors
-/// See [`ShipError`]. What was sent before a failure stays there.
+/// See [`ShipError`]. What was sent before a failure stays there; [`ship_into`] says what that was.
 pub fn ship(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
@@ -164,179 +217,310 @@ pub fn ship(
     options: &ShipOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(Report, Option<Cursor>)> {
-    let mut report = Report { dry_run: options.dry_run, ..Report::default() };
-    let cursor = cursor.filter(|cursor| cursor.url == remote.url() && !options.start_over);
-    if remote.lock().is_some() {
-        // Before anything is put.
-        remote.require_lock()?;
-    }
-    let mut round = 1;
-    loop {
-        let last = round >= ROUNDS_MAX;
-        if let Some(head) = ship_round(disk, remote, cursor, options, progress, &mut report, last)? {
-            let cursor = head.map(|(seq, id)| Cursor { url: remote.url(), seq, id });
-            return Ok((report, cursor));
-        }
-        round += 1;
-    }
+    let mut report = Report::default();
+    let cursor = ship_into(disk, remote, cursor, options, progress, &mut report)?;
+    Ok((report, cursor))
 }
 
-/// Sequence and id of the newest chain file.
-type Head = Option<(u64, String)>;
-
-/// Ships what the vault is now. `None`: packs vanished meanwhile, so it has to be looked at again.
-fn ship_round(
+/// As [`ship`]. What was sent and found until a failure is in `report` all the same.
+///
+/// # Errors
+/// As [`ship`].
+pub fn ship_into(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
     cursor: Option<&Cursor>,
     options: &ShipOptions,
     progress: &(dyn Fn(Progress) + Sync),
     report: &mut Report,
-    last: bool,
-) -> Result<Option<Head>> {
-    let loaded = load(disk.as_ref())?.parsed;
-    let header = &loaded.header;
-    let header_bytes = header::local_bytes(disk.as_ref(), &loaded)?;
-    let chain = Chain::load(disk.as_ref(), header)?;
-    if let Some(problem) = chain.problems().iter().find(|problem| problem.breaks_chain) {
-        return Err(StoreError::Corrupt(format!("{}: {}", problem.file, problem.what)).into());
+) -> Result<Option<Cursor>> {
+    *report = Report { dry_run: options.dry_run, ..Report::default() };
+    if remote.lock().is_some() {
+        // Before anything is put.
+        remote.require_lock()?;
     }
-    // After the chain: what the chain needs was there before its files were.
-    let here = list_packs(disk.as_ref())?;
-    let mut keeper = Keeper::begin(disk.as_ref(), remote, options.jobs.first(), options.dry_run);
-    let copies = match header::check(remote.as_ref(), &header_bytes, header) {
-        Err(error) if keeper.is_none() => return Err(error),
-        checked => checked,
+    let mut shipment = Shipment {
+        disk,
+        remote,
+        cursor: cursor.filter(|cursor| cursor.url == remote.url() && !options.start_over),
+        options,
+        progress,
+        report,
+        keeper: None,
+        judged: Judged::load(disk.as_ref(), remote.as_ref()),
+        is_listed_again: false,
     };
-    // Whatever fails from here on, the next one lists everything again.
-    let known = options.watched.as_ref().and_then(|watched| watched.take_known());
-    let mut there = There::list(remote.as_ref(), &chain, &here, known)?;
-    let (mut needed, mut headers) = (None, (Vec::new(), Vec::new()));
-    if let Some(keeper) = &mut keeper {
-        // Before anything is found fault with: who can stop shipments must not be able to let locks run out.
-        let mut needs = needed.insert(Needed::of(&chain)?).among(&there)?;
-        headers = header::kept(remote.as_ref(), &header_bytes)?;
-        needs.extend(headers.0.iter().cloned());
-        keeper.keep(&needs)?;
+    let ended = shipment.run();
+    if !options.dry_run {
+        shipment.judged.save(disk.as_ref());
     }
-    let copies = copies?;
-    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
-    let removed_by = removed_by(disk.as_ref(), &chain)?;
-    let plan = plan(&State {
-        chain: &chain,
-        here: &here,
-        there: &there.packs,
-        files_there: &there.files,
-        removed_by: &removed_by,
-        ahead: options.watched.is_some(),
-    })?;
-    if !plan.missing.is_empty() && !last && changed(disk.as_ref(), &chain)? {
-        return Ok(None);
+    if let (Err(_), Some(mut keeper)) = (&ended, shipment.keeper.take()) {
+        report.lock = Some(keeper.end_early());
     }
-    report.foreign = there.foreign;
-    report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
-    report.jobs = options.jobs.first();
-    report.newest = chain.head().map(|info| info.seq);
-    let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
-    report.damaged = plan
-        .missing
-        .iter()
-        .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
-        .collect();
-    if options.dry_run {
-        report.lock = keeper.map(|keeper| keeper.end(&headers.1)).transpose()?;
-        let (packs, bytes, files) = plan.totals();
-        (report.packs, report.bytes, report.chain_files) = (packs, bytes, files);
-        return Ok(Some(head));
-    }
-    if copies == Copies::None {
-        // The first thing in an empty place: two vaults can't begin there at the same time.
-        report.headers += header::bring(remote.as_ref(), &header_bytes, header, &mut report.header_refused)?;
-    }
-    let mut refused = false;
-    let (packs_to_send, _, files_to_send) = plan.totals();
-    let sent = send::send(disk, remote, &plan, options, progress, &mut || {
-        if packs_to_send > 0 && files_to_send > 0 {
-            // Sending packs may have taken hours.
-            there::look_again(disk.as_ref(), remote.as_ref(), header, &chain)?;
-        }
-        match copies {
-            Copies::Behind => header::bring(remote.as_ref(), &header_bytes, header, &mut refused),
-            Copies::None | Copies::Current => Ok(0),
-        }
-    })?;
-    if sent.chain_files > 0 {
-        there::look_again(disk.as_ref(), remote.as_ref(), header, &chain)?;
-    }
-    report.header_refused |= refused;
-    report.packs += sent.packs;
-    report.packs_ahead += sent.packs_ahead;
-    report.jobs = sent.jobs;
-    report.bytes += sent.bytes;
-    report.chain_files += sent.chain_files;
-    report.headers += sent.headers;
-    if !sent.vanished.is_empty() {
-        if !last && changed(disk.as_ref(), &chain)? {
-            return Ok(None);
-        }
-        report.damaged.extend(sent.vanished.iter().map(|name| format!("{name} is missing")));
-    }
-    report.damaged.extend(sent.damaged);
-    if let (Some(mut keeper), Some(needed)) = (keeper, needed) {
-        let mut needs = needed.after(&plan)?;
-        if copies != Copies::Current {
-            headers = header::kept(remote.as_ref(), &header_bytes)?;
-        }
-        needs.extend(headers.0);
-        keeper.keep(&needs)?;
-        report.lock = Some(keeper.end(&headers.1)?);
-    }
-    if let Some(watched) = &options.watched {
-        there.packs.extend(sent.done);
-        watched.remember(there.packs);
-    }
-    Ok(Some(head))
+    Ok(ended?.map(|(seq, id)| Cursor { url: remote.url(), seq, id }))
 }
 
-/// Retains what the snapshots at a remote need, and sends nothing: for credentials that may do only this.
+/// Sequence and id of the newest chain file.
+type Head = Option<(u64, String)>;
+
+/// A vault on its way to a remote.
+struct Shipment<'a> {
+    disk: &'a Arc<dyn Disk>,
+    remote: &'a Arc<dyn Remote>,
+    cursor: Option<&'a Cursor>,
+    options: &'a ShipOptions,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    report: &'a mut Report,
+    keeper: Option<Keeper<'a>>,
+    judged: Judged,
+    /// Something was gone that had been listed, so all was listed once more.
+    is_listed_again: bool,
+}
+
+impl Shipment<'_> {
+    fn run(&mut self) -> Result<Head> {
+        for _ in 1..ROUNDS_MAX {
+            match self.round(false) {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => {}
+                // Snapshots were deleted, or garbage was collected, since this round began.
+                Err(error) if is_vanished(&error) => tracing::info!(%error, "the vault is looked at again"),
+                Err(error) => return Err(error),
+            }
+        }
+        let given_up = || StoreError::Corrupt("the vault changes faster than it can be shipped".into());
+        self.round(true)?.ok_or_else(|| given_up().into())
+    }
+
+    /// Ships what the vault is now. `None`: it is not that any more, so it has to be looked at again; not if this is the
+    /// `last` round.
+    fn round(&mut self, last: bool) -> Result<Option<Head>> {
+        let (disk, remote, options) = (self.disk.as_ref(), self.remote, self.options);
+        let Vault { header: parsed, header_bytes, chain } = Vault::load(disk)?;
+        let header = &parsed.header;
+        if let Some(problem) = chain.problems().iter().find(|problem| problem.breaks_chain) {
+            return Err(StoreError::Corrupt(format!("{}: {}", problem.file, problem.what)).into());
+        }
+        let place = Place { disk, remote: remote.as_ref(), header, chain: &chain };
+        // After the chain: what the chain needs was there before its files were.
+        let here = list_packs(disk)?;
+        self.keeper = Keeper::begin(disk, remote, options.jobs.first(), options.dry_run, self.keeper.take());
+        let copies = match header::check(remote.as_ref(), &header_bytes, header) {
+            Err(error) if self.keeper.is_none() => return Err(error),
+            checked => checked,
+        };
+        // Whatever fails from here on, the next one lists everything again.
+        let known = options.watched.as_ref().and_then(|watched| watched.take_known());
+        let mut there = There::list(&place, &here, known, &self.judged)?;
+        self.report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
+        self.report.foreign = there.foreign.count();
+        self.report.foreign_names = there.foreign.iter().map(String::from).collect();
+        self.report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+        self.report.jobs = options.jobs.first();
+        let (mut needed, mut headers) = (None, (Vec::new(), Vec::new()));
+        if let Some(keeper) = &mut self.keeper {
+            // Before anything is found fault with: who can stop shipments must not be able to let locks run out.
+            let mut needs = needed.insert(Needed::of(&chain)).among(&there)?;
+            headers = header::kept(remote.as_ref(), &header_bytes)?;
+            needs.extend(headers.0.iter().cloned());
+            keeper.keep(&needs)?;
+            if keeper.is_missing_something() && !std::mem::replace(&mut self.is_listed_again, true) && !last {
+                return Ok(None);
+            }
+        }
+        let copies = copies?;
+        self.report.unjudged = there.check(&place, &here, self.cursor, &mut self.judged)?;
+        let removed_by = removed_by(disk, &chain)?;
+        let plan = plan(&State {
+            chain: &chain,
+            here: &here,
+            there: &there.packs,
+            files_there: &there.files,
+            removed_by: &removed_by,
+            ahead: options.watched.is_some(),
+        })?;
+        if !plan.missing.is_empty() && !last && changed(disk, &chain)? {
+            return Ok(None);
+        }
+        self.report.damaged = plan
+            .missing
+            .iter()
+            .map(|name| format!("{} is missing", crate::format::pack::pack_path(name)))
+            .collect();
+        let newest = chain.head().map(|info| info.seq);
+        let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
+        if options.dry_run {
+            self.report.lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
+            let (packs, bytes, files) = plan.totals();
+            (self.report.packs, self.report.bytes, self.report.chain_files) = (packs, bytes, files);
+            self.report.newest = newest;
+            return Ok(Some(head));
+        }
+        if copies == Copies::None {
+            // The first thing in an empty place: two vaults can't begin there at the same time.
+            let refused = &mut self.report.header_refused;
+            self.report.headers += header::bring(remote.as_ref(), &header_bytes, header, refused)?;
+        }
+        let done = self.send(&place, &plan, copies, &header_bytes)?;
+        self.report.newest = newest;
+        if let (Some(keeper), Some(needed)) = (&mut self.keeper, needed) {
+            let mut needs = needed.after(&plan)?;
+            if copies != Copies::Current {
+                headers = header::kept(remote.as_ref(), &header_bytes)?;
+            }
+            needs.extend(headers.0);
+            keeper.keep(&needs)?;
+        }
+        there.packs.extend(done);
+        let present: BTreeSet<PackName> = there.packs.keys().copied().collect();
+        self.report.complete = chain.latest(&present, None).complete.map(|info| info.seq);
+        self.report.is_finished = true;
+        let lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
+        let is_all_there = lock.as_ref().is_none_or(|lock| lock.gone_total == 0);
+        self.report.lock = lock;
+        if let (Some(watched), true) = (&options.watched, is_all_there) {
+            watched.remember(there.packs);
+        }
+        Ok(Some(head))
+    }
+
+    /// Sends what a plan has, and returns the packs that were sent.
+    fn send(
+        &mut self,
+        place: &Place<'_>,
+        plan: &Plan,
+        copies: Copies,
+        header_bytes: &Arc<[u8]>,
+    ) -> Result<Vec<(PackName, u64)>> {
+        let (mut refused, judged) = (false, &mut self.judged);
+        let mut unjudged = self.report.unjudged;
+        let (packs_to_send, _, files_to_send) = plan.totals();
+        let (sent, ended) =
+            send::send(self.disk, self.remote, plan, self.options, self.progress, &mut || {
+                if packs_to_send > 0 && files_to_send > 0 {
+                    // Sending packs may have taken hours.
+                    unjudged = there::look_again(place, judged)?;
+                }
+                match copies {
+                    Copies::Behind => header::bring(place.remote, header_bytes, place.header, &mut refused),
+                    Copies::None | Copies::Current => Ok(0),
+                }
+            });
+        let report = &mut *self.report;
+        report.unjudged = unjudged;
+        report.header_refused |= refused;
+        report.packs += sent.packs;
+        report.packs_ahead += sent.packs_ahead;
+        report.jobs = sent.jobs;
+        report.bytes += sent.bytes;
+        report.chain_files += sent.chain_files;
+        report.headers += sent.headers;
+        report.newest = report.newest.max(sent.newest);
+        report.damaged.extend(sent.damaged);
+        ended?;
+        if sent.chain_files > 0 {
+            self.report.unjudged = there::look_again(place, &mut self.judged)?;
+        }
+        Ok(sent.done)
+    }
+}
+
+/// Retains what the snapshots at a remote need, and sends nothing: for credentials that may do only this. What was done and
+/// found until a failure is in `report` all the same.
 ///
 /// # Errors
 /// See [`ShipError`]; `NoObjectLock` where none is configured.
-pub fn extend(
+pub fn extend_into(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
     cursor: Option<&Cursor>,
-    jobs: usize,
-    dry_run: bool,
-) -> Result<Report> {
-    let Some(mut keeper) = Keeper::begin(disk.as_ref(), remote, jobs, dry_run) else {
+    options: &ShipOptions,
+    report: &mut Report,
+) -> Result<()> {
+    *report = Report { dry_run: options.dry_run, ..Report::default() };
+    let keeper = Keeper::begin(disk.as_ref(), remote, options.jobs.first(), options.dry_run, None);
+    let Some(mut keeper) = keeper else {
         let text =
             "objects of this remote are not locked: `remote add --replace` with --lock-mode and --lock-days";
         return Err(RemoteError::new(ErrorKind::NoObjectLock, text).into());
     };
     remote.require_lock()?;
-    let loaded = load(disk.as_ref())?.parsed;
-    let header = &loaded.header;
-    let header_bytes = header::local_bytes(disk.as_ref(), &loaded)?;
-    let chain = Chain::load(disk.as_ref(), header)?;
+    let mut judged = Judged::load(disk.as_ref(), remote.as_ref());
+    let ended = extend_what_is_there(disk, remote, cursor, &mut keeper, &mut judged, report);
+    if !options.dry_run {
+        judged.save(disk.as_ref());
+    }
+    match ended {
+        Ok(covered) => report.lock = Some(keeper.end(&covered)),
+        Err(error) => {
+            report.lock = Some(keeper.end_early());
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names of header copies that something lies over.
+fn extend_what_is_there(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    cursor: Option<&Cursor>,
+    keeper: &mut Keeper<'_>,
+    judged: &mut Judged,
+    report: &mut Report,
+) -> Result<Vec<String>> {
+    let Vault { header: parsed, header_bytes, chain } = Vault::load(disk.as_ref())?;
+    let header = &parsed.header;
     let here = list_packs(disk.as_ref())?;
-    let there = There::list(remote.as_ref(), &chain, &here, None)?;
-    let mut needs = Needed::of(&chain)?.among(&there)?;
+    let place = Place { disk: disk.as_ref(), remote: remote.as_ref(), header, chain: &chain };
+    let there = There::list(&place, &here, None, judged)?;
+    report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+    report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
+    report.foreign = there.foreign.count();
+    report.foreign_names = there.foreign.iter().map(String::from).collect();
+    let mut needs = Needed::of(&chain).among(&there)?;
     let (headers, covered) = header::kept(remote.as_ref(), &header_bytes)?;
     needs.extend(headers);
     keeper.keep(&needs)?;
     // What is wrong there is no reason to let locks run out.
     header::check(remote.as_ref(), &header_bytes, header)?;
     let cursor = cursor.filter(|cursor| cursor.url == remote.url());
-    there.check(disk.as_ref(), remote.as_ref(), header, &chain, &here, cursor)?;
-    Ok(Report {
-        packs_there: here.keys().filter(|name| there.packs.contains_key(name)).count() as u64,
-        newest: there.files.keys().next_back().map(|(seq, _)| *seq),
-        foreign: there.foreign,
-        dry_run,
-        lock: Some(keeper.end(&covered)?),
-        ..Report::default()
-    })
+    report.unjudged = there.check(&place, &here, cursor, judged)?;
+    Ok(covered)
+}
+
+/// A vault as it is read without a key.
+struct Vault {
+    header: ParsedHeader,
+    /// The bytes of the header.
+    header_bytes: Arc<[u8]>,
+    chain: Chain,
+}
+
+impl Vault {
+    /// Reads it; once more while somebody deletes snapshots or changes keys at this moment.
+    fn load(disk: &dyn Disk) -> Result<Self> {
+        for _ in 1..LOADS_MAX {
+            match Self::try_load(disk) {
+                Err(error) if is_vanished(&error) => {}
+                Err(ShipError::Vault(StoreError::HeaderDamaged(_))) => {}
+                other => return other,
+            }
+        }
+        Self::try_load(disk)
+    }
+
+    fn try_load(disk: &dyn Disk) -> Result<Self> {
+        let header = load(disk)?.parsed;
+        let header_bytes = header::local_bytes(disk, &header)?;
+        let chain = Chain::load(disk, &header.header)?;
+        Ok(Self { header, header_bytes, chain })
+    }
+}
+
+/// Whether a file of the vault was gone when it was to be read.
+fn is_vanished(error: &ShipError) -> bool {
+    matches!(error, ShipError::Vault(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether snapshots were made or removed since the chain was read.

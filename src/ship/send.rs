@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::format::PackName;
-use crate::format::chain::CHAIN_FILE_LEN_MAX;
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
 use crate::format::pack::pack_path;
 use crate::remote::{Bytes, Checksum, Key, Remote, Source};
 use crate::store::error::StoreError;
@@ -31,10 +31,10 @@ pub(super) struct Sent {
     pub(super) chain_files: u64,
     pub(super) headers: u64,
     pub(super) bytes: u64,
+    /// Sequence of the newest of the chain files.
+    pub(super) newest: Option<u64>,
     /// Packs whose bytes are not what their names say.
     pub(super) damaged: Vec<String>,
-    /// Packs that are not there any more.
-    pub(super) vanished: Vec<String>,
 }
 
 /// A file of the vault as it is sent.
@@ -187,7 +187,8 @@ impl Drop for UnderWay<'_, '_> {
     }
 }
 
-/// Sends everything that a plan has. `headers` is called before the first chain file, and returns how many it sent.
+/// Sends everything that a plan has. `headers` is called before the first chain file, and returns how many it sent. What was
+/// sent is told also where it failed. A file that is not there any more is a failure: then the plan is no good.
 pub(super) fn send(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
@@ -195,7 +196,7 @@ pub(super) fn send(
     options: &ShipOptions,
     progress: &(dyn Fn(Progress) + Sync),
     headers: &mut dyn FnMut() -> Result<u64>,
-) -> Result<Sent> {
+) -> (Sent, Result<()>) {
     let (packs, bytes_total, files) = plan.totals();
     let mut todo: Vec<(usize, PackName, u64)> = Vec::new();
     for (n, group) in plan.groups.iter().enumerate() {
@@ -257,10 +258,7 @@ pub(super) fn send(
     });
     let mut work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
     work.sent.jobs = work.limit.settled();
-    match work.error {
-        Some(error) => Err(error),
-        None => Ok(work.sent),
-    }
+    (work.sent, work.error.map_or(Ok(()), Err))
 }
 
 fn thread_failed() -> ShipError {
@@ -278,26 +276,38 @@ fn send_packs(shared: &Shared<'_>) {
         if !work.todo.is_empty() {
             work.limit.ended(&shared.options.jobs, shared.bytes.load(Ordering::Relaxed));
         }
-        match outcome {
+        let ended = match outcome {
             Ok(Outcome::Sent) => {
                 work.sent.packs += 1;
                 work.sent.packs_ahead += u64::from(shared.ahead == Some(group));
                 work.sent.done.push((name, len));
                 work.sent.bytes += len;
+                Ok(())
             }
-            Ok(Outcome::Damaged) => work.sent.damaged.push(format!("{} is damaged", pack_path(&name))),
+            Ok(Outcome::Damaged) => {
+                work.sent.damaged.push(format!("{} is damaged", pack_path(&name)));
+                Ok(())
+            }
             // Collected before any snapshot named it: nobody will miss it.
-            Ok(Outcome::Vanished) if shared.ahead == Some(group) => {}
-            Ok(Outcome::Vanished) => work.sent.vanished.push(pack_path(&name)),
+            Ok(Outcome::Vanished) if shared.ahead == Some(group) => Ok(()),
+            Ok(Outcome::Vanished) => Err(vanished(&pack_path(&name))),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => work.left[group] -= 1,
+            // It stays among those that are left, so that no snapshot follows that needs it.
             Err(error) => {
                 work.error.get_or_insert(error);
                 work.todo.clear();
             }
         }
-        work.left[group] -= 1;
         drop(work);
         shared.changed.notify_all();
     }
+}
+
+fn vanished(path: &str) -> ShipError {
+    StoreError::io(format!("reading {path}"), io::ErrorKind::NotFound.into()).into()
 }
 
 /// The next pack, as soon as one more may be under way; `None` when there are no more.
@@ -404,6 +414,8 @@ fn send_files(
             let mut work = shared.work();
             work.sent.chain_files += 1;
             work.sent.bytes += len;
+            let name = path.rsplit('/').next().and_then(parse_name);
+            work.sent.newest = work.sent.newest.max(name.map(|(seq, _)| seq));
             show(&work);
         }
     }

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, DiskLock};
 use crate::format::SnapshotId;
-use crate::remote::Settings;
+use crate::remote::{Remote, Settings};
 use crate::store::error::{Result, StoreError};
 
 use super::error::ShipError;
+use super::standing::forget_last;
 
 const PATH: &str = "live/remotes.json";
 const LOCK_PATH: &str = "live/remotes.lock";
-/// What each remote was seen to have, and what is retained there.
+/// What each remote was seen to have, what is retained there, what was looked into.
 pub(super) const CURSOR_DIR: &str = "live/remotes";
 /// The largest of these files that is read.
 const BYTES_MAX: u64 = 1 << 20;
@@ -55,7 +56,7 @@ pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(good)
 }
 
-fn read<T: for<'a> Deserialize<'a>>(disk: &dyn Disk, path: &str) -> Result<Option<T>> {
+pub(super) fn read<T: for<'a> Deserialize<'a>>(disk: &dyn Disk, path: &str) -> Result<Option<T>> {
     match disk.read_file(path, BYTES_MAX) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| {
             StoreError::Corrupt(format!("{path} can't be understood ({e}); remove it to begin anew"))
@@ -65,7 +66,7 @@ fn read<T: for<'a> Deserialize<'a>>(disk: &dyn Disk, path: &str) -> Result<Optio
     }
 }
 
-fn write(disk: &dyn Disk, path: &str, value: &impl Serialize) -> Result<()> {
+pub(super) fn write(disk: &dyn Disk, path: &str, value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_vec_pretty(value).map_err(|e| StoreError::Corrupt(format!("encoding {path}: {e}")))?;
     disk.create_dir_all(crate::disk::parent(path))
@@ -125,18 +126,54 @@ pub fn store_cursor(disk: &dyn Disk, name: &str, cursor: &Cursor) -> Result<()> 
     write(disk, &cursor_path(name), cursor)
 }
 
-/// Forgets what a remote had.
+/// Forgets what a remote had, and what came of shipping to it.
 ///
 /// # Errors
 /// I/O errors.
 pub fn forget_cursor(disk: &dyn Disk, name: &str) -> Result<()> {
     store_position(disk, name, None)?;
+    forget_last(disk, name)?;
     match disk.remove(&cursor_path(name)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::io(format!("removing {}", cursor_path(name)), e))
         }
         _ => Ok(()),
     }
+}
+
+/// A file about a place, whatever names it has as a remote. Of another endpoint it is another one.
+pub(super) fn place_path(remote: &dyn Remote, kind: &str) -> String {
+    format!("{CURSOR_DIR}/{}-{}.{kind}", short(&remote.url()), short(&remote.place()))
+}
+
+fn short(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
+}
+
+/// Forgets what is known of all places with a URL: what is retained there, what was looked into. The next shipment asks.
+///
+/// # Errors
+/// I/O errors.
+pub fn forget_places(disk: &dyn Disk, url: &str) -> Result<()> {
+    let begins = format!("{}-", short(url));
+    let items = match disk.list(CURSOR_DIR) {
+        Ok(items) => items,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(StoreError::io(format!("listing {CURSOR_DIR}"), e)),
+    };
+    // A remote's name may look like that; its files have another kind.
+    let is_ours =
+        |name: &str| name.starts_with(&begins) && (name.ends_with(".retained") || name.ends_with(".judged"));
+    for item in items.iter().filter(|item| is_ours(&item.name)) {
+        let path = format!("{CURSOR_DIR}/{}", item.name);
+        match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io(format!("removing {path}"), e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn position_path(name: &str) -> String {
@@ -147,12 +184,18 @@ fn position_path(name: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
+    /// The place that was looked at, where it is not told by the URL alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<String>,
     /// The URL it had then.
     pub(super) url: String,
     /// Everything up to this name was looked at.
     pub(super) after: String,
-    /// What was wrong among it.
+    /// What was wrong among it: a bounded number of texts that begin with a name,
     pub(super) wrong: Vec<String>,
+    /// and how many more there were.
+    #[serde(default)]
+    pub(super) wrong_more: u64,
 }
 
 /// Reads how far a verification has come. One that can't be understood begins anew.
@@ -160,6 +203,11 @@ pub(super) fn load_position(disk: &dyn Disk, name: &str) -> Result<Option<Positi
     match read(disk, &position_path(name)) {
         Err(StoreError::Corrupt(text)) => {
             tracing::warn!(%text, "verifying begins anew");
+            Ok(None)
+        }
+        // Longer than any that was written.
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(error = %source, "verifying begins anew");
             Ok(None)
         }
         other => other,

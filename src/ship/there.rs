@@ -2,19 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crypto::verify_chain_file;
 use crate::disk::Disk;
-use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, parse_name};
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
 use crate::format::pack::{PACK_LEN_MAX, parse_pack_path};
 use crate::format::{Header, PackName, SnapshotId};
-use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
+use crate::remote::{self, ErrorKind, Names, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 
 use super::error::{Result, ShipError};
 use super::settings::Cursor;
+use super::strangers::{Judged, Strangers};
 
-/// So many chain files that nobody here knows are looked into; a hostile listing may have any number.
-const STRANGERS_MAX: usize = 16;
+/// A vault, and a remote that it is compared with.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) remote: &'a dyn Remote,
+    pub(super) header: &'a Header,
+    pub(super) chain: &'a Chain,
+}
 
 /// What a remote has of this vault. It is as large as what is here, whatever the remote lists.
 #[derive(Debug, Default)]
@@ -23,62 +29,67 @@ pub(super) struct There {
     pub(super) packs: BTreeMap<PackName, u64>,
     /// Chain files that are here, with their lengths.
     pub(super) files: BTreeMap<(u64, SnapshotId), u64>,
-    /// The newest chain files that are not here.
-    strangers: BTreeSet<(u64, SnapshotId)>,
+    /// Chain files that are not here.
+    strangers: Strangers,
     /// Names that are no part of this vault.
-    pub(super) foreign: u64,
+    pub(super) foreign: Names,
 }
 
 impl There {
-    /// Lists a remote. `known`: packs that it had a short time ago, which is believed.
+    /// Lists a remote. `known`: packs that it had a short time ago, which is believed as long as no snapshot is to be sent
+    /// that may need them.
     pub(super) fn list(
-        remote: &dyn Remote,
-        chain: &Chain,
+        place: &Place<'_>,
         here: &BTreeMap<PackName, u64>,
         known: Option<BTreeMap<PackName, u64>>,
+        judged: &Judged,
     ) -> Result<Self> {
         let mut there = Self::default();
-        match known {
+        there.list_chain(place, judged)?;
+        let is_up_to_date = place.chain.files().all(|info| there.files.contains_key(&(info.seq, info.id)));
+        match known.filter(|_| is_up_to_date) {
             Some(packs) => there.packs = packs,
-            None => there.list_packs(remote, &chain.named(), here)?,
+            None => there.list_packs(place.remote, &place.chain.named(), here)?,
         }
-        there.list_chain(remote, chain)?;
         Ok(there)
     }
 
-    /// Fails if one of the strangers was signed with this vault's keys.
+    /// Fails if one of the strangers was signed with this vault's keys. Returns of how many this is not known.
     fn refuse_genuine(
         &self,
-        disk: &dyn Disk,
-        remote: &dyn Remote,
-        header: &Header,
+        place: &Place<'_>,
+        judged: &mut Judged,
         why: impl Fn(u64) -> &'static str,
-    ) -> Result<()> {
-        for (seq, id) in self.strangers.iter().rev() {
-            // Perhaps it was made here since the chain was read, and shipped by another process.
-            if is_genuine(remote, header, *seq, *id)? && !Chain::load(disk, header)?.contains(*seq, id) {
-                let file = crate::format::chain::name(*seq, id);
-                return Err(ShipError::Diverged { file, why: why(*seq) });
-            }
+    ) -> Result<u64> {
+        self.strangers.forget_others(judged);
+        let (genuine, open) = self.strangers.look(place.remote, place.header, judged)?;
+        if genuine.is_empty() {
+            return Ok(open);
         }
-        Ok(())
+        // Perhaps they were made here since the chain was read, and shipped by another process.
+        let now = Chain::load(place.disk, place.header)?;
+        match genuine.iter().rfind(|(seq, id)| !now.contains(*seq, id)) {
+            Some((seq, id)) => {
+                let file = crate::format::chain::name(*seq, id);
+                Err(ShipError::Diverged { file, why: why(*seq) })
+            }
+            None => Ok(open.saturating_sub(genuine.len() as u64)),
+        }
     }
 
-    fn list_chain(&mut self, remote: &dyn Remote, chain: &Chain) -> Result<()> {
-        remote::list(remote, "snapshots/", &mut |item| {
+    fn list_chain(&mut self, place: &Place<'_>, judged: &Judged) -> Result<()> {
+        self.strangers = Strangers::new(place.chain.head().map_or(0, |head| head.seq));
+        remote::list(place.remote, "snapshots/", &mut |item| {
             let name = item.name.strip_prefix("snapshots/").and_then(parse_name);
             match name.filter(|_| item.len <= CHAIN_FILE_LEN_MAX as u64) {
-                Some((seq, id)) if chain.contains(seq, &id) => {
+                Some((seq, id)) if place.chain.contains(seq, &id) => {
                     self.files.insert((seq, id), item.len);
                 }
                 Some(stranger) => {
-                    self.foreign += 1;
-                    self.strangers.insert(stranger);
-                    if self.strangers.len() > STRANGERS_MAX {
-                        self.strangers.pop_first();
-                    }
+                    self.foreign.insert(&item.name);
+                    self.strangers.insert(stranger, item.len, judged);
                 }
-                None => self.foreign += 1,
+                None => self.foreign.insert(&item.name),
             }
             Ok(())
         })?;
@@ -98,29 +109,28 @@ impl There {
                 }
                 // Collected here, and not yet pruned there; or anything.
                 Some(_) => {}
-                None => self.foreign += 1,
+                None => self.foreign.insert(&item.name),
             }
             Ok(())
         })?)
     }
 
     /// Checks that what is there is this vault's: no properly signed chain file that is unknown here, nothing of another
-    /// length, nothing gone that was there.
+    /// length, nothing gone that was there. Returns the number of files of which it is not known whose they are.
     pub(super) fn check(
         &self,
-        disk: &dyn Disk,
-        remote: &dyn Remote,
-        header: &Header,
-        chain: &Chain,
+        place: &Place<'_>,
         here: &BTreeMap<PackName, u64>,
         cursor: Option<&Cursor>,
-    ) -> Result<()> {
+        judged: &mut Judged,
+    ) -> Result<u64> {
+        let chain = place.chain;
         for (name, len) in &self.packs {
             if here.get(name).is_some_and(|ours| ours != len) {
                 return Err(conflict(&crate::format::pack::pack_path(name)));
             }
         }
-        self.refuse_genuine(disk, remote, header, |seq| match chain.head() {
+        let unjudged = self.refuse_genuine(place, judged, |seq| match chain.head() {
             Some(head) if seq <= head.seq => {
                 "two vaults with the same id were written to, a clone and its original"
             }
@@ -136,7 +146,7 @@ impl There {
             Some((seq, id)) if !self.files.contains_key(&(seq, id)) && chain.get(seq).is_some() => {
                 Err(ShipError::Lost(crate::format::chain::name(seq, &id)))
             }
-            _ => Ok(()),
+            _ => Ok(unjudged),
         }
     }
 }
@@ -145,30 +155,13 @@ impl There {
 /// time both find the place as they left it. Their chain files have different names, so no put of one refuses the other's:
 /// but whoever puts second, and looks after it, sees the first one's. So at most one of them believes that all is well,
 /// and hears of the other at its next shipment.
-pub(super) fn look_again(disk: &dyn Disk, remote: &dyn Remote, header: &Header, chain: &Chain) -> Result<()> {
+pub(super) fn look_again(place: &Place<'_>, judged: &mut Judged) -> Result<u64> {
     let mut there = There::default();
-    there.list_chain(remote, chain)?;
+    there.list_chain(place, judged)?;
     let why = "another copy of this vault was shipped there at the same time";
-    there.refuse_genuine(disk, remote, header, |_| why)
+    there.refuse_genuine(place, judged, |_| why)
 }
 
 fn conflict(path: &str) -> ShipError {
     RemoteError::new(ErrorKind::Conflict, format!("{path} exists there with another length")).into()
-}
-
-/// Whether a chain file that is unknown here was signed with this vault's keys. Anything else is rubbish that somebody
-/// put there, and no reason to stop.
-fn is_genuine(remote: &dyn Remote, header: &Header, seq: u64, id: SnapshotId) -> Result<bool> {
-    let name = format!("snapshots/{}", crate::format::chain::name(seq, &id));
-    let Some(key) = Key::new(&name) else { return Ok(false) };
-    let bytes = match remote::read(remote, &key, CHAIN_FILE_LEN_MAX as u64) {
-        Ok(bytes) => bytes,
-        // Whoever may write there could make an object that nobody can read: that must not stop shipments for good.
-        Err(error) if error.kind.may_be_one_objects() => {
-            tracing::warn!(name, %error, "a snapshot file that this vault does not know can't be read");
-            return Ok(false);
-        }
-        Err(e) => return Err(e.into()),
-    };
-    Ok(id_of(&bytes) == id && verify_chain_file(header, &bytes).is_ok_and(|file| file.public.seq == seq))
 }

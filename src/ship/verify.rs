@@ -6,7 +6,7 @@
 //!
 //! Names go in order, and how far it came is remembered: a verification that was interrupted goes on there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,12 +19,12 @@ use crate::format::{PackName, SnapshotId};
 use crate::remote::{Checksum, ErrorKind, Key, PIECE, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 use crate::store::error::StoreError;
-use crate::store::header::load;
 
-use super::Progress;
 use super::error::{Result, ShipError};
 use super::settings::{Position, load_position, store_position};
-use super::there::There;
+use super::strangers::Judged;
+use super::there::{Place, There};
+use super::{Progress, Vault};
 
 /// How far it is gets remembered after so many objects,
 const REMEMBER_OBJECTS: usize = 500;
@@ -34,6 +34,8 @@ const REMEMBER_BYTES: u64 = 256 << 20;
 const STEP: u64 = 8 * PIECE as u64;
 /// An object that seems to be wrong is looked at so often: a bit may have turned on the way.
 const LOOKS: u32 = 2;
+/// Names of wrong objects that are told, and remembered: far less than what a file here may have.
+const WRONG_MAX: usize = 1000;
 
 /// What came of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -48,8 +50,10 @@ pub struct Verified {
     pub bytes_read: u64,
     /// It went on where one was interrupted.
     pub resumed: bool,
-    /// Objects there that are not what they should be: name and what is wrong.
+    /// Objects there that are not what they should be: name and what is wrong. The first 1,000 that were found.
     pub wrong: Vec<String>,
+    /// How many there are.
+    pub wrong_total: u64,
     /// Packs here that are damaged. Those there were compared with their names.
     pub damaged_here: Vec<String>,
 }
@@ -94,8 +98,15 @@ struct Work {
     /// Everything before this one was looked at.
     frontier: usize,
     /// What was looked at beyond it.
-    beyond: std::collections::BTreeSet<usize>,
+    beyond: BTreeSet<usize>,
     verified: Verified,
+    /// So many objects were found to be wrong before, and come first. Until all were looked at nothing new is remembered.
+    again: usize,
+    /// How many were found to be wrong before, and are not among those.
+    wrong_before: u64,
+    /// Of those before the frontier, how many are wrong; and which ones are beyond it.
+    wrong_passed: u64,
+    wrong_beyond: BTreeSet<usize>,
     remembered: (usize, u64),
     error: Option<ShipError>,
 }
@@ -120,7 +131,7 @@ impl Shared<'_> {
 /// something is shipped.) `name`: of the remote, under which it is remembered how far this came.
 ///
 /// # Errors
-/// See [`ShipError`]. What was found so far is kept for the next one.
+/// See [`ShipError`]. What was found so far is kept for the next one; [`verify_into`] tells it as well.
 pub fn verify(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
@@ -128,21 +139,45 @@ pub fn verify(
     jobs: usize,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Verified> {
-    let header = load(disk.as_ref())?.parsed.header;
-    let chain = Chain::load(disk.as_ref(), &header)?;
-    let here = crate::snapshot::open::list_packs(disk.as_ref())?;
-    let there = There::list(remote.as_ref(), &chain, &here, None)?;
-    there.check(disk.as_ref(), remote.as_ref(), &header, &chain, &here, None)?;
-    let mut items = list_items(&there, &here, &chain);
-    let url = remote.url();
-    let before = load_position(disk.as_ref(), name)?.filter(|position| position.url == url);
     let mut verified = Verified::default();
-    if let Some(position) = &before {
+    verify_into(disk, remote, name, jobs, progress, &mut verified)?;
+    Ok(verified)
+}
+
+/// As [`verify`]. What was found until a failure is in `verified` all the same.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_into(
+    disk: &Arc<dyn Disk>,
+    remote: &Arc<dyn Remote>,
+    name: &str,
+    jobs: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+    verified: &mut Verified,
+) -> Result<()> {
+    *verified = Verified::default();
+    let Vault { header: parsed, chain, .. } = Vault::load(disk.as_ref())?;
+    let here = crate::snapshot::open::list_packs(disk.as_ref())?;
+    let at = Place { disk: disk.as_ref(), remote: remote.as_ref(), header: &parsed.header, chain: &chain };
+    let mut judged = Judged::load(disk.as_ref(), remote.as_ref());
+    let there = There::list(&at, &here, None, &judged)?;
+    let checked = there.check(&at, &here, None, &mut judged);
+    judged.save(disk.as_ref());
+    checked?;
+    let mut items = list_items(&there, &here, &chain);
+    let (url, place) = (remote.url(), place_of(remote.as_ref()));
+    let before = load_position(disk.as_ref(), name)?;
+    let mut again = 0;
+    if let Some(position) = before.filter(|position| position.url == url && position.place == place) {
         // What was wrong is looked at again: it may have been healed.
+        let wrong: BTreeSet<&str> = position.wrong.iter().map(|text| path_in(text)).collect();
         items.retain(|item| {
             let path = item.path();
-            path > position.after || position.wrong.iter().any(|wrong| wrong.starts_with(&path))
+            path > position.after || wrong.contains(path.as_str())
         });
+        again = items.iter().take_while(|item| item.path() <= position.after).count();
+        verified.wrong_total = position.wrong_more;
         verified.resumed = true;
     }
     let shared = Shared {
@@ -155,26 +190,45 @@ pub fn verify(
         work: Mutex::new(Work {
             next: 0,
             frontier: 0,
-            beyond: std::collections::BTreeSet::new(),
-            verified,
+            beyond: BTreeSet::new(),
+            again,
+            wrong_before: verified.wrong_total,
+            wrong_passed: 0,
+            wrong_beyond: BTreeSet::new(),
+            verified: std::mem::take(verified),
             remembered: (0, 0),
             error: None,
         }),
     };
     std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, 64).min(items.len()) {
-            scope.spawn(|| look_at_items(&shared, progress));
+        let threads: Vec<_> = (0..jobs.clamp(1, 64).min(items.len()))
+            .map(|_| scope.spawn(|| look_at_items(&shared, progress)))
+            .collect();
+        for thread in threads {
+            // Whoever is not joined here lets the scope panic as well.
+            if thread.join().is_err() {
+                let panicked = || StoreError::Poisoned("a thread that verifies failed".into()).into();
+                shared.work().error.get_or_insert_with(panicked);
+            }
         }
     });
-    let work = shared.work.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if work.frontier < items.len() {
-        let panicked = || StoreError::Poisoned("a thread that verifies failed".into()).into();
-        return Err(work.error.unwrap_or_else(panicked));
-    }
-    store_position(disk.as_ref(), name, None)?;
-    let mut verified = work.verified;
+    let mut work = shared.work();
+    *verified = std::mem::take(&mut work.verified);
     verified.wrong.sort();
-    Ok(verified)
+    match work.error.take() {
+        Some(error) => Err(error),
+        None => Ok(store_position(disk.as_ref(), name, None)?),
+    }
+}
+
+/// What tells a place from others of the same URL.
+fn place_of(remote: &dyn Remote) -> Option<String> {
+    Some(remote.place()).filter(|place| *place != remote.url())
+}
+
+/// The name that what is wrong begins with.
+fn path_in(text: &str) -> &str {
+    text.split(':').next().unwrap_or(text)
 }
 
 /// Everything there, in order of names.
@@ -211,7 +265,11 @@ fn look_at_items(shared: &Shared<'_>, progress: &(dyn Fn(Progress) + Sync)) {
         let bytes = shared.bytes.fetch_add(item.len(), Ordering::Relaxed) + item.len();
         let mut work = shared.work();
         match found {
-            Ok((finding, damaged_here)) => note(&mut work, item, &finding, damaged_here),
+            Ok((finding, damaged_here)) => {
+                if note(&mut work.verified, item, &finding, damaged_here) {
+                    work.wrong_beyond.insert(at);
+                }
+            }
             Err(error) => {
                 work.error.get_or_insert(error);
                 return;
@@ -221,6 +279,7 @@ fn look_at_items(shared: &Shared<'_>, progress: &(dyn Fn(Progress) + Sync)) {
         while let frontier = work.frontier
             && work.beyond.remove(&frontier)
         {
+            work.wrong_passed += u64::from(work.wrong_beyond.remove(&frontier));
             work.frontier += 1;
         }
         remember(shared, &mut work);
@@ -233,8 +292,8 @@ fn look_at_items(shared: &Shared<'_>, progress: &(dyn Fn(Progress) + Sync)) {
     }
 }
 
-fn note(work: &mut Work, item: &Item, finding: &Finding, damaged_here: bool) {
-    let verified = &mut work.verified;
+/// Notes what an object was found to be, and tells whether it is wrong.
+fn note(verified: &mut Verified, item: &Item, finding: &Finding, damaged_here: bool) -> bool {
     verified.objects += 1;
     let what = match finding {
         Finding::Checksum { good } => {
@@ -249,25 +308,37 @@ fn note(work: &mut Work, item: &Item, finding: &Finding, damaged_here: bool) {
         Finding::Gone => Some("it was listed, and is not there"),
     };
     if let Some(what) = what {
-        verified.wrong.push(format!("{}: {what}", item.path()));
+        verified.wrong_total += 1;
+        if verified.wrong.len() < WRONG_MAX {
+            verified.wrong.push(format!("{}: {what}", item.path()));
+        }
     }
     if damaged_here {
         verified.damaged_here.push(format!("{} is damaged", item.path()));
     }
+    what.is_some()
 }
 
 /// Remembers how far it is, now and then.
 fn remember(shared: &Shared<'_>, work: &mut Work) {
     let Some(last) = work.frontier.checked_sub(1) else { return };
     let (objects, bytes) = work.remembered;
+    if work.frontier <= work.again {
+        return;
+    }
     if work.frontier - objects < REMEMBER_OBJECTS && work.verified.bytes_read - bytes < REMEMBER_BYTES {
         return;
     }
     work.remembered = (work.frontier, work.verified.bytes_read);
+    let after = shared.items[last].path();
+    let passed = work.verified.wrong.iter().filter(|text| path_in(text) <= after.as_str());
+    let wrong: Vec<String> = passed.cloned().collect();
     let position = Position {
+        place: place_of(shared.remote),
         url: shared.remote.url(),
-        after: shared.items[last].path(),
-        wrong: work.verified.wrong.clone(),
+        after,
+        wrong_more: (work.wrong_before + work.wrong_passed).saturating_sub(wrong.len() as u64),
+        wrong,
     };
     if let Err(error) = store_position(shared.disk, shared.name, Some(&position)) {
         // Then an interruption costs more.

@@ -33,8 +33,9 @@ use crate::store::header::load;
 
 use super::error::{Result, ShipError};
 use super::settings::{Remotes, load_cursor, lock_remote, store_cursor};
+use super::standing::{Ended, store_last};
 use super::stop::{Stop, Woken};
-use super::{Jobs, Report, ShipOptions, header, ship};
+use super::{Jobs, Report, ShipOptions, header, ship_into};
 
 /// What a remote has is listed again after this time, and everything compared, also when nothing changes here.
 const LIST_AGAIN: Duration = Duration::from_secs(3600);
@@ -135,6 +136,19 @@ pub enum Event<'a> {
         time: Duration,
         /// The one before had failed.
         recovered: bool,
+    },
+    /// A round has failed, and this is what it did and found until then. Not told where it did and found nothing.
+    Unfinished {
+        /// The remote.
+        name: &'a str,
+        /// Its URL.
+        url: &'a str,
+        /// What was done.
+        report: &'a Report,
+        /// Calls of the remote.
+        requests: u64,
+        /// How long it took.
+        time: Duration,
     },
     /// Rounds fail now, for another reason than before.
     Failing {
@@ -436,6 +450,37 @@ impl Rounds {
         if self.shipped == Some(state) && !due {
             return Ok(Round::Nothing);
         }
+        let mut report = None;
+        let ended = self.ship(&disk, due, &mut report);
+        // Being asked to end is no failure, and somebody else who ships remembers what came of it.
+        let is_cut_short = ended.is_err() && self.stop.is_asked();
+        if !(is_cut_short || matches!(ended, Err(ShipError::Busy(_)))) {
+            self.remember(disk.as_ref(), report.as_ref(), ended.as_ref().err());
+        }
+        ended?;
+        self.shipped = Some(state);
+        Ok(Round::Shipped)
+    }
+
+    /// Remembers what came of a round, for `status`.
+    fn remember(&self, disk: &dyn Disk, report: Option<&Report>, error: Option<&ShipError>) {
+        // A remote that was removed meanwhile leaves nothing behind.
+        let is_wanted = |remotes: Remotes| remotes.remotes.get(&self.name) == Some(&self.settings);
+        if !Remotes::load(disk).is_ok_and(is_wanted) {
+            return;
+        }
+        let text = error.map(ToString::to_string);
+        let is_alarm = report.is_some_and(Report::is_alarming) || error.is_some_and(ShipError::is_alarm);
+        let ended = Ended { at: self.common.watching.env.now(), is_alarm, error: text.as_deref() };
+        if let Err(error) = store_last(disk, &self.name, &self.settings.url, &ended, report, None) {
+            tracing::warn!(name = self.name, %error, "what came of a round can't be remembered");
+        }
+    }
+
+    /// Ships once. What was done and found is left in `done`, whatever the end.
+    fn ship(&mut self, disk: &Arc<dyn Disk>, due: bool, done: &mut Option<Report>) -> Result<()> {
+        let watching = &self.common.watching;
+        let now = watching.env.monotonic();
         let lock = lock_remote(disk.as_ref(), &self.name, &watching.note)?;
         if due || lock.previous != watching.note {
             // Nothing is known of what somebody else did there.
@@ -450,25 +495,29 @@ impl Rounds {
         let cursor = load_cursor(disk.as_ref(), &self.name)?;
         let options =
             ShipOptions { jobs, watched: Some(Arc::clone(&self.watched)), ..ShipOptions::default() };
-        let (report, cursor) = ship(&disk, &remote, cursor.as_ref(), &options, &|_| {})?;
-        // A remote that was removed meanwhile leaves nothing behind.
-        let wanted = Remotes::load(disk.as_ref())?.remotes.get(&self.name) == Some(&self.settings);
-        if let (Some(cursor), true) = (cursor, wanted) {
-            store_cursor(disk.as_ref(), &self.name, &cursor)?;
+        let report = done.insert(Report::default());
+        let ended = ship_into(disk, &remote, cursor.as_ref(), &options, &|_| {}, report);
+        let ended = ended.and_then(|cursor| {
+            // A remote that was removed meanwhile leaves nothing behind.
+            let wanted = Remotes::load(disk.as_ref())?.remotes.get(&self.name) == Some(&self.settings);
+            match cursor.filter(|_| wanted) {
+                Some(cursor) => Ok(store_cursor(disk.as_ref(), &self.name, &cursor)?),
+                None => Ok(()),
+            }
+        });
+        let (name, url, requests) = (&*self.name, &*self.settings.url, counters.requests());
+        let time = watching.env.monotonic().saturating_sub(now);
+        if let Err(error) = ended {
+            if report.says_something() {
+                (watching.tell)(Event::Unfinished { name, url, report, requests, time });
+            }
+            return Err(error);
         }
         drop(lock);
-        self.shipped = Some(state);
         self.jobs = Some(report.jobs);
         let recovered = self.failing.take().is_some();
-        (watching.tell)(Event::Shipped {
-            name: &self.name,
-            url: &self.settings.url,
-            report: &report,
-            requests: counters.requests(),
-            time: watching.env.monotonic().saturating_sub(now),
-            recovered,
-        });
-        Ok(Round::Shipped)
+        (watching.tell)(Event::Shipped { name, url, report, requests, time, recovered });
+        Ok(())
     }
 }
 

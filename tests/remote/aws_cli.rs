@@ -1,6 +1,6 @@
 //! What an administrator types: the AWS CLI runs the commands of contrib/iam/README.md as they stand there, so that document and
 //! test can't drift. Moto answers: it makes the bucket, checks policies as it takes them, and enforces those of them that have
-//! no condition. (Conditions it does not know: our own server enforces them, in `ship_lock::each_identity_*`.)
+//! no condition. (Conditions it does not know: our own server enforces them, in `ship_iam::each_identity_*`.)
 
 use std::fs;
 use std::path::{Path, PathBuf};

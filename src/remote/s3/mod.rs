@@ -112,7 +112,7 @@ impl S3Remote {
             .enable_all()
             .build()
             .map_err(|e| RemoteError::new(ErrorKind::Local, format!("starting threads: {e}")))?;
-        let client = runtime.block_on(client::connect(settings))?;
+        let (client, place) = runtime.block_on(client::connect(settings, bucket))?;
         Ok(Self {
             url: settings.url.clone(),
             client,
@@ -125,7 +125,7 @@ impl S3Remote {
             times,
             unconditional: AtomicBool::new(false),
             lock: settings.lock,
-            place: settings.place(),
+            place: format!("{place} {}", settings.url),
             env,
             try_versions: settings.by_version,
             versions: OnceLock::new(),
@@ -382,6 +382,10 @@ fn decode_checksum(text: &str) -> Option<Checksum> {
 impl Remote for S3Remote {
     fn url(&self) -> String {
         self.url.clone()
+    }
+
+    fn place(&self) -> String {
+        self.place.clone()
     }
 
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
