@@ -38,6 +38,7 @@ mod ship_findings;
 mod ship_iam;
 mod ship_lock;
 mod ship_races;
+mod ship_status;
 mod storm;
 mod syncfs;
 mod systemd;

@@ -127,6 +127,8 @@ fn what_appears_is_shipped() {
     // Its end waits for the round, which then remembers what it did.
     let lines = watch.stop(&[Signal::TERM]);
     assert!(lines.iter().all(|line| line["event"] == "shipped" && line["time"].is_string()), "{lines:?}");
+    let status = world.cli(&["status", world.vault(), "--json"]).json();
+    assert_eq!(status["remotes"][0]["complete"], 3, "{status}");
     world.restores(&world.usb());
     world.sandbox.fsck(&world.usb()).ok();
 }

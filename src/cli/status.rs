@@ -1,4 +1,4 @@
-//! `status`: is it mounted, by whom, is anything wrong.
+//! `status`: is it mounted, by whom, is anything wrong, how do its remotes stand.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,13 @@ use serde_json::Value;
 
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::{Output, human_bytes};
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::mount::control::{self, Request};
 use crate::mount::holder::{self, Holder};
 use crate::mount::mountpoint;
 use crate::mount::status::Status;
+use crate::remote::Settings;
+use crate::ship::{self, Behind, Last, Remotes};
 
 /// Arguments of `status`.
 #[derive(Args, Debug)]
@@ -22,8 +24,10 @@ Examples:
   strongroom status /decrypted --json
   strongroom status                     every vault that is mounted here
 
-Needs no key. Exit status: 0 fine, 20 writing stopped after a failure or the last unmount was not clean,
-21 a mount whose daemon is gone.")]
+Needs no key, and asks no remote: it says how the last ship to each ended, and what is new since.
+Exit status: 0 fine, 20 writing stopped after a failure or the last unmount was not clean, 21 a
+mount whose daemon is gone, 24 the last ship to a remote failed or could not do everything, 25 it
+found something there that should not be.")]
 pub(crate) struct StatusArgs {
     /// A vault or a mountpoint; without it, all that are mounted
     target: Option<PathBuf>,
@@ -44,6 +48,69 @@ struct StatusReport {
     /// What the daemon says of itself: space, dirty data, snapshots, errors.
     #[serde(skip_serializing_if = "Value::is_null")]
     daemon: Value,
+    remotes: Vec<RemoteReport>,
+}
+
+/// How a remote stands, as far as it is known here.
+#[derive(Serialize)]
+struct RemoteReport {
+    name: String,
+    url: String,
+    /// When everything was shipped to it last.
+    shipped: Option<String>,
+    /// When that was tried last.
+    tried: Option<String>,
+    /// Sequence of the newest snapshot or removal that it had then.
+    newest: Option<u64>,
+    /// Sequence of the newest snapshot that it had with everything it needs.
+    complete: Option<u64>,
+    /// What was made since; not known where the vault's own snapshots can't be read.
+    behind: Option<Behind>,
+    /// The last ship found something there that should not be.
+    is_alarm: bool,
+    /// What it found to be wrong.
+    wrong: Vec<String>,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+impl RemoteReport {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self { is_alarm: true, .. } => ExitCode::RemoteAlarm,
+            Self { error: Some(_), .. } => ExitCode::Remote,
+            Self { wrong, .. } if !wrong.is_empty() => ExitCode::Remote,
+            _ => ExitCode::Ok,
+        }
+    }
+}
+
+/// How all remotes of a vault stand. What can't be known of one of them is said with it, and hides no other.
+fn remotes(disk: &dyn Disk) -> CliResult<Vec<RemoteReport>> {
+    let remotes = Remotes::load(disk)?.remotes;
+    if remotes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let chain = ship::chain_of(disk);
+    let report = |(name, settings): (String, Settings)| {
+        let known = ship::load_last(disk, &name, &settings.url);
+        let (last, mut error) = match known {
+            Ok(last) => (last.unwrap_or_default(), None),
+            Err(error) => (Last::default(), Some(error.to_string())),
+        };
+        let behind = match &chain {
+            Ok(chain) => ship::behind(disk, chain, last.complete).map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        error = error.or(last.error);
+        if let Err(text) = &behind {
+            error.get_or_insert_with(|| text.clone());
+        }
+        let Last { shipped, tried, newest, complete, is_alarm, wrong, .. } = last;
+        let (url, behind) = (settings.url, behind.ok());
+        RemoteReport { name, url, shipped, tried, newest, complete, behind, is_alarm, wrong, error }
+    };
+    Ok(remotes.into_iter().map(report).collect())
 }
 
 /// Runs `status`.
@@ -58,11 +125,18 @@ pub(crate) fn run(args: &StatusArgs, out: &Output) -> CliResult {
     let mut worst = ExitCode::Ok;
     let mut reports = Vec::new();
     for vault in vaults {
-        let (report, code) = report(&vault)?;
-        if code != ExitCode::Ok {
-            worst = code;
+        match report(&vault) {
+            Ok((report, code)) => {
+                worst = worst.and(code);
+                reports.push(report);
+            }
+            Err(error) if args.target.is_some() => return Err(error),
+            // One vault must not hide the others.
+            Err(error) => {
+                worst = worst.and(error.code);
+                out.error(&error.context(&super::show_path(&vault)));
+            }
         }
-        reports.push(report);
     }
     if out.is_json() {
         match (reports.first(), &args.target) {
@@ -105,7 +179,8 @@ fn mounted_vaults() -> CliResult<Vec<PathBuf>> {
 
 fn report(vault: &Path) -> CliResult<(StatusReport, ExitCode)> {
     let holder = holder::probe(vault)?;
-    let file = RealDisk::open(vault).and_then(|disk| Status::read(&disk))?;
+    let disk = RealDisk::open(vault)?;
+    let file = Status::read(&disk)?;
     let (state, pid, mountpoint) = match &holder {
         Holder::Free => ("free", None, None),
         Holder::Dead { mountpoint } => ("dead", None, Some(mountpoint)),
@@ -140,7 +215,9 @@ fn report(vault: &Path) -> CliResult<(StatusReport, ExitCode)> {
         last_error,
         last_unmount_clean: clean,
         daemon,
+        remotes: remotes(&disk)?,
     };
+    let code = report.remotes.iter().fold(code, |code, remote| code.and(remote.code()));
     Ok((report, code))
 }
 
@@ -165,6 +242,9 @@ fn print(report: &StatusReport, out: &Output) -> CliResult<()> {
             "  its process was killed; `strongroom mount` removes the dead mount and recovers what was synced",
         )?;
     }
+    for remote in &report.remotes {
+        print_remote(remote, out)?;
+    }
     if report.daemon.is_object() {
         if of("counters", "writing") == Some(Value::Bool(false)) {
             out.line("  writing has stopped after a failure; unmount and mount it again")?;
@@ -184,6 +264,36 @@ fn print(report: &StatusReport, out: &Output) -> CliResult<()> {
             number("activity", "idle_seconds"),
             number("activity", "errors")
         ))?;
+    }
+    Ok(())
+}
+
+fn print_remote(remote: &RemoteReport, out: &Output) -> CliResult<()> {
+    let shown = |text: &str| super::show_bytes(text.as_bytes());
+    let has = match (&remote.shipped, remote.complete) {
+        (None, _) => "nothing was shipped to it yet".to_string(),
+        (Some(at), None) => format!("shipped to at {at}, no snapshot is complete there"),
+        (Some(at), Some(seq)) => format!("snapshot {seq} is complete there, shipped to at {at}"),
+    };
+    let behind = match remote.behind {
+        None => String::new(),
+        Some(Behind { snapshots: 0, .. }) => "; nothing is missing".into(),
+        Some(behind) => {
+            format!(
+                "; behind by {} snapshots, {} in {} packs",
+                behind.snapshots,
+                human_bytes(behind.bytes),
+                behind.packs
+            )
+        }
+    };
+    out.line(&format!("  remote {}: {has}{behind}", remote.name))?;
+    if let Some(error) = &remote.error {
+        let at = remote.tried.as_ref().map_or(String::new(), |at| format!(" ({at})"));
+        out.line(&format!("    failed{at}: {}", shown(error)))?;
+    }
+    for wrong in &remote.wrong {
+        out.line(&format!("    found by the last ship: {}", shown(wrong)))?;
     }
     Ok(())
 }
