@@ -102,7 +102,12 @@ impl Judged {
                 self.is_changed |= self.unreadable.remove(&name);
                 self.rubbish.len() < RUBBISH_MAX && self.rubbish.insert(name)
             }
-            Found::Unreadable => self.unreadable.len() < UNREADABLE_MAX && self.unreadable.insert(name),
+            Found::Unreadable => {
+                if self.unreadable.len() >= UNREADABLE_MAX {
+                    self.unreadable.clear();
+                }
+                self.unreadable.insert(name)
+            }
             Found::Genuine => false,
         };
         self.is_changed |= is_new;
@@ -169,6 +174,10 @@ impl Strangers {
         let near = self.near.iter().map(|((was_tried, _, name), len)| (*was_tried, *len, *name));
         let newest = self.newest.iter().map(|((was_tried, name), len)| (was_tried.0, *len, *name));
         let chosen: BTreeSet<(bool, u64, Name)> = near.chain(newest).collect();
+        if chosen.iter().all(|(was_tried, ..)| *was_tried) && !chosen.is_empty() {
+            // All that can't be read was tried: it begins anew, so that each has its turn.
+            judged.unreadable.clear();
+        }
         let (mut genuine, mut open, mut bytes) = (Vec::new(), self.open, 0_u64);
         for (_, len, name) in chosen {
             bytes = bytes.saturating_add(len);
