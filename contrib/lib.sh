@@ -54,6 +54,18 @@ need_venv() {
   printf '%s' "$*" >"$dir/installed"
 }
 
+# need_npm NAME VERSION: installs a Node program below target/tools/NAME, unless this version is there already.
+need_npm() {
+  local name=$1 version=$2 dir=target/tools/$1
+  [ "$(cat "$dir/installed" 2>/dev/null)" = "$name@$version" ] && return 0
+  need_packages node=nodejs npm=npm
+  say "installing $name $version"
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  npm install --silent --no-fund --no-audit --prefix "$dir" "$name@$version"
+  printf '%s' "$name@$version" >"$dir/installed"
+}
+
 need_fuse() {
   [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
   [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE here, and a mount can't be tested without it"

@@ -39,7 +39,7 @@ same command. With a key the header is proved as well, now; without, when it is 
 The copy remembers the remote: `strongroom ship` and `pull` work from there.
 Exit status 25: something is missing or damaged at the remote, and was named; all else was copied.")]
 pub(crate) struct CloneArgs {
-    /// s3://bucket/prefix, sftp://user@host:port/path or file:///path
+    /// s3://bucket/prefix, sftp://user@host:port/path, file:///path, webdavs://, azblob:// or gs://
     url: String,
     /// Directory of the copy; made if missing, must be empty, or hold a clone that was interrupted
     vault: PathBuf,
@@ -240,8 +240,8 @@ fn choose_header(there: &RemoteHeader, args: &CloneArgs, out: &Output) -> CliRes
 pub(super) fn default_jobs(settings: &Settings) -> CliResult<u8> {
     Ok(match settings.location()? {
         Location::Dir { .. } => 2,
-        Location::Sftp { .. } => 4,
-        Location::S3 { .. } => 8,
+        Location::Sftp { .. } | Location::Webdav { .. } => 4,
+        Location::S3 { .. } | Location::Azblob { .. } | Location::Gcs { .. } => 8,
     })
 }
 

@@ -175,8 +175,8 @@ impl Reach {
         let mut fetch = FetchOptions::new(self.cache_dir.clone());
         fetch.read_ahead = self.mounted;
         fetch.jobs = match location {
-            Location::S3 { .. } => 16,
-            Location::Dir { .. } | Location::Sftp { .. } => 4,
+            Location::S3 { .. } | Location::Azblob { .. } | Location::Gcs { .. } => 16,
+            Location::Dir { .. } | Location::Sftp { .. } | Location::Webdav { .. } => 4,
         };
         if let Some(timeout) = timeout {
             let policy = if location.is_local() { RetryPolicy::LOCAL } else { RetryPolicy::NETWORK };

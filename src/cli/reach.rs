@@ -13,20 +13,24 @@ pub(crate) struct ReachArgs {
     /// S3: the bucket's region
     #[arg(long)]
     pub(super) region: Option<String>,
-    /// S3: the endpoint's URL, where it is not AWS
+    /// Azure: the storage account
+    #[arg(long, value_name = "NAME")]
+    pub(super) account: Option<String>,
+    /// S3, Azure, Google: the endpoint's URL, where it is not their own
     #[arg(long, value_name = "URL")]
     pub(super) endpoint: Option<String>,
-    /// S3: speak http:// to another machine all the same; only in a network that you trust
+    /// Speak http:// to another machine all the same; only in a network that you trust
     #[arg(long)]
     pub(super) allow_http: bool,
     /// S3: profile of ~/.aws/config and ~/.aws/credentials
     #[arg(long)]
     pub(super) profile: Option<String>,
-    /// S3: take credentials from this file (as ~/.aws/credentials); only its owner may read it
+    /// Take credentials from this file, which only its owner may read. S3: as ~/.aws/credentials; WebDAV:
+    /// USER:PASSWORD; Azure: an account key, a SAS or a connection string; Google: its JSON
     #[arg(long, value_name = "FILE", conflicts_with = "s3_credential")]
     pub(super) credentials_file: Option<PathBuf>,
-    /// S3: take credentials from this systemd credential (a file as ~/.aws/credentials)
-    #[arg(long, value_name = "NAME")]
+    /// Take credentials from this systemd credential, which is such a file
+    #[arg(long, value_name = "NAME", visible_alias = "remote-credential")]
     pub(super) s3_credential: Option<String>,
     /// S3: put the bucket into the path, as most servers of one's own want it
     #[arg(long)]
@@ -51,6 +55,7 @@ impl ReachArgs {
         Settings {
             url: url.to_string(),
             region: self.region.clone(),
+            account: self.account.clone(),
             endpoint: self.endpoint.clone(),
             allow_http: self.allow_http,
             profile: self.profile.clone(),

@@ -35,19 +35,26 @@ Examples:
   strongroom remote add /encrypted minio s3://bucket/vault --endpoint https://minio:9000 --path-style
   strongroom remote add /encrypted safe s3://bucket/vault --lock-mode compliance --lock-days 30
   strongroom remote add /encrypted nas sftp://backup@nas/volume1/vault --identity-file /root/.ssh/nas
+  strongroom remote add /encrypted dav webdavs://nas/vault --credentials-file /root/.dav
+  strongroom remote add /encrypted az azblob://box/vault --account NAME --credentials-file /root/.az
+  strongroom remote add /encrypted gs gs://bucket/vault --credentials-file /root/backup.json
 
 Credentials never stand on a command line or in the settings. S3 takes them from the environment,
 the files in ~/.aws, an instance role, --credentials-file or --s3-credential; SFTP from the agent or
 --identity-file, through the system's ssh and its configuration. Host keys must be in known_hosts
-already. The place itself (bucket, directory) is never made; contrib/iam/README.md has the commands
-for a bucket with Object Lock. Nothing is asked of the remote now:
-`strongroom remote test` does that.")]
+already. The file is USER:PASSWORD for WebDAV; an account key, SAS or connection string for Azure
+(else AZURE_STORAGE_..., workload or managed identity); Google's JSON for gs:// (else what
+GOOGLE_APPLICATION_CREDENTIALS names, gcloud's own, the metadata server). webdavs://, azblob:// and
+gs:// need a program built with --features all-remotes. The place itself (bucket, directory) is
+never made; contrib/iam/README.md has the commands for a bucket with Object Lock. Nothing is
+asked of the remote now: `strongroom remote test` does that.")]
 pub(crate) struct AddArgs {
     /// The vault
     vault: PathBuf,
     /// A name for the remote: lower-case letters, digits, dashes
     name: String,
-    /// s3://bucket/prefix, sftp://user@host:port/path or file:///path
+    /// s3://bucket/prefix, sftp://user@host:port/path, file:///path, webdavs://user@host/path,
+    /// azblob://container/prefix or gs://bucket/prefix
     url: String,
     /// Change the settings of a remote that is there already
     #[arg(long)]
@@ -77,7 +84,7 @@ pub(super) struct RemoteSettingsArgs {
     #[arg(long, value_name = "N", requires = "lock_mode",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(LOCK_DAYS_MAX)))]
     lock_days: Option<u32>,
-    /// SFTP: don't read objects back after they were sent
+    /// SFTP, WebDAV: don't read objects back after they were sent
     #[arg(long)]
     no_read_back: bool,
     /// Send at most so much a second: 500k, 10M

@@ -98,7 +98,7 @@ impl ErrorKind {
             Self::Denied => Some("`strongroom remote test` says which rights are missing"),
             Self::NoCredentials => Some(
                 "S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, an instance role, or `remote add --credentials-file`; \
-                 SFTP: an agent, or `remote add --identity-file`",
+                 SFTP: an agent, or `remote add --identity-file`; the others: `remote add --credentials-file`",
             ),
             Self::ExpiredCredentials => {
                 Some("get new ones; what was shipped so far stays, and the next ship goes on from there")

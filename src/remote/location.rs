@@ -32,7 +32,35 @@ pub enum Location {
         /// The directory, absolute.
         path: String,
     },
+    /// `webdavs://user@host:port/path`, or `webdav://` without TLS
+    Webdav {
+        /// Whether it is HTTPS.
+        tls: bool,
+        /// Who logs in; `None`: who the credentials file names.
+        user: Option<String>,
+        /// The host, and the port where it is another than usual.
+        authority: String,
+        /// The collection, with no slash at either end.
+        path: String,
+    },
+    /// `azblob://container/prefix`
+    Azblob {
+        /// The container.
+        container: String,
+        /// What all names begin with, with a slash at its end; or empty.
+        prefix: String,
+    },
+    /// `gs://bucket/prefix`
+    Gcs {
+        /// The bucket.
+        bucket: String,
+        /// What all names begin with, with a slash at its end; or empty.
+        prefix: String,
+    },
 }
+
+/// The kinds of URLs, for messages.
+const SCHEMES: &str = "s3://, sftp://, file:///, webdavs://, azblob:// or gs://";
 
 impl Location {
     /// Reads a URL.
@@ -47,7 +75,7 @@ impl Location {
             return wrong("a URL has no blanks and no control characters");
         }
         let Some((scheme, rest)) = url.split_once("://") else {
-            return wrong("no URL; it begins with s3://, sftp:// or file:///");
+            return wrong(&format!("no URL; it begins with {SCHEMES}"));
         };
         match scheme {
             "file" => {
@@ -59,26 +87,27 @@ impl Location {
                 }
                 Ok(Self::Dir { path })
             }
-            "s3" => {
-                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-                if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(good) {
-                    return wrong("no name of a bucket; credentials are never part of a URL");
-                }
-                let prefix = prefix.trim_end_matches('/');
-                if prefix.is_empty() {
-                    return Ok(Self::S3 { bucket: bucket.into(), prefix: String::new() });
-                }
-                if Key::new(prefix).is_none() {
-                    return wrong("a prefix has letters, digits, '-', '_', '.' and '/'");
-                }
-                Ok(Self::S3 { bucket: bucket.into(), prefix: format!("{prefix}/") })
+            "s3" | "azblob" | "gs" => {
+                let (bucket, prefix) = match parse_bucket(rest) {
+                    Ok(parsed) => parsed,
+                    Err(what) => return wrong(what),
+                };
+                Ok(match scheme {
+                    "s3" => Self::S3 { bucket, prefix },
+                    "azblob" => Self::Azblob { container: bucket, prefix },
+                    _ => Self::Gcs { bucket, prefix },
+                })
             }
             "sftp" => match parse_sftp(rest) {
                 Ok(location) => Ok(location),
                 Err(what) => wrong(what),
             },
-            _ => wrong("this program ships to s3://, sftp:// and file:///"),
+            "webdavs" | "webdav" => match parse_webdav(rest, scheme == "webdavs") {
+                Ok(location) => Ok(location),
+                Err(what) => wrong(what),
+            },
+            "http" | "https" => wrong("for a WebDAV server write webdavs:// (or webdav://, without TLS)"),
+            _ => wrong(&format!("this program ships to {SCHEMES}")),
         }
     }
 
@@ -95,6 +124,64 @@ fn without_secret(url: &str) -> String {
         (Some(start), Some(at)) if start < at => format!("{}...{}", &url[..start + 3], &url[at..]),
         _ => url.to_string(),
     }
+}
+
+/// The name of a bucket, and what all names in it begin with.
+fn parse_bucket(rest: &str) -> std::result::Result<(String, String), &'static str> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(good) {
+        return Err("no name of a bucket; credentials are never part of a URL");
+    }
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.is_empty() {
+        return Ok((bucket.into(), String::new()));
+    }
+    if Key::new(prefix).is_none() {
+        return Err("a prefix has letters, digits, '-', '_', '.' and '/'");
+    }
+    Ok((bucket.into(), format!("{prefix}/")))
+}
+
+fn parse_webdav(rest: &str, tls: bool) -> std::result::Result<Location, &'static str> {
+    let (login, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, authority) = match login.rsplit_once('@') {
+        Some((user, authority)) => (Some(user), authority),
+        None => (None, login),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err("a password is never part of a URL; it stands in the file of --credentials-file");
+    }
+    let word = |text: &str, more: &[u8]| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.') || more.contains(&b);
+        !text.is_empty() && text.bytes().all(good)
+    };
+    // An IPv6 address stands in brackets.
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (word(host, b":"), port.strip_prefix(':').or(port.is_empty().then_some("443"))),
+        None => match authority.split_once(':') {
+            Some((host, port)) => (word(host, b""), Some(port)),
+            None => (word(authority, b""), Some("443")),
+        },
+    };
+    if !host {
+        return Err("that is no host");
+    }
+    if port.and_then(|port| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+        return Err("that is no port");
+    }
+    if user.is_some_and(|user| !word(user, b"@+")) {
+        return Err("that is no user");
+    }
+    let path = path.trim_matches('/');
+    // Not what stands for something else in URLs.
+    if path.bytes().any(|b| !b.is_ascii() || matches!(b, b'%' | b'?' | b'#' | b'\\')) {
+        return Err("a path has no %, ? and #, and is ASCII");
+    }
+    if path.split('/').any(|part| part == "." || part == ".." || (part.is_empty() && !path.is_empty())) {
+        return Err("a path has no . and .. and no empty part");
+    }
+    Ok(Location::Webdav { tls, user: user.map(String::from), authority: authority.into(), path: path.into() })
 }
 
 fn parse_sftp(rest: &str) -> std::result::Result<Location, &'static str> {
@@ -143,19 +230,22 @@ pub struct Settings {
     /// S3: region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// S3: URL of the endpoint; AWS's own when missing.
+    /// Azure: the storage account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// S3, Azure, Google: URL of the endpoint; their own when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// S3: the endpoint may be spoken to without TLS although it is another machine.
+    /// All but SFTP: the endpoint may be spoken to without TLS although it is another machine.
     #[serde(skip_serializing_if = "is_false")]
     pub allow_http: bool,
     /// S3: profile of the credentials and configuration files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// S3: a credentials file of its own.
+    /// All but SFTP: a credentials file of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
-    /// S3: name of a systemd credential that is such a file.
+    /// All but SFTP: name of a systemd credential that is such a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     /// S3: the bucket stands in the path, not in the host's name.
@@ -186,7 +276,7 @@ pub struct Settings {
     /// SFTP: an ssh_config of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_config: Option<PathBuf>,
-    /// SFTP: objects are not read back after they were sent.
+    /// SFTP, WebDAV: objects are not read back after they were sent.
     #[serde(skip_serializing_if = "is_false")]
     pub no_read_back: bool,
     /// Bytes a second to it.
@@ -209,35 +299,36 @@ impl Settings {
     /// `Misconfigured`.
     pub fn location(&self) -> Result<Location> {
         let location = Location::parse(&self.url)?;
-        let s3 = [
-            (self.region.is_some(), "--region"),
-            (self.endpoint.is_some(), "--endpoint"),
-            (self.allow_http, "--allow-http"),
-            (self.profile.is_some(), "--profile"),
-            (self.credentials_file.is_some(), "--credentials-file"),
-            (self.credential.is_some(), "--s3-credential"),
-            (self.path_style, "--path-style"),
-            (self.storage_class.is_some(), "--storage-class"),
-            (self.sse.is_some(), "--sse"),
-            (self.sse_kms_key_id.is_some(), "--sse-kms-key-id"),
-            (self.lock.is_some(), "--lock-mode"),
+        let options: [(bool, &str, &[&str]); 16] = [
+            (self.region.is_some(), "--region", &["s3"]),
+            (self.account.is_some(), "--account", &["azblob"]),
+            (self.endpoint.is_some(), "--endpoint", &["s3", "azblob", "gs"]),
+            (self.allow_http, "--allow-http", &["s3", "azblob", "gs", "webdav"]),
+            (self.profile.is_some(), "--profile", &["s3"]),
+            (self.credentials_file.is_some(), "--credentials-file", &["s3", "azblob", "gs", "webdav"]),
+            (self.credential.is_some(), "--s3-credential", &["s3", "azblob", "gs", "webdav"]),
+            (self.path_style, "--path-style", &["s3"]),
+            (self.storage_class.is_some(), "--storage-class", &["s3"]),
+            (self.sse.is_some(), "--sse", &["s3"]),
+            (self.sse_kms_key_id.is_some(), "--sse-kms-key-id", &["s3"]),
+            (self.lock.is_some(), "--lock-mode", &["s3"]),
+            (self.identity_file.is_some(), "--identity-file", &["sftp"]),
+            (self.known_hosts.is_some(), "--known-hosts", &["sftp"]),
+            (self.ssh_config.is_some(), "--ssh-config", &["sftp"]),
+            (self.no_read_back, "--no-read-back", &["sftp", "webdav"]),
         ];
-        let sftp = [
-            (self.identity_file.is_some(), "--identity-file"),
-            (self.known_hosts.is_some(), "--known-hosts"),
-            (self.ssh_config.is_some(), "--ssh-config"),
-            (self.no_read_back, "--no-read-back"),
-        ];
-        let foreign =
-            |list: &[(bool, &'static str)]| list.iter().find(|(set, _)| *set).map(|(_, name)| *name);
-        let (wrong, kind) = match &location {
-            Location::Dir { .. } => (foreign(&s3).or_else(|| foreign(&sftp)), "file://"),
-            Location::S3 { .. } => (foreign(&sftp), "s3://"),
-            Location::Sftp { .. } => (foreign(&s3), "sftp://"),
+        let kind = match &location {
+            Location::Dir { .. } => "file",
+            Location::S3 { .. } => "s3",
+            Location::Sftp { .. } => "sftp",
+            Location::Webdav { .. } => "webdav",
+            Location::Azblob { .. } => "azblob",
+            Location::Gcs { .. } => "gs",
         };
+        let wrong = options.iter().find(|(set, _, kinds)| *set && !kinds.contains(&kind));
         let refuse = |text: String| Err(RemoteError::new(ErrorKind::Misconfigured, text));
-        if let Some(name) = wrong {
-            return refuse(format!("{name} means nothing to a {kind} remote"));
+        if let Some((_, name, _)) = wrong {
+            return refuse(format!("{name} means nothing to a {kind}:// remote"));
         }
         if let Some(lock) = &self.lock {
             lock.check()?;
@@ -252,10 +343,16 @@ impl Settings {
         if let Err(text) = self.check_endpoint() {
             return refuse(text);
         }
-        let names = [&self.region, &self.profile, &self.storage_class, &self.credential];
+        if let Location::Webdav { tls: false, authority, .. } = &location
+            && let Err(text) = self.check_plain(&format!("http://{authority}"))
+        {
+            return refuse(text);
+        }
+        let names = [&self.region, &self.account, &self.profile, &self.storage_class, &self.credential];
         if names.into_iter().flatten().any(|name| Key::new(name).is_none() || name.contains('/')) {
             return refuse(
-                "regions, profiles, storage classes and credentials have names of letters and digits".into(),
+                "regions, accounts, profiles, storage classes and credentials have names of letters and digits"
+                    .into(),
             );
         }
         Ok(location)
@@ -285,7 +382,7 @@ impl Settings {
 }
 
 /// Whether what follows `http://` is a server on this machine: by address, or by the name that every system has for it.
-fn is_loopback(rest: &str) -> bool {
+pub(super) fn is_loopback(rest: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
     // An IPv6 address stands in brackets.
     let host = match authority.strip_prefix('[') {
@@ -341,6 +438,24 @@ mod tests {
             sftp(Some("backup"), "host", Some(2222), "/srv/v")
         );
         assert_eq!(parse("sftp://host/srv/v/"), sftp(None, "host", None, "/srv/v"));
+        let dav = |tls, user: Option<&str>, authority: &str, path: &str| Location::Webdav {
+            tls,
+            user: user.map(String::from),
+            authority: authority.into(),
+            path: path.into(),
+        };
+        assert_eq!(parse("webdavs://cloud.example"), dav(true, None, "cloud.example", ""));
+        assert_eq!(
+            parse("webdavs://me@x.org@cloud.example:8443/remote.php/dav/files/me@x.org/v/"),
+            dav(true, Some("me@x.org"), "cloud.example:8443", "remote.php/dav/files/me@x.org/v")
+        );
+        assert_eq!(parse("webdav://[::1]:8080/v"), dav(false, None, "[::1]:8080", "v"));
+        let (name, prefix) = (String::from("name"), String::from("a/b/"));
+        assert_eq!(
+            parse("azblob://name/a/b"),
+            Location::Azblob { container: name.clone(), prefix: prefix.clone() }
+        );
+        assert_eq!(parse("gs://name/a/b/"), Location::Gcs { bucket: name, prefix });
         assert_eq!(parse("sftp://u@[::1]:22/v"), sftp(Some("u"), "::1", Some(22), "/v"));
         assert_eq!(parse("sftp://[fe80::1%eth0]/v"), sftp(None, "fe80::1%eth0", None, "/v"));
     }
@@ -370,11 +485,31 @@ mod tests {
             "sftp://u@h;id/y",
             "file:///a\nb",
             "sftp://[::1]x/y",
+            "https://host/x",
+            "webdavs://",
+            "webdavs:///x",
+            "webdavs://host/a%2fb",
+            "webdavs://host/a?b",
+            "webdavs://host/a/../b",
+            "webdavs://host/a//b",
+            "webdavs://host:0/x",
+            "webdavs://host:x/x",
+            "webdavs://[::1]x/y",
+            "webdavs://ho st/x",
+            "webdavs://-@host;x/y",
+            "gs://b",
+            "gs://bucket/../x",
+            "azblob://name/a b",
         ] {
             let error = Location::parse(url).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Misconfigured, "{url}");
         }
-        for url in ["sftp://u:hunter2@host/x", "s3://key:hunter2@bucket/x", "https://u:hunter2@host/x"] {
+        for url in [
+            "webdavs://u:hunter2@host/x",
+            "sftp://u:hunter2@host/x",
+            "s3://key:hunter2@bucket/x",
+            "https://u:hunter2@host/x",
+        ] {
             assert!(!Location::parse(url).unwrap_err().message.contains("hunter2"), "{url}");
         }
     }
@@ -384,6 +519,10 @@ mod tests {
         let base = |url: &str| Settings { url: url.into(), ..Settings::default() };
         let lock = |days| Some(Lock { mode: crate::remote::LockMode::Governance, days });
         base("s3://bucket").location().unwrap();
+        Settings { no_read_back: true, ..base("webdavs://host/x") }.location().unwrap();
+        Settings { allow_http: true, ..base("webdav://10.0.0.1/x") }.location().unwrap();
+        base("webdav://127.0.0.1:8080/x").location().unwrap();
+        Settings { account: Some("a".into()), ..base("azblob://name") }.location().unwrap();
         Settings { lock: lock(30), ..base("s3://bucket") }.location().unwrap();
         let wrong = [
             Settings { region: Some("eu-central-1".into()), ..base("file:///x") },
@@ -394,6 +533,12 @@ mod tests {
             Settings { endpoint: Some("localhost:9000".into()), ..base("s3://bucket") },
             Settings { endpoint: Some("https://u:p@host".into()), ..base("s3://bucket") },
             Settings { credential: Some("../../etc/shadow".into()), ..base("s3://bucket") },
+            Settings { account: Some("a".into()), ..base("s3://bucket") },
+            Settings { region: Some("r".into()), ..base("azblob://bucket") },
+            Settings { lock: lock(30), ..base("gs://bucket") },
+            Settings { endpoint: Some("https://host".into()), ..base("webdavs://host/x") },
+            Settings { credential: Some("c".into()), ..base("sftp://h/x") },
+            Settings { url: "webdav://10.0.0.1/x".into(), ..Settings::default() },
             Settings { lock: lock(30), ..base("file:///x") },
             Settings { lock: lock(30), ..base("sftp://h/x") },
             Settings { lock: lock(0), ..base("s3://bucket") },

@@ -7,8 +7,8 @@
 //! Nothing that a remote says is believed: lists are bounded and must ascend, lengths are checked before anything is
 //! allocated, and what is stored is compared with what was sent.
 //!
-//! The trait is synchronous, as everything above it. What needs a runtime (S3) keeps a small one for itself; no other module
-//! knows of it. What is common to all remotes (trying again, speed limits, counting) wraps one remote in another.
+//! The trait is synchronous, as everything above it. What needs a runtime (S3, OpenDAL) keeps a small one for itself; no other
+//! module knows of it. What is common to all remotes (trying again, speed limits, counting) wraps one remote in another.
 
 mod bounded;
 mod count;
@@ -19,6 +19,8 @@ mod limit;
 mod location;
 mod lock;
 mod open;
+#[cfg(feature = "_opendal")]
+mod opendal;
 mod probe;
 mod retry;
 mod s3;
@@ -32,6 +34,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+pub use self::opendal::ObjectRemote;
+#[cfg(feature = "webdav")]
+pub use self::opendal::WebdavRemote;
 pub use bounded::Bounded;
 pub use count::{Counted, Counters};
 pub use dir::DirRemote;

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+use super::ObjectRemote;
+#[cfg(feature = "webdav")]
+use super::WebdavRemote;
 use super::bounded;
 use super::location::{Location, Settings};
 use super::{
@@ -30,7 +34,7 @@ pub struct OpenOptions {
     pub limit_upload: Option<u64>,
     /// Bytes a second from it, instead of what the settings say.
     pub limit_download: Option<u64>,
-    /// Deadlines of S3 requests.
+    /// Deadlines of HTTP requests.
     pub times: Times,
     /// A directory that gives no answer for so long, as one on a network filesystem may, is given up.
     pub stuck_after: Duration,
@@ -51,10 +55,19 @@ impl Default for OpenOptions {
     }
 }
 
+/// The error of a build that leaves out what is asked for.
+#[cfg(any(test, not(all(feature = "webdav", feature = "azblob", feature = "gcs"))))]
+fn missing(what: &str, feature: &str) -> super::RemoteError {
+    let text = format!(
+        "this strongroom was built without {what}: build it with `cargo build --release --features {feature}`"
+    );
+    super::RemoteError::new(super::ErrorKind::Misconfigured, text)
+}
+
 /// Opens a remote.
 ///
 /// # Errors
-/// What is wrong with the settings, or with a directory. S3 and SFTP are not asked yet.
+/// What is wrong with the settings, or with a directory. Nothing is asked across a network yet.
 pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote>> {
     let location = settings.location()?;
     let env = &options.env;
@@ -68,6 +81,7 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
         true => RetryPolicy::LOCAL,
         false => RetryPolicy::NETWORK,
     });
+    let times = Times { slowest, ..options.times };
     let base: Arc<dyn Remote> = match location {
         Location::Dir { path } => {
             let (url, own) = (settings.url.clone(), Arc::clone(env));
@@ -77,12 +91,25 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
             Arc::new(Bounded::new(Arc::new(dir), options.stuck_after))
         }
         Location::S3 { bucket, prefix } => {
-            let times = Times { slowest, ..options.times };
             Arc::new(S3Remote::open(settings, &bucket, &prefix, times, Arc::clone(env))?)
         }
         Location::Sftp { user, host, port, path } => {
             Arc::new(SftpRemote::new(settings, user, host, port, path, Arc::clone(env)))
         }
+        #[cfg(feature = "webdav")]
+        Location::Webdav { .. } => Arc::new(WebdavRemote::open(settings, times, Arc::clone(env))?),
+        #[cfg(not(feature = "webdav"))]
+        Location::Webdav { .. } => return Err(missing("WebDAV", "webdav")),
+        #[cfg(feature = "azblob")]
+        Location::Azblob { container, prefix } => {
+            Arc::new(ObjectRemote::azblob(settings, &container, prefix, times)?)
+        }
+        #[cfg(not(feature = "azblob"))]
+        Location::Azblob { .. } => return Err(missing("Azure Blob", "azblob")),
+        #[cfg(feature = "gcs")]
+        Location::Gcs { bucket, prefix } => Arc::new(ObjectRemote::gcs(settings, &bucket, prefix, times)?),
+        #[cfg(not(feature = "gcs"))]
+        Location::Gcs { .. } => return Err(missing("Google Cloud Storage", "gcs")),
     };
     let counted = Arc::new(Counted::new(base, Arc::clone(&options.counters)));
     let limiter = |speed: u64| Arc::new(Limiter::new(speed, Arc::clone(env), Arc::clone(&options.pause)));
@@ -91,4 +118,29 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
         (up, down) => Arc::new(Limited::new(counted, up.map(limiter), down.map(limiter))),
     };
     Ok(Arc::new(Retrying::new(limited, policy, Arc::clone(env), Arc::clone(&options.pause))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_says_how_to_get_it() {
+        let error = missing("WebDAV", "webdav");
+        assert!(!error.kind.is_retryable() && error.message.contains("--features webdav"), "{error}");
+        // Every place that this build knows of is opened, or says that.
+        for url in ["webdavs://host/x", "azblob://name/x", "gs://name/x"] {
+            let settings = Settings {
+                url: url.into(),
+                account: url.starts_with("az").then(|| "a".into()),
+                ..Settings::default()
+            };
+            let opened = open(&settings, &OpenOptions::default());
+            assert!(
+                opened.as_ref().is_ok_and(|remote| remote.url() == url)
+                    || opened.is_err_and(|e| e.message.contains("--features")),
+                "{url}"
+            );
+        }
+    }
 }

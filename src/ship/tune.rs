@@ -52,7 +52,9 @@ impl Bounds {
             Location::Dir { .. } => (2, 8, MEMORY_DIR),
             // Connections of their own: servers refuse many at a time (MaxStartups).
             Location::Sftp { .. } => (4, 16, MEMORY_SFTP),
-            Location::S3 { .. } => (8, 64, MEMORY_S3),
+            // Requests of which each holds a thread of the server, and it writes to a disk.
+            Location::Webdav { .. } => (4, 16, MEMORY_S3),
+            Location::S3 { .. } | Location::Azblob { .. } | Location::Gcs { .. } => (8, 64, MEMORY_S3),
         };
         let room = usize::try_from(memory / 4 / each).unwrap_or(usize::MAX);
         let max = max.min(room).max(1);

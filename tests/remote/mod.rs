@@ -1,4 +1,16 @@
-//! One suite that every kind of remote passes: a directory, an S3 server, a real sshd. Then what is special to each.
+//! One suite that every kind of remote passes: a directory, an S3 server, a real sshd, Apache, Azurite, a server that speaks
+//! Google's protocol. Then what is special to each.
+
+#[cfg(feature = "webdav")]
+mod apache;
+#[cfg(feature = "azblob")]
+mod azblob;
+#[cfg(feature = "azblob")]
+mod azurite;
+#[cfg(feature = "gcs")]
+mod gcs;
+#[cfg(feature = "gcs")]
+mod gcs_server;
 
 pub mod aws_cli;
 pub mod iam;
@@ -10,7 +22,11 @@ pub mod sshd;
 mod lock;
 mod moto_lock;
 mod s3;
+#[cfg(feature = "_opendal")]
+mod scripted;
 mod sftp;
+#[cfg(feature = "webdav")]
+mod webdav;
 
 pub use s3::settings as s3_settings;
 pub use s3::settings_of as s3_settings_of;
@@ -193,6 +209,60 @@ fn parallel(remote: &Arc<dyn Remote>) {
     }
     let winner = pattern(300_000, u8::try_from(winners[0]).unwrap());
     assert_eq!(remote::read(remote.as_ref(), &key("packs/cc/one"), 1 << 20).unwrap(), winner);
+}
+
+/// A vault is shipped, destroyed, and cloned from there: byte for byte the same. `flags` say how the place is reached.
+#[cfg(feature = "_opendal")]
+fn comes_back(url: &str, flags: &[&str]) {
+    use crate::ship::{World, files};
+    let world = World::new();
+    world.snapshot("one", &pattern(3 << 20, 1));
+    world.snapshot("two", b"2");
+    world.cli(&[&["remote", "add", world.vault(), "there", url][..], flags].concat()).ok();
+    let tested = world.cli(&["remote", "test", world.vault(), "there"]);
+    tested.ok();
+    let ship = || world.cli(&["ship", world.vault(), "--to", "there", "--verify", "--json"]).json();
+    let first = ship();
+    assert_eq!((&first["chain_files"], &first["newest"]), (&2.into(), &2.into()), "{first}");
+    assert!(first["verified"]["objects"].as_u64().unwrap() > 0, "{first}");
+    world.snapshot("three", b"3");
+    let second = ship();
+    assert_eq!((&second["chain_files"], &second["headers"]), (&1.into(), &0.into()), "{second}");
+    let before = files(&world.sandbox.vault());
+    fs::remove_dir_all(world.sandbox.vault()).unwrap();
+    world.cli(&[&["clone", url, world.vault()][..], flags].concat()).ok();
+    assert_eq!(files(&world.sandbox.vault()), before);
+    world.restores(&world.sandbox.vault());
+}
+
+/// Everything gets through a stretch of bad answers, lost answers and broken connections, and is what it was. `upstream` is
+/// the port of a real server; settings are for one that stands before it, and spoils one request of `gap`.
+#[cfg(feature = "_opendal")]
+fn storm_passes(upstream: u16, gap: u64, settings: impl Fn(u16) -> Settings) {
+    use scripted::{Reply, Scripted};
+    let server = Scripted::start(move |asked| match (asked.n % gap, asked.n / gap % 5) {
+        (0, 0) => Reply::new("503 Service Unavailable", "Retry-After: 1\r\n", b""),
+        // Who was given a lock and does not know it waits for its end.
+        (0, 1) if asked.method != "LOCK" => Reply::Half(upstream),
+        (0, 2) => Reply::new("500 Internal Server Error", "", b"<html>"),
+        (0, 3) => Reply::Bytes(Vec::new()),
+        (0, 4) => Reply::new("429 Too Many Requests", "Retry-After: 1\r\n", b""),
+        _ => Reply::Forward(upstream),
+    });
+    let options = OpenOptions {
+        retry: Some(RetryPolicy { tries_max: 1000, ..patient().retry.unwrap() }),
+        ..OpenOptions::default()
+    };
+    let remote = remote::open(&settings(server.port), &options).unwrap();
+    for n in 0..12_u8 {
+        put(remote.as_ref(), &format!("packs/aa/{n}"), &pattern(50_000, n)).unwrap();
+    }
+    for n in 0..12_u8 {
+        let bytes = remote::read(remote.as_ref(), &key(&format!("packs/aa/{n}")), 1 << 20).unwrap();
+        assert_eq!(bytes, pattern(50_000, n));
+    }
+    assert_eq!(names(remote.as_ref(), "packs/").len(), 12);
+    assert!(server.requests.load(std::sync::atomic::Ordering::SeqCst) > 5 * gap, "there was trouble");
 }
 
 fn dir_settings(path: &Path) -> Settings {

@@ -23,13 +23,18 @@ const FRAME: usize = 256 << 10;
 const AHEAD: usize = 4;
 
 /// A source as the body of a request. It is read on a thread that may block.
-struct Body {
+pub(in crate::remote) struct Body {
     frames: Receiver<std::io::Result<Bytes>>,
     left: u64,
 }
 
 /// Returns the body of a request that sends `source`.
 pub(super) fn stream(source: &Arc<dyn Source>) -> ByteStream {
+    ByteStream::from_body_1_x(read_ahead(source))
+}
+
+/// Begins to read `source` for a request. To be called on a runtime.
+pub(in crate::remote) fn read_ahead(source: &Arc<dyn Source>) -> Body {
     let (sender, frames) = channel(AHEAD);
     let source = Arc::clone(source);
     let left = source.len();
@@ -49,7 +54,7 @@ pub(super) fn stream(source: &Arc<dyn Source>) -> ByteStream {
             }
         }
     }));
-    ByteStream::from_body_1_x(Body { frames, left })
+    Body { frames, left }
 }
 
 impl http_body::Body for Body {

@@ -123,7 +123,11 @@ fn region_of_environment(settings: &Settings) -> Option<String> {
     set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).or_else(|| Some(REGION_OF_OTHERS.into()))
 }
 
-fn credentials_file(settings: &Settings) -> Result<Option<std::path::PathBuf>> {
+/// The file that the settings name for credentials, here or among those that systemd passes.
+///
+/// # Errors
+/// `NoCredentials`.
+pub(in crate::remote) fn credentials_file(settings: &Settings) -> Result<Option<std::path::PathBuf>> {
     match (&settings.credentials_file, &settings.credential) {
         (Some(path), _) => Ok(Some(path.clone())),
         (None, Some(name)) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
@@ -140,7 +144,10 @@ fn credentials_file(settings: &Settings) -> Result<Option<std::path::PathBuf>> {
 }
 
 /// Refuses a file with secrets that others can read.
-fn require_private(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// `NoCredentials`, `UnsafeFile`.
+pub(in crate::remote) fn require_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let meta = std::fs::metadata(path).map_err(|e| {
         RemoteError::new(ErrorKind::NoCredentials, format!("the credentials file {}: {e}", path.display()))

@@ -1,0 +1,38 @@
+//! Google Cloud Storage: where it is, and who asks.
+
+use opendal::Operator;
+use opendal::services::Gcs;
+
+use super::super::location::Settings;
+use super::super::s3::client::{credentials_file, require_private};
+use super::super::{ErrorKind, RemoteError, Result, Times};
+use super::Dal;
+use super::object::{Kind, ObjectRemote};
+
+impl ObjectRemote {
+    /// Makes a client for a bucket; nothing is asked yet.
+    ///
+    /// Credentials come from the file of the settings (JSON, of any kind that Google's tools write), or else from where those
+    /// tools look: `GOOGLE_APPLICATION_CREDENTIALS`, the file of `gcloud auth application-default login`, the metadata
+    /// server.
+    ///
+    /// # Errors
+    /// `Misconfigured`, `NoCredentials`, `UnsafeFile`.
+    pub fn gcs(settings: &Settings, bucket: &str, prefix: String, times: Times) -> Result<Self> {
+        let mut builder = Gcs::default().bucket(bucket);
+        if let Some(path) = credentials_file(settings)? {
+            require_private(&path)?;
+            let Some(path) = path.to_str() else {
+                let text = format!("the credentials file {}: its name is no UTF-8", path.display());
+                return Err(RemoteError::new(ErrorKind::Misconfigured, text));
+            };
+            // Only this file: the environment must not overrule what was chosen for this remote.
+            builder = builder.credential_path(path).disable_config_load().disable_vm_metadata();
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.endpoint(endpoint.trim_end_matches('/'));
+        }
+        let dal = Dal::new(settings, prefix, times, || Operator::new(builder))?;
+        Ok(Self::new(dal, Kind::Gcs))
+    }
+}

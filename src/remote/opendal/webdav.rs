@@ -1,0 +1,587 @@
+//! `webdavs://user@host/path`: a collection on a WebDAV server.
+//!
+//! Servers look whether a name is free and then write: nothing that HTTP says makes the two one (neither `If-None-Match` nor
+//! `Overwrite: F`, which Apache looks at first and then renames). So an object is written under a scratch name, read back,
+//! and renamed while this process holds an exclusive lock that stands for its name; servers do grant locks one at a time.
+//! The lock is on a name of its own in `.incoming/`, since a lock on a name that is free makes an empty file there on many
+//! servers. Where a server has no locks (its `DAV:` header has no class 2), the rename alone has to do, and
+//! [`Remote::features`] says so.
+//!
+//! Servers keep no checksums and don't say when something is durable: objects are read back, which proves that they
+//! arrived.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use http::{HeaderName, HeaderValue, Request, Response};
+use opendal::options::WriteOptions;
+use opendal::raw::Operation;
+use opendal::{Buffer, Operator};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::super::location::{Location, Settings};
+use super::super::s3::client::{credentials_file, require_private};
+use super::super::walk::{self, Entry, Tree};
+use super::super::{
+    Answer, Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, RemoteError, Result, Source, Times,
+    check_replaceable, conflict, stored_checksum,
+};
+use super::transport::{Call, Rules};
+use super::{ANSWER_MAX, Dal, check_source, errors, read_secret};
+use crate::env::Env;
+
+/// Where objects stand until they are whole.
+const SCRATCH: &str = ".incoming";
+/// Scratch files of interrupted runs are removed once they are this old, by the server's clock: a day.
+const SCRATCH_SECONDS_MAX: i64 = 86_400;
+/// A listing of one directory has at most this: about 30,000 names on Apache.
+const LISTING_MAX: usize = 32 << 20;
+/// A server forgets a lock after so many seconds: its holder died, or never learned that it has it.
+const LOCK_SECONDS: u64 = 180;
+/// So long after a lock was granted nothing is done any more that relies on it.
+const LOCK_TRUSTED: Duration = Duration::from_secs(60);
+/// A lock that somebody else has is asked for again after this long.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+const LOCK_BODY: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/>\
+    </D:lockscope><D:locktype><D:write/></D:locktype><D:owner>strongroom</D:owner></D:lockinfo>";
+
+/// A collection on a WebDAV server.
+#[derive(Debug)]
+pub struct WebdavRemote {
+    dal: Dal,
+    origin: String,
+    authorization: Option<HeaderValue>,
+    read_back: bool,
+    env: Arc<dyn Env>,
+    /// Whether the server has locks; set once the collection was seen.
+    locks: OnceLock<bool>,
+    /// Directories that are there.
+    dirs: Mutex<BTreeSet<String>>,
+    swept: Mutex<bool>,
+}
+
+/// A lock that this process holds.
+struct Held {
+    path: String,
+    token: HeaderValue,
+    /// An empty file was made for it.
+    made: bool,
+    /// When it was asked for.
+    since: Duration,
+}
+
+/// Since when a lock is held; `None`: there are none.
+struct Hold(Option<Duration>);
+
+impl Hold {
+    /// Makes sure that the lock can't have come to its end.
+    fn check(&self, env: &dyn Env) -> Result<()> {
+        match self.0 {
+            Some(since) if env.monotonic().saturating_sub(since) > LOCK_TRUSTED => {
+                Err(RemoteError::new(ErrorKind::Timeout, "the server took longer than its lock is good for"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WebdavRemote {
+    /// A remote; the first request connects.
+    ///
+    /// # Errors
+    /// `Misconfigured`, `NoCredentials`, `UnsafeFile`.
+    pub fn open(settings: &Settings, times: Times, env: Arc<dyn Env>) -> Result<Self> {
+        let Location::Webdav { tls, user, authority, path } = settings.location()? else {
+            return Err(RemoteError::new(ErrorKind::Misconfigured, "no WebDAV server"));
+        };
+        let origin = format!("{}://{authority}", if tls { "https" } else { "http" });
+        let login = match credentials_file(settings)? {
+            Some(path) => Some(read_login(&path, user.as_deref())?),
+            None if user.is_some() => {
+                let text = format!("{}: a user, but no --credentials-file with the password", settings.url);
+                return Err(RemoteError::new(ErrorKind::NoCredentials, text));
+            }
+            None => None,
+        };
+        let authorization = login.as_ref().map(|login| {
+            let text = format!("Basic {}", data_encoding::BASE64.encode(login.as_bytes()));
+            let mut value = HeaderValue::try_from(text).expect("base64 is fit for a header");
+            value.set_sensitive(true);
+            value
+        });
+        let mut builder = opendal::services::Webdav::default().endpoint(&origin).disable_create_dir(true);
+        if let Some((user, password)) = login.as_ref().and_then(|login| login.split_once(':')) {
+            builder = builder.username(user).password(password);
+        }
+        let base = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let dal = Dal::new(settings, base, times, || Operator::new(builder))?;
+        Ok(Self {
+            dal,
+            origin,
+            authorization,
+            read_back: !settings.no_read_back,
+            env,
+            locks: OnceLock::new(),
+            dirs: Mutex::default(),
+            swept: Mutex::default(),
+        })
+    }
+
+    /// Sends a request that OpenDAL has no words for.
+    fn ask(
+        &self,
+        what: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: &'static str,
+    ) -> Result<Response<Bytes>> {
+        let fail = |e: http::Error| RemoteError::new(ErrorKind::Local, format!("{what}: {e}"));
+        let url = format!("{}/{}", self.origin, opendal::raw::percent_encode_path(path));
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(HeaderName::from_static(name), value);
+        }
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/xml; charset=utf-8");
+        }
+        let request = request.extension(Operation::Info).body(Buffer::from(body)).map_err(fail)?;
+        let call = Call::new(Arc::clone(&self.dal.http), Rules::new(what.to_string(), ANSWER_MAX));
+        self.dal.wait(what, 0, call.send(request))
+    }
+
+    /// Makes sure, once, that the collection is there, and asks whether the server has locks.
+    fn has_locks(&self) -> Result<bool> {
+        if let Some(locks) = self.locks.get() {
+            return Ok(*locks);
+        }
+        let missing = |what: &str| {
+            let text = format!("{}: {what} there. It is never made by itself", self.dal.url);
+            RemoteError::new(ErrorKind::Misconfigured, text)
+        };
+        let there = match self
+            .dal
+            .stat("looking at the collection".into(), &format!("{}/", self.dal.base.trim_end_matches('/')))
+        {
+            Ok(meta) => meta,
+            Err(e) if e.kind == ErrorKind::NotFound => return Err(missing("no such collection")),
+            Err(e) if e.kind == ErrorKind::Unsupported => {
+                return Err(RemoteError::new(
+                    ErrorKind::Misconfigured,
+                    format!("{}: is it WebDAV?", e.message),
+                ));
+            }
+            Err(e) => return Err(e),
+        };
+        if !there.is_dir() {
+            return Err(missing("no collection"));
+        }
+        let what = "asking what the server can do";
+        let answer = self.ask(what, "OPTIONS", &self.dal.base, &[], "")?;
+        if answer.status() == http::StatusCode::UNAUTHORIZED {
+            return Err(errors::of_answer(what, answer.status(), answer.headers(), answer.body()));
+        }
+        let classes = answer.headers().get_all("dav").iter().filter_map(|value| value.to_str().ok());
+        let locks = classes.flat_map(|value| value.split(',')).any(|class| class.trim() == "2");
+        if !locks {
+            tracing::warn!(url = %self.dal.url, "the server has no locks");
+        }
+        Ok(*self.locks.get_or_init(|| locks))
+    }
+
+    /// Makes the directories above a name.
+    fn make_dirs(&self, name: &str) -> Result<()> {
+        for (end, _) in name.match_indices('/') {
+            let dir = &name[..end];
+            if self.dirs.lock().unwrap_or_else(PoisonError::into_inner).contains(dir) {
+                continue;
+            }
+            let what = format!("making the directory {dir}");
+            let answer = self.ask(&what, "MKCOL", &self.dal.path(&format!("{dir}/")), &[], "")?;
+            // 405: there is something of this name already.
+            if !answer.status().is_success() && answer.status() != http::StatusCode::METHOD_NOT_ALLOWED {
+                return Err(errors::of_answer(&what, answer.status(), answer.headers(), answer.body()));
+            }
+            self.dirs.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_string());
+        }
+        Ok(())
+    }
+
+    /// Sends a body to a name and reads it back.
+    fn send(&self, name: &str, body: &Arc<dyn Source>, checksum: &Checksum, was: Option<&str>) -> Result<()> {
+        let what = format!("writing {name}");
+        let mut rules = Rules::new(what.clone(), ANSWER_MAX);
+        if let Some(tag) = was.and_then(|tag| HeaderValue::from_str(tag).ok()) {
+            rules = rules.header(Operation::Write, IF_MATCH, tag);
+        }
+        let path = self.dal.path(name);
+        match self.dal.put(rules, &path, body, WriteOptions::default()) {
+            // Somebody removed a directory.
+            Err(e) if e.kind == ErrorKind::Unavailable => {
+                self.dirs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                return Err(e);
+            }
+            other => other?,
+        };
+        let there = self.dal.stat(what.clone(), &path)?;
+        let wrong = || RemoteError::new(ErrorKind::Corrupt, "the server stored other bytes than were sent");
+        if !there.is_file() || there.content_length() != body.len() {
+            return Err(wrong());
+        }
+        if self.read_back && self.dal.hash(&what, &path, body.len())? != *checksum {
+            return Err(wrong());
+        }
+        Ok(())
+    }
+
+    /// Writes a body under a scratch name and reads it back. On error nothing is left, if that is possible.
+    fn write_scratch(&self, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<String> {
+        check_source(body.as_ref(), checksum, &mut |_| ())?;
+        let mut random = [0; 16];
+        self.env.random(&mut random);
+        let name = format!("{SCRATCH}/{}", data_encoding::HEXLOWER.encode(&random));
+        self.make_dirs(&name)?;
+        match self.send(&name, body, checksum, None) {
+            Ok(()) => {
+                self.sweep(&name);
+                Ok(name)
+            }
+            Err(error) => {
+                self.drop_scratch(&name, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a scratch file on the way out of a failure, which is what gets reported. Who does not answer is not asked.
+    fn drop_scratch(&self, name: &str, failure: &RemoteError) {
+        if matches!(failure.kind, ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::NoCredentials) {
+            return;
+        }
+        if let Err(error) = self.dal.delete(format!("removing {name}"), &self.dal.path(name)) {
+            tracing::debug!(name, %error, "a scratch file stays");
+        }
+    }
+
+    /// Removes, once, what interrupted runs left. `fresh` was just written, and tells the server's time.
+    fn sweep(&self, fresh: &str) {
+        if std::mem::replace(&mut *self.swept.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return;
+        }
+        let seconds =
+            |meta: &opendal::Metadata| meta.last_modified().map(|time| time.into_inner().as_second());
+        let swept = self.list(SCRATCH).and_then(|entries| {
+            let now = entries.iter().find(|(name, _)| fresh.ends_with(name.as_str()));
+            let Some(now) = now.and_then(|(_, meta)| seconds(meta)) else { return Ok(()) };
+            for (name, meta) in &entries {
+                let old = seconds(meta).is_some_and(|time| time.saturating_add(SCRATCH_SECONDS_MAX) < now);
+                if old && meta.is_file() && is_scratch(name) {
+                    let path = format!("{SCRATCH}/{name}");
+                    self.dal.delete(format!("removing {path}"), &self.dal.path(&path))?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = swept {
+            tracing::debug!(%error, "scratch files were not looked through");
+        }
+    }
+
+    /// The entries of a directory: names without slashes.
+    fn list(&self, dir: &str) -> Result<Vec<(String, opendal::Metadata)>> {
+        let what = format!("listing {dir:?}");
+        let path = match dir {
+            "" if self.dal.base.is_empty() => "/".to_string(),
+            "" => self.dal.base.clone(),
+            dir => self.dal.path(&format!("{dir}/")),
+        };
+        let rules = Rules::new(what.clone(), LISTING_MAX);
+        let (entries, _) = self.dal.run(rules, 0, async |operator| operator.list(&path).await)?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let start = path.trim_start_matches('/');
+            // The directory itself is among them.
+            if entry.path().trim_matches('/') == start.trim_end_matches('/') {
+                continue;
+            }
+            let name = entry.path().strip_prefix(start).map(|name| name.trim_end_matches('/'));
+            let Some(name) = name.filter(|name| !name.is_empty() && !name.contains('/')) else {
+                let text = format!("{what}: names that were not asked for");
+                return Err(RemoteError::new(ErrorKind::Corrupt, text));
+            };
+            found.push((name.to_string(), entry.metadata().clone()));
+        }
+        Ok(found)
+    }
+
+    /// Does something while nobody else who asks for the same lock does.
+    fn while_locked<T>(&self, key: &Key, act: impl FnOnce(&Hold) -> Result<T>) -> Result<T> {
+        if !self.has_locks()? {
+            return act(&Hold(None));
+        }
+        let name = format!("{SCRATCH}/{}", lock_name(key));
+        self.make_dirs(&name)?;
+        let held = self.lock(key, &name)?;
+        let done = act(&Hold(Some(held.since)));
+        // After a failure to answer the lock is left to its end; it is for this name only.
+        if !matches!(&done, Err(e) if matches!(e.kind, ErrorKind::Timeout | ErrorKind::Unreachable))
+            && let Err(error) = self.unlock(&held)
+        {
+            tracing::debug!(%key, %error, "a lock stays until it ends");
+        }
+        done
+    }
+
+    fn lock(&self, key: &Key, name: &str) -> Result<Held> {
+        let what = format!("locking the name {key}");
+        let path = self.dal.path(name);
+        let headers = [
+            ("depth", HeaderValue::from_static("0")),
+            ("timeout", HeaderValue::try_from(format!("Second-{LOCK_SECONDS}")).expect("letters and digits")),
+        ];
+        let start = self.env.monotonic();
+        loop {
+            let since = self.env.monotonic();
+            let answer = self.ask(&what, "LOCK", &path, &headers, LOCK_BODY)?;
+            let status = answer.status();
+            if status.is_success() {
+                let made = status == http::StatusCode::CREATED;
+                let token = answer.headers().get("lock-token").cloned();
+                let token = token
+                    .filter(|token| token.as_bytes().starts_with(b"<") && token.as_bytes().ends_with(b">"));
+                return match token {
+                    Some(token) => Ok(Held { path, token, made, since }),
+                    None => {
+                        Err(RemoteError::new(ErrorKind::Corrupt, format!("{what}: a lock without a token")))
+                    }
+                };
+            }
+            let error = errors::of_answer(&what, status, answer.headers(), answer.body());
+            if status != http::StatusCode::LOCKED {
+                return Err(error);
+            }
+            if self.env.monotonic().saturating_sub(start) > self.dal.times.answer {
+                let text = format!("{what}: somebody else holds it, or held it when it broke off");
+                return Err(RemoteError::new(ErrorKind::Unavailable, text));
+            }
+            // Whoever has it only renames a file.
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    fn unlock(&self, held: &Held) -> Result<()> {
+        let what = "unlocking";
+        if held.made {
+            // Removing the file that was made for the lock ends the lock as well.
+            let mut condition = b"(".to_vec();
+            condition.extend_from_slice(held.token.as_bytes());
+            condition.push(b')');
+            let condition = HeaderValue::from_bytes(&condition).expect("it came in a header");
+            let answer = self.ask(what, "DELETE", &held.path, &[("if", condition)], "")?;
+            if answer.status().is_success() {
+                return Ok(());
+            }
+        }
+        let answer = self.ask(what, "UNLOCK", &held.path, &[("lock-token", held.token.clone())], "")?;
+        match answer.status().is_success() {
+            true => Ok(()),
+            false => Err(errors::of_answer(what, answer.status(), answer.headers(), answer.body())),
+        }
+    }
+
+    /// Gives a scratch file its name; `false`: the name is taken.
+    fn give_name(&self, scratch: &str, key: &Key) -> Result<bool> {
+        self.make_dirs(key.as_str())?;
+        self.while_locked(key, |hold| {
+            match self.meta(key) {
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                other => return other.map(|_| false),
+            }
+            let (from, to) = (self.dal.path(scratch), self.dal.path(key.as_str()));
+            let rules = Rules::new(format!("naming {key}"), ANSWER_MAX).header(
+                Operation::Rename,
+                HeaderName::from_static("overwrite"),
+                HeaderValue::from_static("F"),
+            );
+            hold.check(self.env.as_ref())?;
+            match self.dal.run(rules, 0, async |operator| operator.rename(&from, &to).await) {
+                Ok((_, seen)) if seen.applied == 1 => Ok(true),
+                Ok(_) => {
+                    let text = format!("{key}: it was not renamed as it should be");
+                    Err(RemoteError::new(ErrorKind::Corrupt, text))
+                }
+                Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    fn meta(&self, key: &Key) -> Result<Meta> {
+        let there = self.dal.stat(format!("looking at {key}"), &self.dal.path(key.as_str()))?;
+        match there.is_file() {
+            true => Ok(Meta { len: there.content_length(), checksum: None }),
+            false => Err(RemoteError::new(ErrorKind::Corrupt, format!("{key} is no file there"))),
+        }
+    }
+
+    fn same(&self, key: &Key, len: u64, checksum: &Checksum) -> Result<Put> {
+        let same = self.meta(key)?.len == len && stored_checksum(self, key, len)? == *checksum;
+        if same { Ok(Put::Same) } else { Err(conflict(key)) }
+    }
+
+    /// Whether the server gives one lock to one client: it is asked for the same lock twice.
+    fn probe_locks(&self) -> Result<Answer> {
+        if !self.has_locks()? {
+            return Ok(Answer::No(
+                "the server has no locks (DAV class 2): a rename that should replace nothing is all there is, and two writers of \
+                 one name at the same moment are not kept apart"
+                    .into(),
+            ));
+        }
+        let mut random = [0; 16];
+        self.env.random(&mut random);
+        let key = Key::new(&data_encoding::HEXLOWER.encode(&random)).expect("hexadecimal digits");
+        let answer = self.while_locked(&key, |_| {
+            let path = self.dal.path(&format!("{SCRATCH}/{}", lock_name(&key)));
+            let depth = [("depth", HeaderValue::from_static("0"))];
+            self.ask("trying to lock twice", "LOCK", &path, &depth, LOCK_BODY)
+        })?;
+        Ok(match answer.status() == http::StatusCode::LOCKED {
+            true => Answer::Yes("an exclusive lock, and a rename that replaces nothing".into()),
+            false => Answer::No("the server gives one lock to several clients at a time".into()),
+        })
+    }
+}
+
+/// The name that a lock is on, in place of the name that it stands for.
+fn lock_name(key: &Key) -> String {
+    format!("lock-{}", data_encoding::HEXLOWER.encode(&Sha256::digest(key.as_str())[..16]))
+}
+
+/// The names that are made in [`SCRATCH`].
+fn is_scratch(name: &str) -> bool {
+    let random = name.strip_prefix("lock-").unwrap_or(name);
+    random.len() == 32 && random.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Reads `USER:PASSWORD`. The URL's user, if it has one, has to be the same.
+fn read_login(path: &Path, user: Option<&str>) -> Result<Zeroizing<String>> {
+    require_private(path)?;
+    let text = read_secret(path)?;
+    let wrong = |what: &str| {
+        let text = format!("the credentials file {}: {what}", path.display());
+        Err(RemoteError::new(ErrorKind::NoCredentials, text))
+    };
+    let Some((name, password)) = text.split_once(':') else {
+        return wrong("it should be one line, USER:PASSWORD");
+    };
+    if name.is_empty() || password.is_empty() || text.chars().any(char::is_control) {
+        return wrong("it should be one line, USER:PASSWORD");
+    }
+    if user.is_some_and(|user| user != name) {
+        return wrong("it is for another user than the URL's");
+    }
+    Ok(text)
+}
+
+impl Remote for WebdavRemote {
+    fn url(&self) -> String {
+        self.dal.url.clone()
+    }
+
+    fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
+        self.has_locks()?;
+        match self.same(key, body.len(), checksum) {
+            Err(e) if e.kind == ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let scratch = self.write_scratch(body, checksum).map_err(|e| e.context(key.as_str()))?;
+        match self.give_name(&scratch, key) {
+            Ok(true) => Ok(Put::Created),
+            Ok(false) => {
+                self.drop_scratch(&scratch, &conflict(key));
+                self.same(key, body.len(), checksum)
+            }
+            Err(error) => {
+                self.drop_scratch(&scratch, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Servers write beside a file and rename, where they are good; so this is a put under the file's own name, and not a
+    /// rename: for that, Apache removes the old file first.
+    fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
+        check_source(body.as_ref(), checksum, &mut |_| ())?;
+        self.while_locked(key, |hold| {
+            let path = self.dal.path(key.as_str());
+            let there = self.dal.stat(format!("looking at {key}"), &path)?;
+            check_replaceable(key, there.content_length())?;
+            if stored_checksum(self, key, there.content_length())? != *was {
+                return Err(conflict(key));
+            }
+            hold.check(self.env.as_ref())?;
+            // A weak tag matches nothing.
+            let tag = there.etag().filter(|tag| tag.starts_with('"'));
+            self.send(key.as_str(), body, checksum, tag).map_err(|e| match e.kind {
+                ErrorKind::Conflict => conflict(key),
+                _ => e.context(key.as_str()),
+            })
+        })
+    }
+
+    fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
+        self.dal.get(&format!("reading {key}"), &self.dal.path(key.as_str()), range)
+    }
+
+    fn head(&self, key: &Key) -> Result<Meta> {
+        self.meta(key)
+    }
+
+    fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
+        // A collection that is not there lists as an empty one.
+        self.has_locks()?;
+        walk::page(self, prefix, after)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.dal.delete(format!("deleting {key}"), &self.dal.path(key.as_str()))
+    }
+
+    fn features(&self) -> Result<Features> {
+        let none = |what: &str| Answer::NotApplicable(format!("WebDAV has no {what}"));
+        let verification = match self.read_back {
+            true => "every object is read back before it gets its name; servers don't say when it is durable"
+                .into(),
+            false => {
+                "objects are not read back (--no-read-back): the network and the server are trusted".into()
+            }
+        };
+        Ok(Features {
+            create_only: self.probe_locks()?,
+            versioning: none("versions that this program could read"),
+            object_lock: none("locks that keep anything: whoever can write there can delete"),
+            verification,
+        })
+    }
+}
+
+impl Tree for WebdavRemote {
+    fn entries(&self, dir: &str) -> Result<Vec<Entry>> {
+        let entries = self.list(dir)?.into_iter().map(|(name, meta)| {
+            let is_dir = meta.is_dir();
+            Entry { name, is_dir, len: if is_dir { 0 } else { meta.content_length() } }
+        });
+        Ok(entries.collect())
+    }
+}

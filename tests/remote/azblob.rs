@@ -1,0 +1,173 @@
+//! Azure Blob Storage: against Azurite, and what comes of bad answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Times};
+
+use super::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
+use super::scripted::{Reply, Scripted};
+use super::{comes_back, conforms, key, names, once, private_file, put, storm_passes};
+
+fn at_port(azurite: &Azurite, port: u16) -> Settings {
+    let file = azurite.path("key");
+    private_file(&file, &format!("{KEY}\n"));
+    Settings {
+        url: format!("azblob://{CONTAINER}/some/vault"),
+        account: Some(ACCOUNT.into()),
+        endpoint: Some(format!("http://127.0.0.1:{port}/{ACCOUNT}")),
+        credentials_file: Some(file),
+        ..Settings::default()
+    }
+}
+
+fn open(settings: &Settings) -> Arc<dyn Remote> {
+    remote::open(settings, &once()).unwrap()
+}
+
+#[test]
+fn an_azure_container_conforms() {
+    let azurite = Azurite::start();
+    let remote = open(&at_port(&azurite, azurite.port));
+    conforms(&remote, 1010);
+    // A listing that is not gone on with at the place where the last one ended begins anew.
+    let page = remote.list_page("snapshots/", "snapshots/00500").unwrap();
+    assert_eq!((page.items[0].name.as_str(), page.items.len(), page.more), ("snapshots/00501", 509, false));
+    let first = remote.list_page("snapshots/", "").unwrap();
+    assert!(first.more);
+    let last = &first.items.last().unwrap().name;
+    let ways = [remote.list_page("snapshots/", last).unwrap(), remote.list_page("snapshots/", last).unwrap()];
+    assert_eq!(ways[0], ways[1]);
+    // Another prefix: what lies outside is not seen.
+    let whole = Settings { url: format!("azblob://{CONTAINER}"), ..at_port(&azurite, azurite.port) };
+    let all = names(open(&whole).as_ref(), "");
+    assert!(all.iter().all(|name| name.starts_with("some/vault/")) && all.len() > 1010, "{}", all.len());
+}
+
+#[test]
+fn a_vault_goes_to_azure_and_comes_back() {
+    let azurite = Azurite::start();
+    let settings = at_port(&azurite, azurite.port);
+    let (endpoint, file) = (settings.endpoint.unwrap(), settings.credentials_file.unwrap());
+    let file = file.to_str().unwrap();
+    comes_back(&settings.url, &["--account", ACCOUNT, "--endpoint", &endpoint, "--credentials-file", file]);
+}
+
+#[test]
+fn azure_credentials_of_every_kind_and_wrong_ones() {
+    let azurite = Azurite::start();
+    let base = || at_port(&azurite, azurite.port);
+    let file = |name: &str, text: &str| {
+        private_file(&azurite.path(name), text);
+        Some(azurite.path(name))
+    };
+    let string = format!(
+        "DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint=http://127.0.0.1:{}/{ACCOUNT};",
+        azurite.port
+    );
+    // A connection string says it all.
+    let connection =
+        Settings { account: None, endpoint: None, credentials_file: file("connection", &string), ..base() };
+    assert_eq!(put(open(&connection).as_ref(), "x", b"x").unwrap(), Put::Created);
+    let failure = |settings: &Settings| match remote::open(settings, &once()) {
+        Ok(remote) => put(remote.as_ref(), "y", b"y").unwrap_err(),
+        Err(error) => error,
+    };
+    let open_to_all = azurite.path("open");
+    std::fs::write(&open_to_all, KEY).unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let other_key = "b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItb3Q=";
+    let cases = [
+        (Settings { credentials_file: file("wrong", other_key), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: file("no-key", "not base64!"), ..base() }, ErrorKind::Misconfigured),
+        (Settings { credentials_file: file("empty", ""), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: Some(open_to_all), ..base() }, ErrorKind::UnsafeFile),
+        (Settings { url: "azblob://no-such-box/x".into(), ..base() }, ErrorKind::Misconfigured),
+        (Settings { endpoint: Some(format!("http://{closed}/{ACCOUNT}")), ..base() }, ErrorKind::Unreachable),
+        (Settings { endpoint: Some("http://10.0.0.1/x".into()), ..base() }, ErrorKind::Misconfigured),
+        (
+            Settings {
+                credentials_file: file("plain", &string.replace("127.0.0.1", "10.0.0.1")),
+                ..connection.clone()
+            },
+            ErrorKind::Misconfigured,
+        ),
+    ];
+    // The emulator has several words for a signature that is none.
+    let sas = failure(&Settings { credentials_file: file("sas", "?sv=2022-11-02&sig=nonsense"), ..base() });
+    assert!(matches!(sas.kind, ErrorKind::NoCredentials | ErrorKind::Denied), "{sas}");
+    for (settings, kind) in cases {
+        let error = failure(&settings);
+        assert_eq!(error.kind, kind, "{settings:?}: {error}");
+        assert!(!error.message.contains(KEY) && !error.message.contains(other_key));
+    }
+}
+
+#[test]
+fn a_storm_of_troubles_passes_over_azure() {
+    let azurite = Azurite::start();
+    storm_passes(azurite.port, 5, |port| at_port(&azurite, port));
+}
+
+#[test]
+fn what_azure_answers_is_not_believed() {
+    let azurite = Azurite::start();
+    let upstream = azurite.port;
+    let times = Times { answer: Duration::from_millis(1000), ..Times::default() };
+    let through = |reply: fn(u16) -> Reply, method: &'static str| {
+        let server = Scripted::start(move |asked| match asked.method == method {
+            true => reply(upstream),
+            false => Reply::Forward(upstream),
+        });
+        let remote = remote::open(&at_port(&azurite, server.port), &OpenOptions { times, ..once() }).unwrap();
+        (server, remote)
+    };
+    // What was stored has another MD5 than what was sent.
+    let md5 =
+        |_| Reply::new("201 Created", "Content-MD5: XUFAKrxLKna5cZ2REBfFkg==\r\nETag: \"0x1\"\r\n", b"");
+    let (_server, remote) = through(md5, "PUT");
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello?").unwrap_err().kind, ErrorKind::Corrupt);
+    // It says nothing about what it stored: then it is read back, and there is nothing.
+    let silent = |_| Reply::new("201 Created", "ETag: \"0x1\"\r\n", b"");
+    let (_server, remote) = through(silent, "PUT");
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err().kind, ErrorKind::NotFound);
+    // Listings: of others, in circles, of nothing, and without end.
+    let blob = |name: &str| {
+        format!(
+            "<Blob><Name>{name}</Name><Properties><Last-Modified>Sat, 21 Nov 2026 10:00:00 GMT</Last-Modified><Etag>1</Etag>\
+             <Content-Length>1</Content-Length><Content-Type>a</Content-Type><Content-MD5>b</Content-MD5></Properties></Blob>"
+        )
+    };
+    let listing = move |name: &str, marker: &str| {
+        let blobs = if name.is_empty() { String::new() } else { blob(name) };
+        let text = format!(
+            "<?xml version=\"1.0\"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker>\
+             </EnumerationResults>"
+        );
+        Reply::new("200 OK", "Content-Type: application/xml\r\n", text.as_bytes())
+    };
+    for (name, marker, kind) in [
+        ("elsewhere/x", "", ErrorKind::Corrupt),
+        ("some/vault", "", ErrorKind::Corrupt),
+        ("\u{e9}", "", ErrorKind::Corrupt),
+        // The same page for ever.
+        ("some/vault/x", "again", ErrorKind::Corrupt),
+        // Empty pages for ever.
+        ("", "again", ErrorKind::Timeout),
+    ] {
+        let server = Scripted::start(move |_| listing(name, marker));
+        let remote = remote::open(&at_port(&azurite, server.port), &OpenOptions { times, ..once() }).unwrap();
+        let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);
+        assert_eq!(ended, Err(kind), "{name:?} {marker:?}");
+    }
+    let endless = |_| {
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<EnumerationResults><Blobs>";
+        Reply::Endless(head.into(), b"<Blob><Name>x</Name></Blob>".repeat(10_000))
+    };
+    let (server, remote) = through(endless, "GET");
+    let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);
+    assert_eq!(ended, Err(ErrorKind::Corrupt));
+    assert!(server.sent.load(std::sync::atomic::Ordering::SeqCst) < 64 << 20);
+    let (_server, remote) = through(|_| Reply::Stall, "HEAD");
+    assert_eq!(remote.head(&key("x")).unwrap_err().kind, ErrorKind::Timeout);
+}

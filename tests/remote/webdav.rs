@@ -1,0 +1,370 @@
+//! WebDAV: against a real Apache, and against servers that are slow, broken, or that lie.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Times, Verdict};
+
+use super::apache::{Apache, PASSWORD, USER};
+use super::scripted::{Reply, Scripted};
+use super::{comes_back, conforms, key, names, once, pattern, private_file, put, storm_passes};
+
+/// Settings for the vault of this server.
+fn settings(apache: &Apache) -> Settings {
+    at_port(apache, apache.port)
+}
+
+/// The same, through what listens at another port.
+fn at_port(apache: &Apache, port: u16) -> Settings {
+    Settings {
+        url: format!("webdav://{USER}@127.0.0.1:{port}/vault"),
+        credentials_file: Some(apache.login()),
+        ..Settings::default()
+    }
+}
+
+fn open(settings: &Settings) -> Arc<dyn Remote> {
+    remote::open(settings, &once()).unwrap()
+}
+
+/// Settings for a scripted server.
+fn scripted(server: &Scripted) -> Settings {
+    Settings { url: format!("webdav://127.0.0.1:{}/vault", server.port), ..Settings::default() }
+}
+
+#[test]
+fn a_webdav_server_conforms() {
+    let apache = Apache::start("");
+    conforms(&open(&settings(&apache)), 40);
+    let left = apache.left();
+    assert!(left.is_empty(), "no scratch file and no lock is left: {left:?}");
+}
+
+#[test]
+fn a_vault_goes_to_webdav_and_comes_back() {
+    let apache = Apache::start("");
+    let settings = settings(&apache);
+    let file = apache.login();
+    comes_back(&settings.url, &["--credentials-file", file.to_str().unwrap()]);
+}
+
+#[test]
+fn what_a_webdav_server_has_is_said() {
+    let apache = Apache::start("");
+    let probe = remote::probe(open(&settings(&apache)).as_ref()).unwrap();
+    let check = |name: &str| probe.checks.iter().find(|check| check.name == name).unwrap();
+    assert_eq!(check("conditional-create").verdict, Verdict::Yes, "{probe:?}");
+    assert_eq!(check("create-only").verdict, Verdict::Yes);
+    assert_eq!(check("checksums").verdict, Verdict::Yes);
+    assert_eq!(check("object-lock").verdict, Verdict::NotApplicable);
+    assert!(probe.is_good(), "{}", apache.log());
+    // A server that says that it has locks, and gives none: nothing gets a name without one.
+    let apache = Apache::start(
+        "<Limit LOCK>\nRequire user somebody-else\n</Limit>\n<LimitExcept LOCK>\nRequire valid-user\n</LimitExcept>",
+    );
+    let remote = open(&settings(&apache));
+    let error = put(remote.as_ref(), "packs/aa/one", b"one").unwrap_err();
+    assert!(error.kind == ErrorKind::NoCredentials && error.message.contains("locking"), "{error}");
+    assert!(names(remote.as_ref(), "").is_empty());
+}
+
+/// A server whose answers say nothing of locks: names are looked up, a rename replaces nothing, and `remote test` says that
+/// this is not the same.
+#[test]
+fn a_server_without_locks_is_said_to_have_none() {
+    let apache = Apache::start("");
+    let upstream = apache.port;
+    let server = Scripted::start(move |asked| match asked.method.as_str() {
+        "OPTIONS" => Reply::new("200 OK", "DAV: 1, 3\r\n", b""),
+        "LOCK" => Reply::new("405 Method Not Allowed", "", b""),
+        _ => Reply::Forward(upstream),
+    });
+    let remote = open(&at_port(&apache, server.port));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Created);
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Same);
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"two").unwrap_err().kind, ErrorKind::Conflict);
+    let probe = remote::probe(remote.as_ref()).unwrap();
+    let check = probe.checks.iter().find(|check| check.name == "conditional-create").unwrap();
+    assert_eq!(check.verdict, Verdict::No, "{check:?}");
+}
+
+/// Two writers of one name: whoever comes second between the look and the rename of the first has to wait, and sees it.
+#[test]
+fn a_name_is_given_once_even_between_look_and_rename() {
+    let apache = Apache::start("");
+    let upstream = apache.port;
+    let second = open(&settings(&apache));
+    let (tell, told) = std::sync::mpsc::sync_channel::<()>(1);
+    let server = Scripted::start(move |asked| {
+        if asked.method == "MOVE" {
+            // The first has looked, and is about to rename.
+            tell.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Reply::Forward(upstream)
+    });
+    let first = open(&at_port(&apache, server.port));
+    let ends = std::thread::scope(|scope| {
+        let one = scope.spawn(|| put(first.as_ref(), "packs/aa/one", b"first"));
+        told.recv().unwrap();
+        let two = put(second.as_ref(), "packs/aa/one", b"second");
+        [one.join().unwrap(), two]
+    });
+    assert_eq!(ends[0], Ok(Put::Created));
+    assert_eq!(ends[1].as_ref().unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(fs::read(apache.vault().join("packs/aa/one")).unwrap(), b"first");
+}
+
+#[test]
+fn a_lock_whose_holder_died_is_waited_for_and_told() {
+    let apache = Apache::start("");
+    let times = Times { answer: Duration::from_millis(400), ..Times::default() };
+    let remote = remote::open(&settings(&apache), &OpenOptions { times, ..once() }).unwrap();
+    put(remote.as_ref(), "packs/aa/one", b"one").unwrap();
+    let name = "lock-".to_string()
+        + &remote::Checksum::of(b"packs/aa/two").0[..16]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>();
+    let body = "<?xml version=\"1.0\"?><D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/></D:lockscope><D:locktype><D:write/>\
+                </D:locktype></D:lockinfo>";
+    let (status, answer) =
+        apache.ask("LOCK", &format!("/vault/.incoming/{name}"), "Timeout: Second-600\r\nDepth: 0\r\n", body);
+    assert!(matches!(status, 200 | 201), "{answer}");
+    let error = put(remote.as_ref(), "packs/aa/two", b"two").unwrap_err();
+    assert!(
+        error.kind == ErrorKind::Unavailable && error.message.contains("somebody else holds it"),
+        "{error}"
+    );
+    assert_eq!(names(remote.as_ref(), ""), ["packs/aa/one"]);
+}
+
+#[test]
+fn who_may_not_and_what_is_not_there_is_told_apart() {
+    let apache = Apache::start(
+        "<Limit GET HEAD OPTIONS PROPFIND>\nRequire valid-user\n</Limit>\n\
+         <LimitExcept GET HEAD OPTIONS PROPFIND>\nRequire user somebody-else\n</LimitExcept>",
+    );
+    let base = || settings(&apache);
+    let file = |name: &str, text: &str| {
+        private_file(&apache.path(name), text);
+        Some(apache.path(name))
+    };
+    let failure = |settings: &Settings| match remote::open(settings, &once()) {
+        Ok(remote) => put(remote.as_ref(), "x", b"x").unwrap_err(),
+        Err(error) => error,
+    };
+    let open_to_all = apache.path("open");
+    fs::write(&open_to_all, format!("{USER}:{PASSWORD}")).unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nowhere = format!("webdav://127.0.0.1:{}/nowhere", apache.port);
+    let cases = [
+        (base(), ErrorKind::NoCredentials),
+        (Settings { credentials_file: file("wrong", "backup:wrong"), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: file("no-line", "backup"), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: file("other", "other:x"), ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: None, ..base() }, ErrorKind::NoCredentials),
+        (Settings { credentials_file: Some(open_to_all), ..base() }, ErrorKind::UnsafeFile),
+        (
+            Settings { credential: Some("dav".into()), credentials_file: None, ..base() },
+            ErrorKind::NoCredentials,
+        ),
+        (Settings { url: nowhere, ..base() }, ErrorKind::Misconfigured),
+        (Settings { url: format!("webdav://{closed}/vault"), ..base() }, ErrorKind::Unreachable),
+        (Settings { url: base().url.replace("webdav:", "webdavs:"), ..base() }, ErrorKind::Unreachable),
+    ];
+    for (settings, kind) in cases {
+        let error = failure(&settings);
+        assert_eq!(error.kind, kind, "{settings:?}: {error}");
+        assert!(!error.message.contains(PASSWORD));
+    }
+    assert!(!apache.vault().join("../nowhere").exists(), "places are never made");
+}
+
+#[test]
+fn each_trouble_of_webdav_has_its_kind() {
+    let apache = Apache::start("");
+    for (method, status, kind) in [
+        ("PUT", "503 Service Unavailable", ErrorKind::Throttled),
+        ("PUT", "429 Too Many Requests", ErrorKind::Throttled),
+        ("PUT", "500 Internal Server Error", ErrorKind::Unavailable),
+        ("PUT", "403 Forbidden", ErrorKind::Denied),
+        ("PUT", "507 Insufficient Storage", ErrorKind::Full),
+        ("PUT", "301 Moved Permanently", ErrorKind::Misconfigured),
+        ("LOCK", "500 Internal Server Error", ErrorKind::Unavailable),
+        ("MOVE", "507 Insufficient Storage", ErrorKind::Full),
+        ("MOVE", "502 Bad Gateway", ErrorKind::Unavailable),
+        ("PROPFIND", "401 Unauthorized", ErrorKind::NoCredentials),
+    ] {
+        let upstream = apache.port;
+        let server = Scripted::start(move |asked| match asked.method == method {
+            true => Reply::new(
+                status,
+                "Retry-After: 1\r\nLocation: https://elsewhere.example/\r\n",
+                b"<html>no</html>",
+            ),
+            false => Reply::Forward(upstream),
+        });
+        let error = put(open(&at_port(&apache, server.port)).as_ref(), "packs/aa/one", b"hello").unwrap_err();
+        assert_eq!(error.kind, kind, "{method} {status}: {error}");
+        assert!(kind.hint().is_some());
+    }
+    let remote = open(&settings(&apache));
+    assert!(names(remote.as_ref(), "").is_empty());
+    let left = apache.left();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_storm_of_troubles_passes_over_webdav() {
+    let apache = Apache::start("");
+    storm_passes(apache.port, 16, |port| at_port(&apache, port));
+}
+
+#[test]
+fn a_webdav_server_that_stores_other_bytes_is_found_out() {
+    let apache = Apache::start("");
+    let (upstream, vault) = (apache.port, apache.vault());
+    let server = Scripted::start(move |asked| {
+        if asked.method == "GET" {
+            // Rot, after it was written and before it is read back.
+            for entry in fs::read_dir(vault.join(".incoming")).unwrap().flatten() {
+                fs::write(entry.path(), b"jello").unwrap();
+            }
+        }
+        Reply::Forward(upstream)
+    });
+    let settings = at_port(&apache, server.port);
+    let error = put(open(&settings).as_ref(), "packs/aa/one", b"hello").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+    assert!(!apache.vault().join("packs/aa/one").exists());
+    // Who does not want to know is not told.
+    let trusting = Settings { no_read_back: true, ..settings };
+    assert_eq!(put(open(&trusting).as_ref(), "packs/aa/one", b"hello").unwrap(), Put::Created);
+}
+
+/// A collection with these children, as PROPFIND tells it.
+fn multistatus(children: &[&str]) -> Vec<u8> {
+    let mut text = String::from("<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\">");
+    text += &collection("/vault/");
+    for href in children {
+        text += &format!(
+            "<D:response><D:href>{href}</D:href><D:propstat><D:prop><D:resourcetype/><D:getcontentlength>5</D:getcontentlength>\
+             <D:getlastmodified>Sat, 21 Nov 2026 10:00:00 GMT</D:getlastmodified></D:prop><D:status>HTTP/1.1 200 OK</D:status>\
+             </D:propstat></D:response>"
+        );
+    }
+    (text + "</D:multistatus>").into_bytes()
+}
+
+fn collection(href: &str) -> String {
+    format!(
+        "<D:response><D:href>{href}</D:href><D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype>\
+         <D:getlastmodified>Sat, 21 Nov 2026 10:00:00 GMT</D:getlastmodified></D:prop><D:status>HTTP/1.1 200 OK</D:status>\
+         </D:propstat></D:response>"
+    )
+}
+
+/// A server whose collection is fine and whose listing is this.
+fn lists(listing: impl Fn() -> Reply + Send + Sync + 'static) -> Scripted {
+    Scripted::start(move |asked| match asked.method.as_str() {
+        "OPTIONS" => Reply::new("200 OK", "DAV: 1,2\r\n", b""),
+        // The first one looks whether the collection is there.
+        _ if asked.n == 0 => Reply::new("207 Multi-Status", "", &multistatus(&[])),
+        _ => listing(),
+    })
+}
+
+#[test]
+fn hostile_listings_are_refused_and_bounded() {
+    let listed = |server: &Scripted| {
+        remote::list(open(&scripted(server)).as_ref(), "", &mut |_| Ok(())).map_err(|e| (e.kind, e.message))
+    };
+    let fine = lists(|| Reply::new("207 Multi-Status", "", &multistatus(&["/vault/vault.json"])));
+    assert_eq!(listed(&fine), Ok(()));
+    assert_eq!(names(open(&scripted(&fine)).as_ref(), ""), ["vault.json"]);
+    for children in [
+        &["/elsewhere/x"][..],
+        &["/"],
+        &[""],
+        &["x"],
+        &["/vault/../x"],
+        &["/vault/a/b"],
+        &["http://127.0.0.1/vault/x"],
+        &["/vaul\u{e9}"],
+        &["%2f"],
+        &["/vault/%ff"],
+    ] {
+        let children: Vec<String> = children.iter().map(ToString::to_string).collect();
+        let text: Vec<&str> = children.iter().map(String::as_str).collect();
+        let body = multistatus(&text);
+        let server = lists(move || Reply::new("207 Multi-Status", "", &body));
+        let ended = listed(&server);
+        // Names that can't be ours are passed over, as in every directory.
+        let good = match children[0].as_str() {
+            "/vault/%ff" => ended == Ok(()),
+            _ => matches!(&ended, Err((ErrorKind::Corrupt, _))),
+        };
+        assert!(good, "{children:?}: {ended:?}");
+    }
+    for body in ["", "no XML", "<D:multistatus xmlns:D=\"DAV:\"><D:response>", "<a><b></a></b>"] {
+        let server = lists(move || Reply::new("207 Multi-Status", "", body.as_bytes()));
+        let ended = listed(&server);
+        assert!(matches!(&ended, Ok(()) | Err((ErrorKind::Corrupt, _))), "{body}: {ended:?}");
+    }
+    // Gigabytes are not taken.
+    let server = lists(|| {
+        let head = "HTTP/1.1 207 Multi-Status\r\nConnection: close\r\n\r\n<D:multistatus xmlns:D=\"DAV:\">";
+        Reply::Endless(head.into(), collection("/vault/x/").repeat(1000).into_bytes())
+    });
+    let error = listed(&server).unwrap_err();
+    assert_eq!(error.0, ErrorKind::Corrupt, "{error:?}");
+    assert!(server.sent.load(Ordering::SeqCst) < 64 << 20, "{}", server.sent.load(Ordering::SeqCst));
+}
+
+#[test]
+fn answers_that_are_wrong_or_never_come_are_no_objects() {
+    let gets = |reply: fn() -> Reply| {
+        let server = Scripted::start(move |_| reply());
+        let times = Times { answer: Duration::from_millis(500), ..Times::default() };
+        let remote = remote::open(&scripted(&server), &OpenOptions { times, ..once() }).unwrap();
+        remote.get(&key("packs/aa/one"), 2..6).map_err(|e| e.kind)
+    };
+    assert_eq!(
+        gets(|| Reply::new("206 Partial Content", "Content-Range: bytes 2-5/9\r\n", b"abcd")),
+        Ok(b"abcd".to_vec())
+    );
+    let wrong: [fn() -> Reply; 6] = [
+        || Reply::new("206 Partial Content", "Content-Range: bytes 0-3/9\r\n", b"abcd"),
+        || Reply::new("206 Partial Content", "Content-Range: bytes 2-5/9\r\n", b"abc"),
+        || Reply::new("206 Partial Content", "", b"abcd"),
+        || Reply::new("200 OK", "", b"abcd"),
+        || Reply::new("200 OK", "", b"123456789"),
+        || Reply::new("416 Range Not Satisfiable", "", b""),
+    ];
+    for reply in wrong {
+        assert_eq!(gets(reply), Err(ErrorKind::Corrupt));
+    }
+    let cut = || {
+        let head =
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\nContent-Range: bytes 2-5/9\r\n\r\nab";
+        Reply::Bytes(head.into())
+    };
+    assert_eq!(gets(cut), Err(ErrorKind::Unavailable));
+    let endless = || {
+        let head = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-5/9\r\nConnection: close\r\n\r\n";
+        Reply::Endless(head.into(), pattern(1 << 16, 1))
+    };
+    assert_eq!(gets(endless), Err(ErrorKind::Corrupt));
+    assert_eq!(gets(|| Reply::Bytes(b"220 ftp.example\r\n".to_vec())), Err(ErrorKind::Unavailable));
+    assert_eq!(gets(|| Reply::Bytes(Vec::new())), Err(ErrorKind::Unavailable));
+    assert_eq!(gets(|| Reply::Stall), Err(ErrorKind::Timeout));
+    let server = Scripted::start(|_| Reply::Stall);
+    let times = Times { answer: Duration::from_millis(300), ..Times::default() };
+    let remote = remote::open(&scripted(&server), &OpenOptions { times, ..once() }).unwrap();
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(remote.list_page("packs/", "").unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(remote.delete(&key("packs/aa/one")).unwrap_err().kind, ErrorKind::Timeout);
+}
