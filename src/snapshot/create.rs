@@ -99,14 +99,16 @@ pub fn has_changes(engine: &Engine, tree: &dyn WorkingTree) -> Result<bool> {
     Ok(!as_before && !is_unused(&view, &chain, &newest, &marks)?)
 }
 
-/// Whether a working tree is as it was made, in a vault that has other snapshots: an empty one would come to stand before
-/// them.
+/// Whether a working tree is as it was made, empty, in a vault that has other snapshots: it would come to stand before
+/// them. One that began with a snapshot's tree is not such a tree, though it may have no rows either: nothing of it was
+/// looked at yet.
 fn is_unused(view: &LiveView, chain: &Chain, newest: &Newest, marks: &Marks) -> Result<bool> {
-    // The mark that a new tree is made with. Changes count from 1.
+    // The mark that a tree is made with which begins with nothing; changes count from 1.
     let first = encode_u64(0);
     Ok(matches!(newest, Newest::None)
         && chain.snapshots().next().is_some()
-        && marks.iter().all(|(ino, change)| *ino == ROOT_INO && change[..] == first[..])
+        && marks.len() == 1
+        && marks.get(&ROOT_INO).is_some_and(|change| change[..] == first[..])
         && view.range(Table::Dirents, &[], None, 1)?.is_empty())
 }
 
