@@ -130,6 +130,22 @@ fn the_header_is_replaced_where_tags_are_compared_badly() {
     }
 }
 
+/// Without a condition, and without versions, another host's header would be lost.
+#[test]
+fn the_header_is_not_replaced_where_neither_tags_nor_versions_protect_it() {
+    let world = World::new(LockMode::Governance);
+    world.server.set_bucket(false, false);
+    world.server.set_defects(Defects { compares_nothing: true, ..Defects::default() });
+    let settings = Settings { url: "s3://backups/plain".into(), lock: None, ..world.settings.clone() };
+    let remote = remote::open(&settings, &world.options()).unwrap();
+    put(remote.as_ref(), "vault.json", b"first").unwrap();
+    let (body, sum) = (remote::Bytes::source(&b"second"[..]), remote::Checksum::of(b"second"));
+    let error = remote.replace(&key("vault.json"), &remote::Checksum::of(b"first"), &body, &sum).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("keeps no versions"), "{error}");
+    assert_eq!(world.server.stored("plain/vault.json").unwrap(), b"first");
+}
+
 /// A delete marker and an overwrite hide and change nothing, and both are told.
 #[test]
 fn what_lies_over_an_object_changes_nothing() {

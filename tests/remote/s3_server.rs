@@ -450,6 +450,7 @@ impl S3 for Backend {
         let output = HeadObjectOutput {
             content_length: length(version.bytes.len()),
             e_tag: Some(version.etag()),
+            version_id: self.state().versioned.then_some(version.id.clone()),
             checksum_sha256: version.sha256.filter(|_| input.checksum_mode.is_some()),
             object_lock_mode: version.kept.as_ref().map(|kept| ObjectLockMode::from_static(kept.mode())),
             object_lock_retain_until_date: version.kept.as_ref().map(|kept| timestamp(kept.until)),

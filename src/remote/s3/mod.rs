@@ -205,7 +205,8 @@ impl S3Remote {
     /// Puts over the object that has this tag.
     ///
     /// Ceph RGW 16 compares the tag as it is sent, quotes and all, with a bare one; and where versions are kept with nothing, so
-    /// that it always refuses. Who is refused while the tag is still there tries without quotes, then without a condition.
+    /// that it always refuses. Who is refused while the tag is still there tries without quotes, then, but only if what is
+    /// replaced is kept as a version, without a condition.
     fn put_over(
         &self,
         key: &Key,
@@ -214,15 +215,25 @@ impl S3Remote {
         checksum: &Checksum,
         retention: Option<&Retention>,
     ) -> Result<PutObjectOutput> {
+        let mut kept = false;
         for condition in [tag, tag.trim_matches('"')] {
             let request = self.put_request(key, body, checksum, retention)?.if_match(condition);
             match self.send_put(key, request, body, checksum) {
                 Err(e) if e.kind == ErrorKind::Conflict => {}
                 sent => return sent,
             }
-            if self.ask_head(key, None)?.e_tag() != Some(tag) {
+            let there = self.ask_head(key, None)?;
+            if there.e_tag() != Some(tag) {
                 return Err(conflict(key));
             }
+            kept = there.version_id().is_some_and(|id| id != "null");
+        }
+        if !kept {
+            let text = format!(
+                "{key} is to be replaced, but the endpoint compares no tags and keeps no versions: what somebody else \
+                 puts there meanwhile would be lost"
+            );
+            return Err(RemoteError::new(ErrorKind::Unsupported, text));
         }
         tracing::warn!(url = %self.url, "the endpoint can't compare what it replaces");
         self.send_put(key, self.put_request(key, body, checksum, retention)?, body, checksum)
