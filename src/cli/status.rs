@@ -70,6 +70,10 @@ struct RemoteReport {
     is_alarm: bool,
     /// What it found to be wrong.
     wrong: Vec<String>,
+    /// When all objects there were verified last, with `ship --verify`.
+    verified: Option<String>,
+    /// So many were found not to be what was shipped.
+    damaged_there: u64,
     /// Why it failed.
     error: Option<String>,
 }
@@ -78,6 +82,7 @@ impl RemoteReport {
     fn code(&self) -> ExitCode {
         match self {
             Self { is_alarm: true, .. } => ExitCode::RemoteAlarm,
+            Self { damaged_there: 1.., .. } => ExitCode::RemoteAlarm,
             Self { error: Some(_), .. } => ExitCode::Remote,
             Self { wrong, .. } if !wrong.is_empty() => ExitCode::Remote,
             _ => ExitCode::Ok,
@@ -106,9 +111,22 @@ fn remotes(disk: &dyn Disk) -> CliResult<Vec<RemoteReport>> {
         if let Err(text) = &behind {
             error.get_or_insert_with(|| text.clone());
         }
-        let Last { shipped, tried, newest, complete, is_alarm, wrong, .. } = last;
+        let Last { shipped, tried, newest, complete, is_alarm, wrong, verified, damaged_there, .. } = last;
         let (url, behind) = (settings.url, behind.ok());
-        RemoteReport { name, url, shipped, tried, newest, complete, behind, is_alarm, wrong, error }
+        RemoteReport {
+            name,
+            url,
+            shipped,
+            tried,
+            newest,
+            complete,
+            behind,
+            is_alarm,
+            wrong,
+            verified,
+            damaged_there,
+            error,
+        }
     };
     Ok(remotes.into_iter().map(report).collect())
 }
@@ -294,6 +312,10 @@ fn print_remote(remote: &RemoteReport, out: &Output) -> CliResult<()> {
     }
     for wrong in &remote.wrong {
         out.line(&format!("    found by the last ship: {}", shown(wrong)))?;
+    }
+    if remote.damaged_there > 0 {
+        let n = remote.damaged_there;
+        out.line(&format!("    found by ship --verify: {n} objects there are not what was shipped"))?;
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub(super) struct Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.left.fetch_add(self.bytes.len() as u64, Ordering::Relaxed);
+        self.left.fetch_add(self.bytes.capacity() as u64, Ordering::Relaxed);
     }
 }
 

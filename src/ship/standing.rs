@@ -36,6 +36,13 @@ pub struct Last {
     pub error: Option<String>,
     /// What it found to be wrong, there or here.
     pub wrong: Vec<String>,
+    /// When all objects there were verified last.
+    #[serde(default)]
+    pub verified: Option<String>,
+    /// So many of them were found not to be what was shipped. Only a later verification can say that it is mended: they
+    /// have the right length, so a shipment sees nothing of it.
+    #[serde(default)]
+    pub damaged_there: u64,
 }
 
 /// What was made since, and is not there.
@@ -59,6 +66,9 @@ pub struct Ended<'a> {
     /// Why it failed.
     pub error: Option<&'a str>,
 }
+
+/// What is kept of an error's text.
+const ERROR_CHARS_MAX: usize = 4000;
 
 fn path(name: &str) -> String {
     format!("{CURSOR_DIR}/{name}.last.json")
@@ -86,8 +96,8 @@ pub fn store_last(
 ) -> Result<()> {
     let before = match load_last(disk, name, url) {
         Ok(before) => before.unwrap_or_default(),
-        Err(StoreError::Corrupt(text)) => {
-            tracing::warn!(%text, "what is known of a remote begins anew");
+        Err(error) if is_nonsense(&error) => {
+            tracing::warn!(%error, "what is known of a remote begins anew");
             Last::default()
         }
         Err(error) => return Err(error),
@@ -97,12 +107,20 @@ pub fn store_last(
         url: url.to_string(),
         tried: Some(at.clone()),
         is_alarm: ended.is_alarm,
-        error: ended.error.map(String::from),
+        error: ended.error.map(|error| error.chars().take(ERROR_CHARS_MAX).collect()),
         wrong: report.map(Report::wrong).unwrap_or_default(),
         ..before
     };
-    if let Some(verified) = verified.filter(|verified| verified.wrong_total > 0) {
-        last.wrong.push(format!("{} objects are not what was shipped", verified.wrong_total));
+    if let Some(verified) = verified {
+        let is_whole = ended.error.is_none();
+        if is_whole {
+            last.verified = Some(at.clone());
+        }
+        // One that was interrupted has seen no more than what it found.
+        last.damaged_there = match is_whole {
+            true => verified.wrong_total,
+            false => last.damaged_there.max(verified.wrong_total),
+        };
     }
     if let Some(report) = report {
         last.newest = report.newest.max(last.newest);
@@ -111,6 +129,15 @@ pub fn store_last(
         }
     }
     write(disk, &path(name), &last)
+}
+
+/// Whether a file is none that we wrote: not understood, or too long.
+fn is_nonsense(error: &StoreError) -> bool {
+    match error {
+        StoreError::Corrupt(_) => true,
+        StoreError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    }
 }
 
 /// Forgets it.
