@@ -21,7 +21,8 @@ pub use process::harden_process;
 pub use recovery::RecoveryKey;
 pub use secret::{RootSecret, Secret, SecretBytes};
 pub use slots::{
-    Argon2Cost, Credential, Newest, add_slot, check_header, header_mac, new_header, unlock, unlock_newest,
+    Argon2Cost, Budget, Claim, Credential, Newest, add_slot, check_header, header_mac, new_header, unlock,
+    unlock_newest,
 };
 
 use crate::format::{FormatError, SlotKind};

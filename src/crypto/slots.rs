@@ -1,7 +1,6 @@
 //! Key slots: how a passphrase, a keyfile or a recovery key gives the root secret, and how a header is
 //! trusted.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -17,6 +16,10 @@ use crate::format::header::{LABEL_LEN_MAX, SLOTS_MAX};
 use crate::format::{
     ChunkerParams, Cipher, FormatError, Header, ParsedHeader, Slot, SlotKdf, SlotKind, VaultId,
 };
+
+mod newest;
+
+pub use newest::{Budget, Claim, Newest, unlock_newest};
 
 /// The shortest keyfile, in bytes.
 pub const KEYFILE_LEN_MIN: usize = 32;
@@ -239,94 +242,6 @@ pub fn unlock(parsed: &ParsedHeader, cred: &Credential) -> Result<(RootSecret, u
         return Ok((root, slot.id));
     }
     Err(if tried { CryptoError::WrongKey(cred.kind()) } else { CryptoError::NoSlot(cred.kind()) })
-}
-
-/// Headers whose slots are tried: so many of those that stand first, and as many of those that stand last.
-const TRIED_EACH: usize = 8;
-
-/// What a credential opens of several headers.
-pub enum Newest {
-    /// The newest one that somebody with the root secret wrote.
-    Opens {
-        /// Its place in the list.
-        at: usize,
-        /// The root secret.
-        root: RootSecret,
-        /// The slot that opened.
-        slot: u32,
-    },
-    /// Only an older one: it was removed or changed since.
-    OnlyOlder {
-        /// The place of the one that it opens.
-        at: usize,
-        /// The place of the newest one that somebody with the root secret wrote.
-        newest: usize,
-    },
-}
-
-/// Finds, of several headers that all claim to be one vault's, the newest that somebody wrote who has the root secret.
-/// `headers` stand newest first; some may be forged, with slots that open nothing, or with slots of a true one.
-///
-/// Slots are tried in the order of what that costs, each once, and of the first and the last few headers only: whoever can
-/// make headers decides how many there are and how much memory and time their slots ask for.
-///
-/// # Errors
-/// What [`unlock`] says; [`CryptoError::Tampered`] when a slot opens and no header was written by who has the root secret.
-pub fn unlock_newest(headers: &[ParsedHeader], cred: &Credential) -> Result<Newest, CryptoError> {
-    cred.check()?;
-    let last = headers.len().saturating_sub(TRIED_EACH).max(TRIED_EACH);
-    let tried = headers.iter().enumerate().filter(|(at, _)| *at < TRIED_EACH || *at >= last);
-    let mut seen = HashSet::new();
-    let mut slots: Vec<(u32, usize, &Slot)> = Vec::new();
-    for (at, parsed) in tried {
-        for slot in parsed.header.slots.iter().filter(|slot| slot.kind == cred.kind()) {
-            let sealed = [&parsed.header.slot_aad(slot)[..], &slot.nonce, &slot.wrapped].concat();
-            if seen.insert(blake3::hash(&sealed)) {
-                slots.push((magnitude(&slot.kdf), at, slot));
-            }
-        }
-    }
-    slots.sort_by_key(|(cost, at, _)| (*cost, *at));
-    let mut failed = match slots.is_empty() {
-        true => CryptoError::NoSlot(cred.kind()),
-        false => CryptoError::WrongKey(cred.kind()),
-    };
-    for (_, at, slot) in slots {
-        let root = match open_slot(&headers[at].header, slot, cred) {
-            Ok(Some(root)) => root,
-            Ok(None) => continue,
-            // More memory than there is, say. That is no reason not to try the others.
-            Err(error) => {
-                failed = error;
-                continue;
-            }
-        };
-        let Some(newest) = headers.iter().position(|parsed| check_header(&root, parsed).is_ok()) else {
-            failed = CryptoError::Tampered("vault header: its mac is wrong");
-            continue;
-        };
-        let same =
-            |other: &&Slot| (other.id, &other.nonce, &other.wrapped) == (slot.id, &slot.nonce, &slot.wrapped);
-        if let Some(slot) = headers[newest].header.slots.iter().find(same) {
-            return Ok(Newest::Opens { at: newest, root, slot: slot.id });
-        }
-        return match unlock(&headers[newest], cred) {
-            Ok((root, slot)) => Ok(Newest::Opens { at: newest, root, slot }),
-            Err(CryptoError::WrongKey(_) | CryptoError::NoSlot(_)) => Ok(Newest::OnlyOlder { at, newest }),
-            Err(error) => Err(error),
-        };
-    }
-    Err(failed)
-}
-
-/// What it costs to try a slot, as a power of two: slots of one vault are much alike.
-fn magnitude(kdf: &SlotKdf) -> u32 {
-    match kdf {
-        SlotKdf::Argon2id { m_kib, t, .. } => {
-            (u64::from(*m_kib) * u64::from(*t)).checked_ilog2().unwrap_or(0)
-        }
-        SlotKdf::Blake3 { .. } => 0,
-    }
 }
 
 /// Checks that a header was written by somebody who has the root secret, and that its public keys are those of the secret.

@@ -8,9 +8,9 @@
 use std::cmp::Reverse;
 use std::io;
 
-use crate::crypto::{Credential, Newest, VaultKeys, check_header, unlock_newest};
+use crate::crypto::{Budget, Claim, Credential, CryptoError, Newest, VaultKeys, check_header, unlock_newest};
 use crate::format::{Header, ParsedHeader};
-use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
+use crate::remote::{self, ErrorKind, Key, Remote, RemoteError, Version};
 use crate::snapshot::open::Unlocked;
 use crate::store::error::StoreError;
 use crate::store::header::{HEADER_BACKUP_PATH, HEADER_BYTES_MAX, HEADER_PATH, LoadedHeader, load_by};
@@ -20,6 +20,15 @@ use super::error::Result;
 /// Both copies of a header.
 pub(super) const COPIES: [&str; 2] = [HEADER_PATH, HEADER_BACKUP_PATH];
 
+/// A header that stands there.
+#[derive(Clone, Debug)]
+struct Candidate {
+    parsed: ParsedHeader,
+    bytes: Vec<u8>,
+    /// How many versions of its copy are older, as far as is known.
+    age: usize,
+}
+
 /// The header of the vault at a remote. Without a key it can't be known to be true.
 #[derive(Debug)]
 pub struct RemoteHeader {
@@ -28,7 +37,7 @@ pub struct RemoteHeader {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// All that could be meant, this one as well; newest first.
-    candidates: Vec<(ParsedHeader, Vec<u8>)>,
+    candidates: Vec<Candidate>,
     /// Why none of them can be chosen without a key.
     doubt: Option<String>,
 }
@@ -43,8 +52,8 @@ pub struct Proved {
     pub alarm: Option<String>,
 }
 
-/// What was read of one copy: the bytes of all its versions, the one first that counts.
-pub(super) type CopyRead = remote::Result<Vec<Vec<u8>>>;
+/// What was read of one copy: all its versions, the one first that counts.
+pub(super) type CopyRead = remote::Result<Vec<Version>>;
 
 /// Reads a copy of the header, with all its versions.
 pub(super) fn read_copy(remote: &dyn Remote, path: &str) -> CopyRead {
@@ -53,9 +62,10 @@ pub(super) fn read_copy(remote: &dyn Remote, path: &str) -> CopyRead {
     let versions = remote.versions(&key, HEADER_BYTES_MAX)?;
     if versions.is_empty() {
         // Missing, or too long to be a header: this says which.
-        return remote::read(remote, &key, HEADER_BYTES_MAX).map(|bytes| vec![bytes]);
+        let bytes = remote::read(remote, &key, HEADER_BYTES_MAX)?;
+        return Ok(vec![Version { id: String::new(), bytes, latest: true, age: 0 }]);
     }
-    Ok(versions.into_iter().map(|version| version.bytes).collect())
+    Ok(versions)
 }
 
 /// Reads both copies side by side.
@@ -77,42 +87,60 @@ pub fn remote_header(remote: &dyn Remote) -> Result<RemoteHeader> {
 }
 
 impl RemoteHeader {
+    /// Chooses the header that counts for who has no key. A copy that can't be read, for a reason that may be its own
+    /// (archived, under another's key), counts as missing, if the other one will do.
     pub(super) fn choose(copies: [CopyRead; 2]) -> Result<Self> {
         let mut read = Vec::new();
+        let mut unreadable: Option<(&str, RemoteError)> = None;
         for (path, copy) in COPIES.into_iter().zip(copies) {
             let copy = match copy {
                 Ok(versions) => Ok(versions),
                 Err(e) if e.kind == ErrorKind::NotFound => Err(io::ErrorKind::NotFound),
                 Err(e) if e.kind == ErrorKind::Corrupt => Err(io::ErrorKind::InvalidData),
+                Err(e) if e.kind.may_be_one_objects() => {
+                    unreadable.get_or_insert((path, e));
+                    Err(io::ErrorKind::NotFound)
+                }
                 Err(e) => return Err(e.into()),
             };
             read.push((path, copy));
         }
         let loaded = load_by(&mut |path| match read.iter().find(|(name, _)| *name == path) {
-            Some((_, Ok(versions))) => versions.first().cloned().ok_or(io::ErrorKind::NotFound.into()),
+            Some((_, Ok(versions))) => {
+                versions.first().map(|version| version.bytes.clone()).ok_or(io::ErrorKind::NotFound.into())
+            }
             Some((_, Err(kind))) => Err((*kind).into()),
             None => Err(io::ErrorKind::NotFound.into()),
         });
-        let mut candidates: Vec<(ParsedHeader, Vec<u8>)> = Vec::new();
-        for bytes in read.into_iter().filter_map(|(_, versions)| versions.ok()).flatten() {
-            if let Ok(parsed) = Header::parse(&bytes)
-                && !candidates.iter().any(|(_, other)| *other == bytes)
-            {
-                candidates.push((parsed, bytes));
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for Version { bytes, age, .. } in read.into_iter().filter_map(|(_, versions)| versions.ok()).flatten()
+        {
+            match candidates.iter_mut().find(|other| other.bytes == bytes) {
+                Some(known) => known.age = known.age.min(age),
+                None => {
+                    let parsed = Header::parse(&bytes).ok();
+                    candidates.extend(parsed.map(|parsed| Candidate { parsed, bytes, age }));
+                }
             }
         }
         // Stable: of one generation the one first that counts for more there.
-        candidates.sort_by_key(|(parsed, _)| Reverse(parsed.header.generation));
-        let (loaded, doubt) = match (loaded, candidates.first()) {
+        candidates.sort_by_key(|one| Reverse(one.parsed.header.generation));
+        let (mut loaded, doubt) = match (loaded, candidates.first()) {
             (Ok(loaded), _) => (loaded, None),
-            (Err(StoreError::HeaderDamaged(doubt)), Some((parsed, _))) => {
-                (LoadedHeader { parsed: parsed.clone(), warning: None }, Some(doubt))
+            (Err(StoreError::HeaderDamaged(doubt)), Some(one)) => {
+                (LoadedHeader { parsed: one.parsed.clone(), warning: None }, Some(doubt))
             }
-            (Err(error), _) => return Err(error.into()),
+            (Err(error @ StoreError::Newer { .. }), _) => return Err(error.into()),
+            // What stands in the other one is not known.
+            (Err(error), _) => return Err(unreadable.map_or_else(|| error.into(), |(_, e)| e.into())),
         };
+        if let Some((path, e)) = unreadable {
+            loaded.warning =
+                Some(format!("{path} can't be read there, the other copy is used: {}", e.message));
+        }
         // The one that was chosen is one of them.
-        let bytes = candidates.iter().find(|(parsed, _)| *parsed == loaded.parsed);
-        let bytes = bytes.map(|(_, bytes)| bytes.clone()).ok_or(StoreError::NotAVault)?;
+        let bytes = candidates.iter().find(|one| one.parsed == loaded.parsed);
+        let bytes = bytes.map(|one| one.bytes.clone()).ok_or(StoreError::NotAVault)?;
         Ok(Self { loaded, bytes, candidates, doubt })
     }
 
@@ -142,7 +170,7 @@ impl RemoteHeader {
     /// Whether this header stands there, too.
     #[must_use]
     pub fn has(&self, header: &Header) -> bool {
-        self.candidates.iter().any(|(parsed, _)| parsed.header == *header)
+        self.candidates.iter().any(|one| one.parsed.header == *header)
     }
 
     /// The same with the header of a copy of the vault, which counts before others of its generation; without those of
@@ -151,9 +179,13 @@ impl RemoteHeader {
     pub fn beside(&self, ours: &ParsedHeader) -> Self {
         let mut candidates = self.candidates.clone();
         let of_vault = |header: &Header| (header.vault_id, header.signing_key);
-        candidates.retain(|(parsed, _)| parsed != ours && of_vault(&parsed.header) == of_vault(&ours.header));
-        candidates.insert(0, (ours.clone(), ours.header.encode(|_| ours.mac)));
-        candidates.sort_by_key(|(parsed, _)| Reverse(parsed.header.generation));
+        candidates
+            .retain(|one| one.parsed != *ours && of_vault(&one.parsed.header) == of_vault(&ours.header));
+        // It was here before any of those was looked at.
+        candidates.iter_mut().for_each(|one| one.age += 1);
+        let bytes = ours.header.encode(|_| ours.mac);
+        candidates.insert(0, Candidate { parsed: ours.clone(), bytes, age: 0 });
+        candidates.sort_by_key(|one| Reverse(one.parsed.header.generation));
         let loaded = LoadedHeader { parsed: ours.clone(), warning: None };
         Self { loaded, bytes: ours.header.encode(|_| ours.mac), candidates, doubt: None }
     }
@@ -174,16 +206,29 @@ impl RemoteHeader {
                 == (self.header().vault_id, self.header().signing_key)
         };
         let (mut these, others): (Vec<_>, Vec<_>) =
-            self.candidates.iter().partition(|(parsed, _)| is_of(parsed));
-        let parsed = |list: &[&(ParsedHeader, Vec<u8>)]| -> Vec<ParsedHeader> {
-            list.iter().map(|(parsed, _)| parsed.clone()).collect()
-        };
-        let mut headers = parsed(&these);
-        let mut opened = unlock_newest(&headers, credential);
-        let hidden = opened.is_err() && !others.is_empty();
-        if hidden && let Ok(found) = unlock_newest(&parsed(&others), credential) {
-            (headers, these, opened) = (parsed(&others), others, Ok(found));
+            self.candidates.iter().partition(|one| is_of(&one.parsed));
+        let mut budget = Budget::default();
+        if !others.is_empty() {
+            budget.keep_half();
         }
+        let mut opened = unlock_newest(&claims(&these), credential, &mut budget);
+        if opened.is_err() && !others.is_empty() {
+            budget.use_kept();
+            match (unlock_newest(&claims(&others), credential, &mut budget), &opened) {
+                (Ok(found), _) => (these, opened) = (others, Ok(found)),
+                // Something was tried after all.
+                (wrong @ Err(CryptoError::WrongKey(_)), Err(CryptoError::Kdf(_))) => opened = wrong,
+                _ => {}
+            }
+        }
+        if opened.is_err() && budget.skipped() > 0 {
+            say(&format!(
+                "{} key slots of the headers there were not tried: they ask for more work than slots of one vault do, as those \
+                 of forged headers may. A keyfile and a recovery key are tried in all of them",
+                budget.skipped()
+            ));
+        }
+        let headers: Vec<&ParsedHeader> = these.iter().map(|one| &one.parsed).collect();
         let generation = |at: usize| headers[at].header.generation;
         let (at, root, slot) = match opened? {
             Newest::Opens { at, root, slot } => (at, root, slot),
@@ -198,7 +243,7 @@ impl RemoteHeader {
             }
         };
         let rival = |other: &usize| *other != at && generation(*other) >= generation(at);
-        let alarm = (0..headers.len()).find(rival).map(|other| match check_header(&root, &headers[other]) {
+        let alarm = (0..headers.len()).find(rival).map(|other| match check_header(&root, headers[other]) {
             Ok(()) => format!(
                 "two headers of generation {} are there, both true: keys were changed in two copies of this vault",
                 generation(at)
@@ -210,7 +255,7 @@ impl RemoteHeader {
                 generation(at)
             ),
         });
-        let (parsed, bytes) = these[at];
+        let Candidate { parsed, bytes, .. } = these[at];
         let stranger = || "a header of another vault lies over this vault's".to_string();
         let alarm = alarm.or_else(|| (!is_of(parsed)).then(stranger));
         let header = parsed.header.clone();
@@ -219,3 +264,10 @@ impl RemoteHeader {
         Ok(Proved { unlocked: Unlocked { header, root, keys, slot, warning }, bytes: bytes.clone(), alarm })
     }
 }
+
+fn claims<'a>(list: &[&'a Candidate]) -> Vec<Claim<'a>> {
+    list.iter().map(|one| Claim { parsed: &one.parsed, age: one.age }).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -132,6 +132,8 @@ pub struct Version {
     pub bytes: Vec<u8>,
     /// Whether it is what those see who don't ask for versions.
     pub latest: bool,
+    /// Its place among those that were looked into: 0 is the oldest.
+    pub age: usize,
 }
 
 /// What somebody did to a place where nothing is ever changed.

@@ -362,7 +362,8 @@ pub trait Remote: Send + Sync + fmt::Debug {
 fn only_version<R: Remote + ?Sized>(remote: &R, key: &Key, max: u64) -> Result<Vec<Version>> {
     match remote.head(key) {
         Ok(meta) if meta.len <= max => {
-            Ok(vec![Version { id: String::new(), bytes: remote.get(key, 0..meta.len)?, latest: true }])
+            let bytes = remote.get(key, 0..meta.len)?;
+            Ok(vec![Version { id: String::new(), bytes, latest: true, age: 0 }])
         }
         Err(e) if e.kind != ErrorKind::NotFound => Err(e),
         _ => Ok(Vec::new()),

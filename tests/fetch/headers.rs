@@ -7,7 +7,7 @@ use strongroom::format::Header;
 
 use super::{World, from_url, s3_flags};
 use crate::common::Finished;
-use crate::remote::s3_server::Server;
+use crate::remote::s3_server::{Server, Trouble};
 use crate::remote::s3_settings;
 
 const TOLD: &str = "written by nobody who has the key";
@@ -125,6 +125,62 @@ fn forged_headers_over_ours_hide_nothing_from_who_has_a_key() {
         assert_eq!(fs::read(world.sandbox.path("blind").join(copy)).unwrap(), truth);
     }
     attacked.reads(&world.sandbox.path("blind")).ok();
+}
+
+/// Whoever forges headers chooses their generations: a true one in the middle of them is found, too.
+#[test]
+fn a_true_header_among_forged_ones_is_found() {
+    let attacked = Attacked::new();
+    let (world, truth) = (&attacked.world, attacked.header());
+    for n in 0..20 {
+        attacked.plant(&forged(&truth, |header| {
+            // Ten above it, ten beside it.
+            header.generation += if n < 10 { 10 + u64::from(n) } else { 0 };
+            header.slots.iter_mut().for_each(|slot| slot.wrapped[0] ^= 1 + n);
+        }));
+    }
+    let key = world.sandbox.str("key");
+    let target = world.at("latest", "");
+    for unlock in [["--keyfile", &key], ["--passfile", &world.sandbox.passfile()]] {
+        let done = attacked.run(&["ls"], &[&[target.as_str()], &unlock[..]].concat());
+        assert!(done.stderr.contains(TOLD), "{}", done.stderr);
+        done.ok();
+    }
+    world.sandbox.private_file("wrong", b"not the passphrase");
+    attacked.run(&["ls"], &[&target, "--passfile", &world.sandbox.str("wrong")]).fails(11);
+    attacked.clone("proved", &["--keyfile", &key]).fails(25);
+    assert_eq!(fs::read(world.sandbox.path("proved/vault.json")).unwrap(), truth);
+    attacked.clone("blind", &[]).ok();
+    world.sandbox.run(["pull", &world.sandbox.str("blind"), "--keyfile", &key]).fails(25);
+    assert_eq!(fs::read(world.sandbox.path("blind/vault.json")).unwrap(), truth);
+}
+
+/// One copy that is archived, say, is no reason not to read the other one.
+#[test]
+fn one_readable_copy_is_enough() {
+    let attacked = Attacked::new();
+    let (world, truth) = (&attacked.world, attacked.header());
+    let target = world.at("latest", "");
+    for (n, name) in ["vault.json", "vault.json.bak"].into_iter().enumerate() {
+        attacked.server.set_trouble(move |_, op, key| {
+            let hit = op == "get" && key.ends_with(&format!("some/vault/{name}"));
+            hit.then_some(Trouble::Before("InvalidObjectState", 403))
+        });
+        let told = format!("{name} can't be read there");
+        let done = attacked.run(&["ls"], &[&target, "--passfile", &world.sandbox.passfile()]);
+        assert!(done.stderr.contains(&told), "{}", done.stderr);
+        done.ok();
+        let copy = format!("copy{n}");
+        let done = attacked.clone(&copy, &[]);
+        assert!(done.stderr.contains(&told), "{}", done.stderr);
+        done.ok();
+        assert_eq!(fs::read(world.sandbox.path(&copy).join("vault.json")).unwrap(), truth);
+    }
+    attacked.server.set_trouble(|_, op, key| {
+        (op == "get" && key.contains("vault.json")).then_some(Trouble::Before("InvalidObjectState", 403))
+    });
+    let done = attacked.run(&["ls"], &[&target, "--passfile", &world.sandbox.passfile()]);
+    assert!(done.code != 0 && done.stderr.contains("archived"), "{done:?}");
 }
 
 /// Where there are no versions there are two copies: one that is true is enough, whatever the other one says.

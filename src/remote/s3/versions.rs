@@ -473,6 +473,11 @@ impl S3Remote {
     /// versions.
     fn header_versions(&self, key: &Key, max: u64) -> Result<(Vec<Body>, Option<One>)> {
         let Some(seen) = self.scan_one(key, HEADERS_MAX, PAGE)? else { return Ok((Vec::new(), None)) };
+        self.header_bodies(key, &seen, max)
+    }
+
+    /// [`Self::header_versions`] of what was listed.
+    fn header_bodies(&self, key: &Key, seen: &Seen, max: u64) -> Result<(Vec<Body>, Option<One>)> {
         let all = seen.oldest_first();
         let latest = all.last().filter(|_| !seen.hidden).cloned();
         let mut bodies = Vec::new();
@@ -513,13 +518,17 @@ impl S3Remote {
 
     /// [`Remote::versions`](super::super::Remote::versions).
     pub(super) fn all_versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
-        let (ranked, latest) = self.header_versions(key, max)?;
+        let Some(seen) = self.scan_one(key, HEADERS_MAX, PAGE)? else { return Ok(Vec::new()) };
+        let ages: HashMap<String, usize> =
+            seen.oldest_first().into_iter().enumerate().map(|(age, one)| (one.id, age)).collect();
+        let (ranked, latest) = self.header_bodies(key, &seen, max)?;
         let latest = latest.map(|one| one.id);
         Ok(ranked
             .into_iter()
             .map(|(one, bytes)| Version {
                 latest: latest.as_deref() == Some(&one.id),
                 bytes: bytes.to_vec(),
+                age: ages.get(&one.id).copied().unwrap_or(ages.len()),
                 id: one.id,
             })
             .collect())
