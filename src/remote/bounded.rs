@@ -91,6 +91,10 @@ impl Remote for Bounded {
         self.inner.url()
     }
 
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
         self.inner.put_if_absent(key, body, checksum)
     }

@@ -275,6 +275,9 @@ impl Remote for Lister {
     fn url(&self) -> String {
         String::new()
     }
+    fn place(&self) -> String {
+        "a place of its own".into()
+    }
     fn put_if_absent(&self, _: &Key, _: &Arc<dyn Source>, _: &Checksum) -> Result<Put> {
         Ok(Put::Created)
     }
@@ -297,6 +300,26 @@ impl Remote for Lister {
     }
     fn features(&self) -> Result<Features> {
         Err(RemoteError::new(ErrorKind::Unsupported, "none"))
+    }
+}
+
+#[test]
+fn whatever_wraps_a_remote_passes_its_place_on() {
+    let remote = || Arc::new(Lister(Vec::new(), Mutex::new(0))) as Arc<dyn Remote>;
+    let wrapped: [Box<dyn Remote>; 5] = [
+        Box::new(Bounded::new(remote(), Duration::from_secs(60))),
+        Box::new(Counted::new(remote(), Arc::default())),
+        Box::new(FaultyRemote::new(remote(), |_, _, _| None)),
+        Box::new(Limited::new(remote(), None, None)),
+        Box::new(Retrying::new(
+            remote(),
+            RetryPolicy::NETWORK,
+            Arc::new(TestEnv::new(1)),
+            Arc::new(RealPause),
+        )),
+    ];
+    for wrapped in wrapped {
+        assert_eq!(wrapped.place(), "a place of its own", "{wrapped:?}");
     }
 }
 
