@@ -127,6 +127,14 @@ impl Shared {
         }
     }
 
+    /// Whether a window has a chunk that no earlier one has which the reader has not left.
+    fn is_news(&self, ids: &[ChunkId]) -> bool {
+        let state = self.lock();
+        let left: HashSet<u64> =
+            state.plans.iter().filter(|plan| plan.left).map(|plan| plan.window).collect();
+        ids.iter().any(|id| state.chunks.get(id).is_none_or(|window| left.contains(window)))
+    }
+
     /// Notes a window, and waits until the reader is in the one before it. Returns what was planned for windows that the
     /// reader has left; `None`: it is over.
     fn wait_for_reader(&self, ids: &[ChunkId], ranges: &Ranges) -> Option<Vec<Ranges>> {
@@ -300,6 +308,11 @@ impl Run<'_> {
     fn submit(&mut self) -> Result<bool> {
         let Window { ids, .. } = std::mem::take(&mut self.window);
         self.window_max = (self.window_max * 4).min(WINDOW_MAX).min(self.packs.disk().cache_bytes() / 4);
+        if !self.shared.is_news(&ids) {
+            // It is on its way, and stays here until the reader has passed the windows that have it. As the reader can't be
+            // seen to be in this one, nothing may wait for that.
+            return Ok(!self.shared.lock().stop);
+        }
         let ranges = join(self.packs.stored(&ids)?);
         let disk = self.packs.disk();
         let Some(left) = self.shared.wait_for_reader(&ids, &ranges) else { return Ok(false) };
@@ -424,6 +437,23 @@ mod tests {
         assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(5)), Some(vec![plan(2), plan(3), plan(4)]));
         shared.set(|state| state.stop = true);
         assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(6)), None);
+    }
+
+    /// A reader can't be seen to be in a window whose chunks are all of earlier ones: nothing waits for that.
+    #[test]
+    fn a_window_that_only_repeats_others_is_none() {
+        let shared = Shared::default();
+        let plan = |n: u8| vec![at(n, 0..10)];
+        assert!(shared.is_news(&ids(1..=9)) && !shared.is_news(&[]));
+        assert_eq!(shared.wait_for_reader(&ids(1..=9), &plan(0)), Some(Vec::new()));
+        assert!(!shared.is_news(&ids(3..=9)) && shared.is_news(&ids(3..=10)));
+        assert_eq!(shared.wait_for_reader(&ids(10..=20), &plan(1)), Some(Vec::new()));
+        assert!(!shared.is_news(&ids(5..=15)));
+        // What a reader who went elsewhere has left is given up soon.
+        for _ in 0..LOST {
+            shared.asked(&ChunkId([200; 32]));
+        }
+        assert!(shared.is_news(&ids(5..=15)));
     }
 
     /// Whoever waits for the first window does not wait for ever, whatever happens to the thread that plans it.
