@@ -143,6 +143,9 @@ pub struct Findings {
     pub hidden: Names,
     /// Objects that something else was written over. What was there before is read.
     pub overwritten: Names,
+    /// Why objects are not read by version, where that was wanted and the place seems to keep versions: then what hides
+    /// objects, or lies over them, is not noticed.
+    pub unversioned: Option<String>,
 }
 
 impl Findings {
@@ -155,6 +158,9 @@ impl Findings {
     pub(crate) fn add(&mut self, other: &Self) {
         self.hidden.add(&other.hidden);
         self.overwritten.add(&other.overwritten);
+        if self.unversioned.is_none() {
+            self.unversioned.clone_from(&other.unversioned);
+        }
     }
 }
 

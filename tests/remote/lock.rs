@@ -471,6 +471,7 @@ fn who_has_only_a_url_reads_by_version_too() {
     let world = World::new(LockMode::Governance);
     let bytes = pattern(1000, 1);
     put(world.open().as_ref(), PACK, &bytes).unwrap();
+    put(world.open().as_ref(), "vault.json", b"header").unwrap();
     world.server.plant(AT, b"rubbish");
     world.server.hide(AT);
     let open = |settings: Settings| remote::open(&settings, &world.options()).unwrap();
@@ -500,7 +501,10 @@ fn who_has_only_a_url_reads_by_version_too() {
         world.server.add_user("old", User { secret: "secret".into(), policy: Policy::parse(&policy) });
         let old =
             Settings { by_version: true, ..s3_settings_of(&world.server, world.dir.path(), "old", "secret") };
-        assert_eq!(read(open(old).as_ref(), PACK), b"rubbish");
+        let reader = open(old);
+        assert_eq!(reader.findings().unversioned, None, "not tried yet");
+        assert_eq!(read(reader.as_ref(), PACK), b"rubbish");
+        assert!(reader.findings().unversioned.is_some(), "and that is worth a warning");
     }
     let world = World::new(LockMode::Governance);
     world.server.set_bucket(false, false);
@@ -532,4 +536,27 @@ fn an_object_that_is_in_the_way_is_stepped_over() {
     let settings = Settings { lock: None, by_version: true, ..world.settings.clone() };
     let reader = remote::open(&settings, &world.options()).unwrap();
     assert_eq!(read(reader.as_ref(), PACK), b"ours");
+}
+
+/// However many of them there are: the header, which was there first, tells whether versions can be read.
+#[test]
+fn objects_that_are_in_the_way_do_not_turn_reading_by_version_off() {
+    let world = World::new(LockMode::Governance);
+    put(world.open().as_ref(), PACK, b"ours").unwrap();
+    put(world.open().as_ref(), "vault.json", b"header").unwrap();
+    world.server.plant(AT, b"rubbish");
+    for n in 0..30 {
+        world.server.plant(&format!("some/vault/aaa{n:02}"), b"in the way");
+        world.server.plant(&format!("some/vault/vault.json-{n:02}"), b"in the way");
+    }
+    let settings = Settings { lock: None, by_version: true, ..world.settings.clone() };
+    for trouble in [("AccessDenied", 403), ("InvalidRequest", 400)] {
+        world.server.set_trouble(move |_, op, name| {
+            let in_the_way = name.contains("/aaa") || name.contains("json-");
+            (op == "head" && in_the_way).then_some(Trouble::Before(trouble.0, trouble.1))
+        });
+        let reader = remote::open(&settings, &world.options()).unwrap();
+        assert_eq!(read(reader.as_ref(), PACK), b"ours", "{trouble:?}");
+        assert_eq!(reader.findings().unversioned, None);
+    }
 }

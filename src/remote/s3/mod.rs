@@ -74,6 +74,8 @@ pub struct S3Remote {
     /// Whether reading by version is to be tried where nothing is locked; and whether it can be.
     try_versions: bool,
     versions: OnceLock<bool>,
+    /// Why not, where that is worth a word.
+    unversioned: OnceLock<String>,
     /// The endpoint was seen to keep what was locked.
     lock_proved: AtomicBool,
     known: Known,
@@ -129,6 +131,7 @@ impl S3Remote {
             env,
             try_versions: settings.by_version,
             versions: OnceLock::new(),
+            unversioned: OnceLock::new(),
             lock_proved: AtomicBool::new(false),
             known: Known::default(),
         })
@@ -595,7 +598,7 @@ impl Remote for S3Remote {
     }
 
     fn findings(&self) -> Findings {
-        self.known.findings()
+        Findings { unversioned: self.unversioned.get().cloned(), ..self.known.findings() }
     }
 }
 

@@ -31,6 +31,7 @@ use super::body::BoundResponse;
 use super::errors::classify;
 use super::{PAGE, RESPONSE_MAX, S3Remote};
 use crate::format::Header;
+use crate::store::header::HEADER_PATH;
 
 /// Pages that are read without coming to the end of a name that has a version: 2^26 versions or delete markers. They take
 /// time, and no memory.
@@ -430,6 +431,10 @@ impl S3Remote {
         let can = match self.try_version() {
             Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {
                 tracing::warn!(url = %self.url, error = %e, "objects can't be read by version here");
+                // Many endpoints know no versions at all.
+                if e.kind == ErrorKind::Denied {
+                    self.unversioned.get_or_init(|| e.to_string());
+                }
                 false
             }
             tried => tried?,
@@ -437,10 +442,22 @@ impl S3Remote {
         Ok(*self.versions.get_or_init(|| can))
     }
 
-    /// Looks at a version of some object; what is empty will do.
+    /// Looks at a version of the header: it was put first, so nobody else can have put its oldest version. Where there is no
+    /// header, of some object; what is empty will do.
     fn try_version(&self) -> Result<bool> {
+        // The name of its copy begins with its own.
+        let mut headers = self.scan(HEADER_PATH, "", 1, PAGE)?.0;
+        headers.retain(|(name, _)| may_change(name));
+        match headers.is_empty() {
+            true => self.try_version_of(self.scan("", "", 1, 10)?.0),
+            false => self.try_version_of(headers),
+        }
+    }
+
+    /// Looks at the oldest versions of these objects.
+    fn try_version_of(&self, objects: Vec<(String, Seen)>) -> Result<bool> {
         let mut odd = None;
-        for (name, seen) in self.scan("", "", 1, 10)?.0 {
+        for (name, seen) in objects {
             let Some((key, one)) = Key::new(&name).zip(seen.first()) else { continue };
             match self.head_version(&key, Some(&one.id)) {
                 Ok(_) => return Ok(true),
