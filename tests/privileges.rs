@@ -135,3 +135,31 @@ fn heavy_a_normal_user_mounts_writes_unmounts_and_restores_an_own_vault() {
     assert_eq!(closed.code, 20, "{closed:?}");
     assert_eq!(sandbox.fsck(&sandbox.vault()).code, 0);
 }
+
+/// Who is not root fills directories that an interrupted restore left read-only, and they end as they were.
+#[test]
+fn a_normal_user_restores_again_over_read_only_directories() {
+    require_root();
+    let sandbox = Sandbox::new();
+    fs::copy(env!("CARGO_BIN_EXE_strongroom"), sandbox.path("strongroom")).unwrap();
+    sandbox.sh(&format!("chmod 755 strongroom && chown -R {USER}:{USER} .")).ok();
+    as_user(
+        &sandbox,
+        "strongroom init encrypted --passfile enc.txt --recovery-key-out recovery.txt --kdf-time 0
+         mkdir -p source/top/closed/below source/top/blind; cd source/top
+         echo one > closed/one; echo two > closed/two; echo three > closed/below/three; echo four > blind/four
+         chmod 444 closed/one; chmod 555 closed closed/below .",
+    )
+    .ok();
+    let source = sandbox.str("source");
+    as_user(&sandbox, &format!("strongroom import encrypted {source} --passfile enc.txt")).ok();
+    let restore = format!("strongroom restore encrypted 'latest:{source}' --to out --passfile enc.txt");
+    as_user(&sandbox, &restore).ok();
+    // As a run that was given up would have left it.
+    sandbox
+        .sh("rm out/top/closed/two out/top/blind/four; rm -r out/top/closed/below; touch out/top/closed; chmod 111 out/top/blind")
+        .ok();
+    as_user(&sandbox, &restore).fails(3);
+    as_user(&sandbox, &format!("{restore} --overwrite")).ok();
+    crate::common::assert_same_tree(&sandbox.path("source/top"), &sandbox.path("out/top"));
+}

@@ -175,14 +175,27 @@ impl CliError {
         }
     }
 
-    /// A remote that went away while it was read.
-    pub(crate) fn lost(error: &StoreError) -> Self {
+    /// A remote that went away while it was read, or what is kept here of it could not be; with advice how to go on.
+    pub(crate) fn lost(error: &StoreError, advice: &str) -> Self {
         let cause = match error {
             StoreError::Io { source, .. } => remote_cause(source),
             _ => None,
         };
-        let code = cause.map_or(ExitCode::Remote, |cause| Self::of_reading(cause).code);
-        Self::new(code, format!("the remote was lost: {error}"))
+        match cause {
+            // The remote is innocent.
+            Some(cause) if cause.kind == ErrorKind::Local => {
+                let Self { code, hint, .. } = Self::of_reading(cause);
+                let hint = hint.map_or_else(String::new, |hint| format!("{hint}; "));
+                Self::new(code, format!("given up, as every file would fail: {error}"))
+                    .hint(format!("{hint}{advice}"))
+            }
+            _ => {
+                // Of single objects such errors have codes of their own: there is no object like that, no right to it.
+                let code = cause.map_or(ExitCode::Remote, |cause| Self::of_reading(cause).code);
+                Self::new(code, format!("the remote was lost: {error}"))
+                    .hint(format!("when the remote is back: {advice}"))
+            }
+        }
     }
 
     /// A remote that could not be read from.
@@ -399,6 +412,22 @@ mod tests {
             assert_ne!(command.code, ExitCode::Failure, "{text} has a code of its own");
             assert_eq!(CliError::from(daemon).code, command.code, "a code survives the socket");
         }
+    }
+
+    #[test]
+    fn a_full_disk_here_is_not_the_remotes_fault() {
+        let lost = |kind| {
+            let source = std::io::Error::other(RemoteError::new(kind, "why"));
+            CliError::lost(&StoreError::Io { what: "reading".into(), source }, "go on")
+        };
+        let local = lost(crate::remote::ErrorKind::Local);
+        assert_eq!(local.code, ExitCode::Io);
+        assert!(!local.message.contains("remote"), "{}", local.message);
+        let hint = local.hint.unwrap();
+        assert!(hint.contains("--cache-dir") && hint.ends_with("; go on"), "{hint}");
+        let denied = lost(crate::remote::ErrorKind::Denied);
+        assert_eq!(denied.code, ExitCode::Remote);
+        assert!(denied.message.contains("the remote was lost"), "{}", denied.message);
     }
 
     #[test]

@@ -112,15 +112,18 @@ fn bring_back(args: &RestoreArgs, place: &Place, target: Option<&str>, out: &Out
         ));
     }
     if let Some(error) = report.stopped.as_ref().filter(|_| args.dry_run) {
-        return Err(CliError::lost(error).hint("nothing was written; try again when the remote is back"));
+        return Err(CliError::lost(error, "try again; nothing was written"));
     }
     if let Some(error) = &report.stopped {
-        return Err(CliError::lost(error).hint(format!(
-            "{} files stand in {}, whole; the rest was not tried. When the remote is back, the same command restores what is \
-             missing, and names what is there; with --overwrite it begins anew",
-            report.files,
-            super::show_path(&args.to)
-        )));
+        // Without --overwrite directories that are there keep their times, and no name is linked to a file that is there.
+        let to = super::show_path(&args.to);
+        let advice = format!(
+            "the same command with --overwrite begins anew in {to} and makes all of it right, but for the times of {to} itself; it \
+             also replaces what stood there before. Or restore into a new directory. {} files stand there, whole; the rest was \
+             not tried",
+            report.files
+        );
+        return Err(CliError::lost(error, &advice));
     }
     Ok(if report.is_complete() { ExitCode::Ok } else { ExitCode::Partial })
 }

@@ -14,12 +14,13 @@ use super::reads::{Reads, RemoteFile};
 use super::scratch::{Scratch, UNIT};
 use super::{CACHE_BYTES_MIN, FetchOptions, remote_cause, to_io};
 use crate::disk::{DirItem, Disk, DiskFile, DiskLock, OpenMode, Space};
+use crate::env::Env;
 use crate::format::chain::{CHAIN_FILE_LEN_MAX, parse_name};
 use crate::format::pack::{PACK_HEADER_LEN, PACK_LEN_MAX, TRAILER_LEN, parse_pack_path};
 use crate::format::{PackKind, PackName};
 use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
 use crate::store::error::StoreError;
-use crate::store::header::HEADER_PATH;
+use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
 
 /// The most chain files of a vault that is read from a remote: one each half hour for fifteen years.
 const CHAIN_FILES_MAX: usize = 1 << 18;
@@ -38,6 +39,8 @@ const ENDS_PART: u64 = 8;
 /// Whether a remote is still there is waited for this part of the time that bytes are waited for, or at least so long.
 const ASK_PART: u32 = 16;
 const ASK_LEAST: Duration = Duration::from_secs(10);
+/// That it is there is believed for so long where one object after the other is refused.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// What a command keeps of packs in memory before it uses the disk for them.
 const MEMORY_BYTES: u64 = 128 << 20;
 /// Packs by name, with their lengths.
@@ -55,6 +58,9 @@ pub struct RemoteDisk {
     listing: Mutex<Option<Listing>>,
     chain: Mutex<ChainFiles>,
     sweep: Mutex<Sweep>,
+    env: Arc<dyn Env>,
+    /// When the header could last be read, in the time of `env`.
+    readable_at: Mutex<Option<Duration>>,
 }
 
 /// Packs that are looked into one after the other.
@@ -123,6 +129,8 @@ impl RemoteDisk {
             listing: Mutex::default(),
             chain: Mutex::default(),
             sweep: Mutex::default(),
+            env: Arc::clone(&options.env),
+            readable_at: Mutex::default(),
         }))
     }
 
@@ -140,29 +148,54 @@ impl RemoteDisk {
         remote_header(self.remote.as_ref())
     }
 
-    /// Whether an error in reading means that nothing more can be read: then the remote is asked, too, whether it is still
-    /// there. Else it is about one object, and others may well be read.
+    /// Whether an error in reading means that nothing more can be read. Where it may be about one object, or about all of
+    /// them (a right that was taken away, a bucket that was deleted), the remote is asked for the vault's header.
     #[must_use]
     pub fn is_lost(&self, error: &StoreError) -> bool {
         let StoreError::Io { source, .. } = error else { return false };
         let Some(cause) = remote_cause(source) else { return false };
-        match cause.kind.is_retryable() {
-            true => !self.answers(),
-            false => !cause.kind.may_be_one_objects(),
+        match cause.kind {
+            // Such an object says nothing of others.
+            ErrorKind::Corrupt | ErrorKind::Archived => false,
+            kind if kind.is_retryable() => !self.header_is_readable(None),
+            // These come at once, and of many objects in a row. (A disk that was pulled out has none of its files, either.)
+            kind if kind.may_be_one_objects() => !self.header_is_readable(Some(ASK_AGAIN)),
+            _ => true,
         }
     }
 
-    /// Whether the remote answers, in a time that is short beside the one that was waited for it already.
-    fn answers(&self) -> bool {
+    /// Whether the remote still has a header for us, in a time that is short beside the one that was waited for it already.
+    /// That it had one is believed for so long.
+    fn header_is_readable(&self, believed: Option<Duration>) -> bool {
+        // Held, so that one asks for all.
+        let mut readable_at = lock(&self.readable_at);
+        let now = self.env.monotonic();
+        if let (Some(at), Some(believed)) = (*readable_at, believed)
+            && now.saturating_sub(at) < believed
+        {
+            return true;
+        }
         let (remote, (sender, receiver)) = (Arc::clone(&self.remote), std::sync::mpsc::channel());
         let asked = std::thread::Builder::new().name("sr-ask".into()).spawn(move || {
-            let answer = key(HEADER_PATH).and_then(|key| remote.head(&key));
-            if sender.send(answer.err().is_none_or(|error| !error.kind.is_retryable())).is_err() {
+            // One true copy is enough.
+            let readable = [HEADER_PATH, HEADER_BACKUP_PATH].into_iter().any(|path| {
+                let answer = key(path).and_then(|key| remote.head(&key));
+                answer.inspect_err(|error| tracing::debug!(path, %error, "asking for the header")).is_ok()
+            });
+            if sender.send(readable).is_err() {
                 tracing::debug!("the remote answered when nobody waited any more");
             }
         });
         let patience = (self.patience / ASK_PART).max(self.patience.min(ASK_LEAST));
-        asked.is_ok() && receiver.recv_timeout(patience).unwrap_or(false)
+        let readable = asked.is_ok() && receiver.recv_timeout(patience).unwrap_or(false);
+        *readable_at = readable.then(|| self.env.monotonic());
+        readable
+    }
+
+    /// Why its objects can't be read by version, if that was tried.
+    #[must_use]
+    pub fn unversioned(&self) -> Option<String> {
+        self.remote.findings().unversioned
     }
 
     /// Says which packs matter: those that the chain names. Others are passed over when packs are listed, so that a

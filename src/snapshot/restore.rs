@@ -29,7 +29,7 @@ use crate::store::error::{Result, StoreError};
 use crate::store::packs::ChunkSource;
 
 use super::os::{self, Place};
-use super::restore_dir::{DirState, apply_attributes, release};
+use super::restore_dir::{DirState, apply_attributes, open_up, release};
 use super::show;
 use super::tree::{DEPTH_MAX, DirIter, TreeReader};
 
@@ -465,6 +465,11 @@ impl<'a> Job<'a> {
             }
             Err(e) => return Err(io("creating the directory", e)),
         };
+        if !created && replace && !self.is_root {
+            // One that was restored read-only, in a run that was given up, may still have to be filled.
+            open_up(parent.fd.as_fd(), name)
+                .map_err(|e| io("opening the directory for what comes into it", e))?;
+        }
         let fd = os::open_dir(parent.fd.as_fd(), name).map_err(|e| io("opening the directory", e))?;
         let inherits_acl =
             if created { parent.inherits_acl } else { Place::Fd(fd.as_fd()).has_xattr(os::ACL_DEFAULT) };

@@ -1,7 +1,7 @@
 //! Directories of a restore, which get their attributes last, and attributes of everything.
 
 use std::os::fd::AsRawFd;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
@@ -144,6 +144,19 @@ fn apply_xattrs(job: &Job<'_>, entry: &Entry, place: Place<'_>, inherits_acl: bo
         }
     }
     Ok(())
+}
+
+/// Lets the owner of a directory, who is not root, look and write into it. It gets its mode when everything in it is done.
+pub(super) fn open_up(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
+    let mode = Mode::from_raw_mode(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+    if mode.contains(Mode::RWXU) {
+        return Ok(());
+    }
+    match apply_mode(Place::Name(parent, name), mode | Mode::RWXU) {
+        // Somebody else's: others may still be let in.
+        Err(Errno::PERM) => Ok(()),
+        changed => changed,
+    }
 }
 
 fn apply_mode(place: Place<'_>, mode: Mode) -> std::result::Result<(), Errno> {

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use strongroom::env::{Env, TestEnv};
 use strongroom::remote::{
     self, Checksum, ErrorKind, Fault, FaultyRemote, Features, Key, Listed, Meta, Op, OpenOptions, Page, Put,
-    Remote, Settings, Source, Times,
+    Remote, RemoteError, Settings, Source, Times,
 };
 use strongroom::snapshot::tree::TreeReader;
+use strongroom::store::error::StoreError;
 use strongroom::store::packs::ChunkSource;
 
 use super::{Reader, World, from_url, s3_flags};
-use crate::common::Rng;
+use crate::common::{Rng, assert_same_tree};
 use crate::remote::s3_server::{Server, Trouble};
 use crate::remote::{once, s3_settings};
 
@@ -291,6 +293,13 @@ where
 #[test]
 fn a_remote_that_is_lost_ends_a_restore() {
     let (world, packs) = three_files();
+    // A directory that is begun before, with other names of what comes.
+    fs::create_dir(world.source("dir")).unwrap();
+    fs::hard_link(world.source("one"), world.source("dir/one")).unwrap();
+    fs::hard_link(world.source("two"), world.source("dir/two")).unwrap();
+    world.sandbox.tool("touch", ["-d", "2001-02-03", &world.sandbox.str("source/dir")]).ok();
+    world.snapshot();
+    world.ship();
     let server = Server::start();
     let settings = s3_settings(&server, &world.sandbox.path(""));
     copy_to(&world, &server);
@@ -301,22 +310,87 @@ fn a_remote_that_is_lost_ends_a_restore() {
         (at_data(op, key) || is_dead.load(Ordering::SeqCst)).then_some(Trouble::Before("InternalError", 500))
     });
     let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
-    let (out, target) = (world.sandbox.str("out"), world.at("3", ""));
+    let (out, target) = (world.sandbox.str("out"), world.at("4", ""));
     let rest = [&target, "--to", &out, "--remote-timeout", "1s", "--jobs", "1"];
     let said = world.from(&["restore"], &flags, &rest).fails(24);
-    assert!(said.contains("the remote was lost") && said.contains("restores what is missing"), "{said}");
+    assert!(said.contains("the remote was lost") && said.contains("same command with --overwrite"), "{said}");
     assert!(!said.contains("two: ") && !said.contains("three: "), "no file is to blame: {said}");
     for name in ["one", "two", "three"] {
         let restored = fs::read(world.sandbox.path("out").join(name));
         assert!(restored.is_err() || restored.unwrap() == fs::read(world.source(name)).unwrap(), "{name}");
     }
-    assert!(!world.sandbox.path("out/two").exists());
-    // It is back, and the same command goes on.
+    assert!(world.sandbox.path("out/dir/one").exists() && !world.sandbox.path("out/dir/two").exists());
+    // It is back, and what was said makes all of it right: links, and times of directories.
     server.calm();
-    let done = world.from(&["restore"], &flags, &rest[..3]);
-    assert!(matches!(done.code, 0 | 3), "{done:?}");
-    // The directory was there already, so it keeps the time that it got.
-    world.sandbox.tool("diff", ["-r", &world.sandbox.str("source"), &out]).ok();
+    world.from(&["restore"], &flags, &[&rest[..3], &["--overwrite"]].concat()).ok();
+    // The directory itself was there already, so it keeps the time that it got.
+    world.sandbox.sh("touch -r source out").ok();
+    assert_same_tree(&world.sandbox.path("source"), &world.sandbox.path("out"));
+}
+
+/// A right that is taken away, or a bucket that is deleted, is no matter of single objects: it ends there, too.
+#[test]
+fn a_remote_that_is_closed_halfway_ends_a_restore() {
+    for (code, status) in [("AccessDenied", 403), ("NoSuchBucket", 404)] {
+        let (world, packs) = three_files();
+        let server = Server::start();
+        let settings = s3_settings(&server, &world.sandbox.path(""));
+        copy_to(&world, &server);
+        let closed = Arc::new(AtomicBool::new(false));
+        let (closes, is_closed) = (Arc::clone(&closed), Arc::clone(&closed));
+        let at_data = after_its_ends(&packs[1], move || closes.store(true, Ordering::SeqCst));
+        server.set_trouble(move |_, op, key| {
+            (at_data(op, key) || is_closed.load(Ordering::SeqCst)).then_some(Trouble::Before(code, status))
+        });
+        let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
+        let (out, target) = (world.sandbox.str("out"), world.at("3", ""));
+        let rest = [&target, "--to", &out, "--remote-timeout", "1s", "--jobs", "1"];
+        let said = world.from(&["restore"], &flags, &rest).fails(24);
+        assert!(said.contains("the remote was lost") && !said.contains("two: "), "{code}: {said}");
+    }
+}
+
+/// Many objects that can't be read don't cost a question each; and what fails here is not the remote's fault.
+#[test]
+fn whether_a_remote_is_lost_is_asked_once_for_many_objects() {
+    let (world, _) = three_files();
+    let settings = Settings { url: world.usb_url(), ..Settings::default() };
+    let (asked, gone) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counts, is_gone) = (Arc::clone(&asked), Arc::clone(&gone));
+    let faulty = FaultyRemote::new(remote::open(&settings, &once()).unwrap(), move |_, op, key| {
+        assert_eq!(op, Op::Head);
+        counts.fetch_add(u64::from(key == "vault.json"), Ordering::SeqCst);
+        is_gone.load(Ordering::SeqCst).then_some(Fault::Before(ErrorKind::Denied))
+    });
+    let env = Arc::new(TestEnv::new(1));
+    let reader =
+        Reader::over(Arc::new(faulty), Arc::default(), |fetch| fetch.env = Arc::clone(&env) as Arc<dyn Env>);
+    let is_lost = |kind| {
+        let source = std::io::Error::other(RemoteError::new(kind, "as the test wants it"));
+        reader.disk.is_lost(&StoreError::Io { what: "reading".into(), source })
+    };
+    let asked = || asked.load(Ordering::SeqCst);
+    for kind in [ErrorKind::Denied, ErrorKind::Misconfigured, ErrorKind::Unsupported, ErrorKind::NotFound] {
+        assert!((0..50).all(|_| !is_lost(kind)), "{kind:?}");
+    }
+    assert_eq!(asked(), 1);
+    env.advance(Duration::from_secs(60));
+    assert!(!is_lost(ErrorKind::Denied) && asked() == 2);
+    // These were waited for already.
+    assert!(!is_lost(ErrorKind::Timeout) && asked() == 3);
+    assert!(!is_lost(ErrorKind::Corrupt) && !is_lost(ErrorKind::Archived) && asked() == 3);
+    assert!(is_lost(ErrorKind::ExpiredCredentials) && is_lost(ErrorKind::Local) && asked() == 3);
+    gone.store(true, Ordering::SeqCst);
+    assert!(
+        is_lost(ErrorKind::Unavailable) && is_lost(ErrorKind::Denied),
+        "what was believed is not any more"
+    );
+    // The header's copy does as well.
+    gone.store(false, Ordering::SeqCst);
+    fs::remove_file(world.usb().join("vault.json")).unwrap();
+    assert!(!is_lost(ErrorKind::Denied));
+    fs::remove_file(world.usb().join("vault.json.bak")).unwrap();
+    assert!(is_lost(ErrorKind::Unavailable));
 }
 
 /// One object that can't be read, however often it is tried, costs only the files that stand in it.
