@@ -556,15 +556,15 @@ fn a_clone_of_a_locked_place_says_how_to_go_on_locking() {
         let to = world.sandbox.str(to);
         world.sandbox.run([&["clone", &settings.url, &to][..], &flags, more].concat())
     };
-    let done = clone("copy", &[]);
+    // A name that has to be quoted.
+    let done = clone("a $copy's", &[]);
     assert!(done.code == 0 && done.stderr.contains("(compliance, the header until 20"), "{done:?}");
     let lines: Vec<&str> = done.stderr.lines().filter(|line| line.contains("remote add")).collect();
     let command = lines[0].trim().replace("DAYS", &DAYS.to_string());
-    let words: Vec<&str> = command.strip_prefix("strongroom ").unwrap().split(' ').collect();
-    let copy = world.sandbox.str("copy");
+    let copy = world.sandbox.str("a $copy's");
     let ship = || world.sandbox.run(["ship", &copy, "--json"]).json();
     assert!(ship()["lock"].is_null(), "as it was cloned");
-    world.sandbox.run(words).ok();
+    world.sandbox.sh(&command.replacen("strongroom", env!("CARGO_BIN_EXE_strongroom"), 1)).ok();
     assert_eq!(ship()["lock"]["days"], DAYS);
     // With the flags, and in JSON.
     let days = DAYS.to_string();
@@ -572,6 +572,15 @@ fn a_clone_of_a_locked_place_says_how_to_go_on_locking() {
     assert!(done.code == 0 && !done.stderr.contains("remote add"), "{done:?}");
     let line = clone("other", &["--json"]).json();
     assert_eq!(line["locked_there"]["mode"], "compliance", "{line}");
+    // Who may not read versions hears of it, with each verb that wanted to.
+    assert!(!done.stderr.contains("by version"), "{done:?}");
+    world.server.set_trouble(|_, op, _| (op == "versions").then_some(Trouble::Before("AccessDenied", 403)));
+    let from = [&["--from", &settings.url][..], &flags].concat();
+    let listed = world.sandbox.keyed(&[&["snapshot", "list"][..], &from].concat());
+    for done in [clone("unversioned", &[]), world.sandbox.run(["pull", &world.sandbox.str("other")]), listed]
+    {
+        assert!(done.code == 0 && done.stderr.contains("can't be read by version ("), "{done:?}");
+    }
 }
 
 /// Where requests go is told by the environment and by profiles as well: what is known of one endpoint is not believed of another.

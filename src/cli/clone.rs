@@ -24,6 +24,7 @@ use crate::snapshot::describe::rfc3339;
 use crate::snapshot::open;
 use crate::store::error::StoreError;
 use crate::store::header::HEADER_PATH;
+use crate::store::highwater::HighWaterStore;
 
 /// Arguments of `clone`.
 #[derive(Args, Debug)]
@@ -91,6 +92,7 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
     // Nothing else is known of the place: if versions can be read, what hides them or lies over them is not.
     let remote = remote::open(&Settings { by_version: true, ..settings.clone() }, &options)?;
     let there = remote_header(remote.as_ref(), &args.url)?;
+    session::warn_unversioned(remote.findings().unversioned, out);
     if let Some(text) = &there.loaded.warning {
         out.warning(&format!("at the remote: {text}"));
     }
@@ -100,7 +102,8 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         let begun = RealDisk::open(&args.vault).ok();
         let look = survey::look_at(&remote, jobs)?;
         let here = begun.as_ref().map(|disk| disk as &dyn Disk);
-        let (found, _) = fetch::survey(&look, &chosen.header, here)?;
+        let (found, chain) = fetch::survey(&look, &chosen.header, here)?;
+        check_seen(&session::highwater_store(&chosen.header)?, &chosen.header, &chain, args, out)?;
         return survey::say(&args.vault, (&args.name, &settings.url), None, &found, out);
     }
     let disk = session::create_vault_disk(&args.vault)?;
@@ -111,17 +114,7 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
         &remote,
         (&chosen.header, &chosen.bytes),
         usize::from(jobs),
-        &mut |header, chain| {
-            let mark = seen.as_ref().map(|store| store.load()).transpose()?.flatten();
-            match mark.map(|mark| open::check_highwater(&mark, header, chain)) {
-                Some(Err(error)) if args.accept_rollback => {
-                    out.warning(&error.to_string());
-                    Ok(())
-                }
-                Some(checked) => checked,
-                None => Ok(()),
-            }
-        },
+        &mut |header, chain| check_seen(&seen, header, chain, args, out),
         &mut |chain| remember(disk.as_ref(), &args.name, &settings, chain),
         &|progress| {
             bar.set_length(progress.bytes_total);
@@ -170,6 +163,25 @@ pub(crate) fn run(args: &CloneArgs, out: &Output) -> CliResult {
     Ok(judge(&report, out))
 }
 
+/// Refuses what is older than what this host has seen, or says so.
+fn check_seen(
+    seen: &Option<HighWaterStore>,
+    header: &Header,
+    chain: &Chain,
+    args: &CloneArgs,
+    out: &Output,
+) -> Result<(), StoreError> {
+    let mark = seen.as_ref().map(HighWaterStore::load).transpose()?.flatten();
+    match mark.map(|mark| open::check_highwater(&mark, header, chain)) {
+        Some(Err(error)) if args.accept_rollback => {
+            out.warning(&error.to_string());
+            Ok(())
+        }
+        Some(checked) => checked,
+        None => Ok(()),
+    }
+}
+
 /// An object that is locked at the remote.
 #[derive(Serialize)]
 struct LockedThere {
@@ -209,8 +221,8 @@ impl LockedThere {
              add {} {name} {} --replace{} --lock-mode {} --lock-days DAYS",
             self.mode.name(),
             self.until,
-            super::show_path(vault),
-            settings.url,
+            super::shell_path(vault),
+            super::shell_word(settings.url.as_bytes()),
             flags(settings),
             self.mode.name(),
         )

@@ -203,6 +203,29 @@ pub(crate) fn show_path(path: &Path) -> String {
     show_bytes(path.as_os_str().as_bytes())
 }
 
+/// Bytes as one word of a shell's: as they are where that is safe, else quoted. What could drive a terminal is escaped.
+pub(crate) fn shell_word(bytes: &[u8]) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:+,@%".contains(c);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && text.chars().all(safe) => text.to_string(),
+        Ok(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => {
+            let escaped = bytes.iter().map(|b| match b {
+                b'\'' | b'\\' => format!("\\{}", char::from(*b)),
+                b' '..=b'~' => char::from(*b).to_string(),
+                _ => format!("\\{b:03o}"),
+            });
+            format!("$'{}'", escaped.collect::<String>())
+        }
+    }
+}
+
+/// [`shell_word`] of a path.
+pub(crate) fn shell_path(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    shell_word(path.as_os_str().as_bytes())
+}
+
 /// A path in JSON: as it is, since JSON escapes what must be; bytes that are no UTF-8 are replaced.
 pub(crate) fn json_path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -215,6 +238,29 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_shell_reads_words_back_as_they_were() {
+        use std::os::unix::ffi::OsStrExt;
+        let mut words: Vec<Vec<u8>> = (1..=255).map(|b| vec![b'a', b, b'1']).collect();
+        words.extend(
+            [&b""[..], b"it's $HOME \\`id`", b"\x1b[2J'\\n", b"\xff\xfe'x", "v\u{e4}ter".as_bytes()]
+                .map(Vec::from),
+        );
+        for word in words {
+            let shown = shell_word(&word);
+            assert!(!shown.contains(char::is_control), "{shown:?}");
+            let said = std::process::Command::new("bash")
+                .arg("-c")
+                .arg(format!("printf %s {shown}"))
+                .output()
+                .unwrap();
+            assert_eq!(said.stdout, word, "{shown}");
+            assert_eq!(shell_path(Path::new(std::ffi::OsStr::from_bytes(&word))), shown);
+        }
+        assert_eq!(shell_word(b"/a/b-c_1.d"), "/a/b-c_1.d");
+        assert_eq!(shell_word(b"a b"), "'a b'");
     }
 
     #[test]

@@ -18,14 +18,16 @@ use super::values::speed;
 use crate::config::engine_config;
 use crate::disk::Disk;
 use crate::fetch::{self, FetchError, Prepared, Proved, RemoteHeader, Report, State};
-use crate::format::SnapshotId;
 use crate::format::chain::name as chain_name;
+use crate::format::{Header, SnapshotId};
 use crate::mount::holder::{self, Holder};
 use crate::remote::{self, Counters, OpenOptions, Remote, Settings};
 use crate::ship::{Cursor, Remotes, load_cursor, store_cursor};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, Unlocked};
+use crate::store::error::StoreError;
 use crate::store::header::LoadedHeader;
+use crate::store::highwater::HighWaterStore;
 
 /// Arguments of `pull`.
 #[derive(Args, Debug)]
@@ -51,7 +53,7 @@ pub(crate) struct PullArgs {
     /// Receive at most so much a second: 500k, 10M
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_download: Option<u64>,
-    /// Say what would be fetched and whether there is room for it; write nothing
+    /// Say what would be fetched and whether there is room for it; write nothing, and try no key
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Drop what is in the working tree here and in no snapshot
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
     let jobs = args.jobs.map_or_else(|| default_jobs(settings), Ok)?;
     let remote = remote::open(&Settings { by_version: true, ..settings.clone() }, &options)?;
     let theirs = remote_header(remote.as_ref(), &settings.url)?;
+    session::warn_unversioned(remote.findings().unversioned, out);
     if args.unlock.is_prompt() {
         theirs.without_key().map_err(|e| CliError::from(e).context(&settings.url))?;
     }
@@ -111,13 +114,7 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
         &theirs,
         seen,
         usize::from(jobs),
-        &mut |chain| {
-            let mark = store.as_ref().map(|store| store.load()).transpose()?.flatten();
-            match mark.map(|mark| open::check_highwater(&mark, &ours, chain)) {
-                Some(Err(error)) if !args.accept_rollback => Err(error),
-                _ => Ok(()),
-            }
-        },
+        &mut |chain| check_seen(&store, &ours, chain, args),
         &|progress| {
             bar.set_length(progress.bytes_total);
             bar.set_position(progress.bytes);
@@ -145,6 +142,20 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
     Ok(judge(report, out))
 }
 
+/// Refuses what is older than what this host has seen.
+fn check_seen(
+    seen: &Option<HighWaterStore>,
+    ours: &Header,
+    chain: &Chain,
+    args: &PullArgs,
+) -> Result<(), StoreError> {
+    let mark = seen.as_ref().map(HighWaterStore::load).transpose()?.flatten();
+    match mark.map(|mark| open::check_highwater(&mark, ours, chain)) {
+        Some(Err(error)) if !args.accept_rollback => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Says what would be fetched.
 fn rehearse(
     args: &PullArgs,
@@ -155,15 +166,16 @@ fn rehearse(
     out: &Output,
 ) -> CliResult {
     let ours = session::open_header(&args.vault)?.loaded.parsed.header;
-    if theirs.header().vault_id != ours.vault_id {
-        let (theirs, ours) = (theirs.header().vault_id.to_hex(), ours.vault_id.to_hex());
-        return Err(FetchError::OtherVault { theirs, ours }.into());
-    }
+    fetch::check_header(&ours, theirs)?;
     let (found, chain) = fetch::survey(&survey::look_at(remote, jobs)?, &ours, Some(disk))?;
     if let Some((seq, id)) = seen.filter(|(seq, id)| !chain.contains(*seq, id)) {
         return Err(FetchError::Lost(chain_name(seq, &id)).into());
     }
-    let (was, _) = describe(fetch::compare(&Chain::load(disk, &ours)?, &chain)?);
+    let state = fetch::compare(&Chain::load(disk, &ours)?, &chain)?;
+    if !matches!(state, State::Ahead(_)) {
+        check_seen(&session::highwater_store(&ours)?, &ours, &chain, args)?;
+    }
+    let (was, _) = describe(state);
     survey::say(&args.vault, (name, &settings.url), Some(was), &found, out)
 }
 

@@ -114,20 +114,21 @@ impl RemoteSettingsArgs {
 
 /// The flags that make settings what they are, with a blank before each, without those of a lock.
 pub(super) fn flags(settings: &Settings) -> String {
-    let path = |path: &Option<PathBuf>| path.as_deref().map(super::show_path);
+    let path = |path: &Option<PathBuf>| path.as_deref().map(super::shell_path);
+    let text = |text: &Option<String>| text.as_deref().map(|text| super::shell_word(text.as_bytes()));
     let limit = |limit: Option<u64>| limit.map(|limit| limit.to_string());
     let with_value = [
-        ("region", settings.region.clone()),
-        ("endpoint", settings.endpoint.clone()),
-        ("profile", settings.profile.clone()),
+        ("region", text(&settings.region)),
+        ("endpoint", text(&settings.endpoint)),
+        ("profile", text(&settings.profile)),
         ("credentials-file", path(&settings.credentials_file)),
-        ("s3-credential", settings.credential.clone()),
+        ("s3-credential", text(&settings.credential)),
         ("identity-file", path(&settings.identity_file)),
         ("known-hosts", path(&settings.known_hosts)),
         ("ssh-config", path(&settings.ssh_config)),
-        ("storage-class", settings.storage_class.clone()),
-        ("sse", settings.sse.clone()),
-        ("sse-kms-key-id", settings.sse_kms_key_id.clone()),
+        ("storage-class", text(&settings.storage_class)),
+        ("sse", text(&settings.sse)),
+        ("sse-kms-key-id", text(&settings.sse_kms_key_id)),
         ("limit-upload", limit(settings.limit_upload)),
         ("limit-download", limit(settings.limit_download)),
     ];
@@ -136,15 +137,10 @@ pub(super) fn flags(settings: &Settings) -> String {
         ("path-style", settings.path_style),
         ("no-read-back", settings.no_read_back),
     ];
-    let quoted =
-        |text: &str| match text.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_./:+,@%".contains(c)) {
-            true => format!("'{}'", text.replace('\'', r"'\''")),
-            false => text.to_string(),
-        };
     let mut all = String::new();
     for (name, value) in with_value {
         if let Some(value) = value {
-            all += &format!(" --{name} {}", quoted(&value));
+            all += &format!(" --{name} {value}");
         }
     }
     for (name, _) in alone.into_iter().filter(|(_, set)| *set) {

@@ -188,6 +188,7 @@ fn read_chain(
     let from = match place {
         Place::Dir(_) => None,
         Place::Remote(disk) => {
+            warn_unversioned(disk.unversioned(), out);
             disk.only_packs(chain.named());
             Some(Arc::clone(disk))
         }
@@ -197,6 +198,17 @@ fn read_chain(
         out.warning(&format!("snapshot {} is incomplete: not all of its packs are here", info.name()));
     }
     Ok(ReadVault { disk, from, unlocked, chain })
+}
+
+/// Says that what somebody does to objects at a remote would not be noticed. `why`: [`crate::remote::Findings::unversioned`].
+pub(crate) fn warn_unversioned(why: Option<String>, out: &Output) {
+    if let Some(why) = why {
+        out.warning(&format!(
+            "objects at the remote can't be read by version ({}): what is seen there is read, even where somebody has hidden \
+             objects or written over them. s3:ListBucketVersions and s3:GetObjectVersion allow it",
+            super::show_bytes(why.as_bytes())
+        ));
+    }
 }
 
 /// Reading an older copy elsewhere is what copies are for, so it is only said, of a remote as well: what was not shipped yet

@@ -303,7 +303,7 @@ pub(super) fn fetch_packs(
     report.packs_there +=
         needed.iter().filter(|n| here.contains_key(n) && !there.contains_key(n)).count() as u64;
     let total = Progress {
-        bytes_total: todo.iter().map(|pack| pack.len).sum(),
+        bytes_total: todo.iter().fold(0, |sum: u64, pack| sum.saturating_add(pack.len)),
         objects_total: todo.len() as u64,
         ..Progress::default()
     };

@@ -47,7 +47,7 @@ pub use error::{FetchError, Result};
 pub use get::{Progress, Report};
 pub use headers::{Proved, RemoteHeader, remote_header};
 pub use packs::RemotePacks;
-pub use pull::{Movable, Prepared, State, compare, prepare, take_header};
+pub use pull::{Movable, Prepared, State, check_header, compare, prepare, take_header};
 pub use survey::{Survey, survey};
 
 use crate::env::{Env, SystemEnv};

@@ -83,6 +83,26 @@ pub fn compare(ours: &Chain, theirs: &Chain) -> Result<State> {
     }
 }
 
+/// Whether a remote's header is one of the vault that is here.
+///
+/// # Errors
+/// `OtherVault`; `Header`, where it is another one of the same generation.
+pub fn check_header(ours: &Header, theirs: &RemoteHeader) -> Result<()> {
+    if theirs.header().vault_id != ours.vault_id {
+        let (theirs, ours) = (theirs.header().vault_id.to_hex(), ours.vault_id.to_hex());
+        return Err(FetchError::OtherVault { theirs, ours });
+    }
+    // One that somebody put beside ours there is a matter for who has a key.
+    if theirs.header().generation == ours.generation && !theirs.has(ours) {
+        let text = format!(
+            "the remote's header differs from the one here, and both are of generation {}",
+            ours.generation
+        );
+        return Err(FetchError::Header(text));
+    }
+    Ok(())
+}
+
 /// Fetches what a copy lacks. `seen` is what the remote had when it was looked at last; `accept` may refuse what it has now.
 ///
 /// # Errors
@@ -98,18 +118,7 @@ pub fn prepare(
     accept: &mut dyn FnMut(&Chain) -> std::result::Result<(), StoreError>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Prepared> {
-    if theirs.header().vault_id != ours.vault_id {
-        let (theirs, ours) = (theirs.header().vault_id.to_hex(), ours.vault_id.to_hex());
-        return Err(FetchError::OtherVault { theirs, ours });
-    }
-    // One that somebody put beside ours there is a matter for who has a key.
-    if theirs.header().generation == ours.generation && !theirs.has(ours) {
-        let text = format!(
-            "the remote's header differs from the one here, and both are of generation {}",
-            ours.generation
-        );
-        return Err(FetchError::Header(text));
-    }
+    check_header(ours, theirs)?;
     let mut report = Report::default();
     let incoming = Incoming::open(disk)?;
     // By the public keys of the header here: those were believed before.

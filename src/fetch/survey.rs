@@ -1,13 +1,13 @@
 //! What a clone or a pull would fetch. Nothing is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::disk::Disk;
-use crate::format::pack::pack_path;
+use crate::format::pack::{PACK_LEN_MAX, pack_path};
 use crate::format::{Header, PackName};
 use crate::snapshot::chain::{Chain, DIR};
 use crate::snapshot::open::list_packs;
@@ -51,7 +51,10 @@ pub fn survey(there: &Arc<RemoteDisk>, header: &Header, here: Option<&dyn Disk>)
         // As a clone does: above a break it is not known what a snapshot needs.
         wanted.extend(chain.named());
     }
-    let packs = there.packs()?;
+    let listed = there.packs()?;
+    // FORMAT PACK-1: what is longer is none, as a clone finds.
+    let (packs, huge): (BTreeMap<PackName, u64>, BTreeMap<PackName, u64>) =
+        listed.iter().map(|(name, len)| (*name, *len)).partition(|(_, len)| *len <= PACK_LEN_MAX);
     let ours = here.map(list_packs).transpose()?.unwrap_or_default();
     let files = here.map(chain_files).transpose()?.unwrap_or_default();
     let mut survey = Survey {
@@ -60,14 +63,17 @@ pub fn survey(there: &Arc<RemoteDisk>, header: &Header, here: Option<&dyn Disk>)
         damaged: chain.problems().iter().map(|p| format!("{}: {}", p.file, p.what)).collect(),
         ..Survey::default()
     };
+    for (name, len) in huge.iter().filter(|(name, _)| wanted.contains(*name)) {
+        survey.damaged.push(format!("{} has {len} bytes, more than any pack", pack_path(name)));
+    }
     for name in &wanted {
         match (packs.get(name), ours.get(name)) {
             (len, Some(here)) if len.is_none_or(|len| len == here) => survey.packs_there += 1,
             (Some(len), _) => {
                 survey.packs += 1;
-                survey.bytes += len;
+                survey.bytes = survey.bytes.saturating_add(*len);
             }
-            (None, _) if needed == wanted.len() => {
+            (None, _) if needed == wanted.len() && !huge.contains_key(name) => {
                 survey.damaged.push(format!("{} is missing", pack_path(name)));
             }
             (None, _) => {}
@@ -75,7 +81,7 @@ pub fn survey(there: &Arc<RemoteDisk>, header: &Header, here: Option<&dyn Disk>)
     }
     for info in chain.files().filter(|info| !files.contains(&info.name())) {
         survey.chain_files += 1;
-        survey.bytes += info.file_len;
+        survey.bytes = survey.bytes.saturating_add(info.file_len);
     }
     let present: BTreeSet<PackName> = packs.keys().chain(ours.keys()).copied().collect();
     survey.latest_complete = chain.latest(&present, None).complete.map(|info| info.seq);

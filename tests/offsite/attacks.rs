@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use strongroom::fetch::FetchError;
+use strongroom::fetch::{self, FetchError};
 use strongroom::remote::{
     self, Checksum, ErrorKind, Features, Key, Listed, Meta, OpenOptions, Page, Put, Remote, Source, Times,
 };
@@ -211,11 +211,13 @@ fn a_flood_of_rubbish_is_bounded() {
     assert!(!world.sandbox.path("cli/vault.json").exists());
 }
 
-/// A remote whose listings never end.
+/// A remote whose listings never end, or lie.
 #[derive(Debug)]
 struct Endless {
     inner: Arc<dyn Remote>,
     pages: AtomicU64,
+    /// Instead, packs of this length.
+    huge: Option<u64>,
 }
 
 impl Remote for Endless {
@@ -240,7 +242,12 @@ impl Remote for Endless {
     fn head(&self, key: &Key) -> remote::Result<Meta> {
         self.inner.head(key)
     }
-    fn list_page(&self, prefix: &str, _after: &str) -> remote::Result<Page> {
+    fn list_page(&self, prefix: &str, after: &str) -> remote::Result<Page> {
+        if let Some(huge) = self.huge {
+            let mut page = self.inner.list_page(prefix, after)?;
+            page.items.iter_mut().filter(|_| prefix == "packs/").for_each(|item| item.len = huge);
+            return Ok(page);
+        }
         let page = self.pages.fetch_add(1, Ordering::Relaxed);
         let item = |n: u64| Listed {
             name: format!("{prefix}{:010}-{}", page * 100_000 + n, "ab".repeat(32)),
@@ -259,7 +266,7 @@ impl Remote for Endless {
 #[test]
 fn a_listing_without_end_is_bounded() {
     let (world, _) = three();
-    let endless = Arc::new(Endless { inner: open_dir(&world.far()), pages: AtomicU64::new(0) });
+    let endless = Arc::new(Endless { inner: open_dir(&world.far()), pages: AtomicU64::new(0), huge: None });
     let remote: Arc<dyn Remote> = Arc::clone(&endless) as _;
     let error = clone_from(&remote, &world.sandbox.path("copy")).unwrap_err();
     let FetchError::Remote(error) = error else { panic!("{error}") };
@@ -307,6 +314,9 @@ fn a_remote_that_was_rolled_back_is_refused_by_who_saw_it_newer() {
     world.sandbox.sh("mv far newer && mv older far").ok();
     // A second clone on that host, and a pull of the first one.
     let again = world.str("again");
+    // Told by a dry run as well.
+    let said = world.on("state-b", &["clone", &world.url(), &again, "--dry-run"]).fails(17);
+    assert!(said.contains("has seen number 2"), "{said}");
     let said = world.on("state-b", &["clone", &world.url(), &again]).fails(17);
     assert!(said.contains("has seen number 2") && !world.sandbox.path("again/vault.json").exists(), "{said}");
     let said = world.on("state-b", &["pull", &copy]).fails(25);
@@ -319,4 +329,26 @@ fn a_remote_that_was_rolled_back_is_refused_by_who_saw_it_newer() {
     let done = world.on("state-b", &["clone", &world.url(), &again, "--accept-rollback"]);
     assert!(done.code == 0 && done.stderr.contains("has seen number 2"), "{done:?}");
     assert_eq!(newest_complete(&world.sandbox.path("again")), 1);
+}
+
+/// Lengths that no pack has are not added up: such packs are damaged, for a dry run as for a clone.
+#[test]
+fn a_dry_run_does_not_reckon_with_lengths_that_no_pack_has() {
+    let world = World::new();
+    world.snapshot("one", &pattern(300_000, 1));
+    world.snapshot("two", &pattern(200_000, 2));
+    world.ship();
+    // All in all more than fits a number.
+    let (inner, huge) = (open_dir(&world.far()), Some(u64::MAX / 2));
+    let liar: Arc<dyn Remote> = Arc::new(Endless { inner, pages: AtomicU64::new(0), huge });
+    let header = fetch::remote_header(liar.as_ref()).unwrap();
+    let options = fetch::FetchOptions::new(world.sandbox.path("cache"));
+    let look = fetch::RemoteDisk::new(Arc::clone(&liar), &options).unwrap();
+    let (found, _) = fetch::survey(&look, header.header(), None).unwrap();
+    assert_eq!((found.packs, found.latest_complete, found.packs_there), (0, None, 0), "{found:?}");
+    assert!(found.bytes < 1 << 20 && found.damaged.iter().all(|text| text.contains("more than any pack")));
+    let report = clone_from(&liar, &world.sandbox.path("copy")).unwrap();
+    assert_eq!(found.damaged.len(), packs(&world.far()).len());
+    let named = |name: &String| report.damaged.iter().any(|text| text.starts_with(name.as_str()));
+    assert!(packs(&world.far()).iter().all(named), "{report:?}");
 }
