@@ -602,11 +602,16 @@ impl<'a> Job<'a> {
     /// Restores a regular file.
     fn file(&self, dir: &Arc<DirState>, entry: &Entry) {
         let path = dir.path_of(&entry.name);
-        let made = self.write_file(dir, entry);
-        self.settle_link(entry, &path, made.is_ok());
-        match made {
-            Ok(()) => self.done(entry),
-            Err(e) => self.failed(&path, e),
+        match self.write_file(dir, entry) {
+            Ok(()) => {
+                self.settle_link(entry, &path, true);
+                self.done(entry);
+            }
+            Err(e) => {
+                // First, so that who waits for the link knows whether all is given up.
+                self.failed(&path, e);
+                self.settle_link(entry, b"", false);
+            }
         }
     }
 
