@@ -146,7 +146,10 @@ fn what_azure_answers_is_not_believed() {
         );
         Reply::new("200 OK", "Content-Type: application/xml\r\n", text.as_bytes())
     };
+    // More than OpenDAL can hold of one object.
+    let long = format!("some/vault/{}", "x".repeat(70_000));
     for (name, marker, kind) in [
+        (long.as_str(), "", ErrorKind::Corrupt),
         ("elsewhere/x", "", ErrorKind::Corrupt),
         ("some/vault", "", ErrorKind::Corrupt),
         ("\u{e9}", "", ErrorKind::Corrupt),
@@ -155,7 +158,8 @@ fn what_azure_answers_is_not_believed() {
         // Empty pages for ever.
         ("", "again", ErrorKind::Timeout),
     ] {
-        let server = Scripted::start(move |_| listing(name, marker));
+        let asked_for = name.to_string();
+        let server = Scripted::start(move |_| listing(&asked_for, marker));
         let remote = remote::open(&at_port(&azurite, server.port), &OpenOptions { times, ..once() }).unwrap();
         let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);
         assert_eq!(ended, Err(kind), "{name:?} {marker:?}");

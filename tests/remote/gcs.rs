@@ -131,7 +131,10 @@ fn what_google_answers_is_not_believed() {
         let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);
         (ended, server.sent.load(std::sync::atomic::Ordering::SeqCst))
     };
+    // More than OpenDAL can hold of one object.
+    let long = format!("some/vault/{}", "x".repeat(70_000));
     for (name, token, kind) in [
+        (long.as_str(), "", ErrorKind::Corrupt),
         ("elsewhere/x", "", ErrorKind::Corrupt),
         ("some/vault", "", ErrorKind::Corrupt),
         ("\u{e9}", "", ErrorKind::Corrupt),

@@ -285,8 +285,11 @@ fn hostile_listings_are_refused_and_bounded() {
     let fine = lists(|| Reply::new("207 Multi-Status", "", &multistatus(&["/vault/vault.json"])));
     assert_eq!(listed(&fine), Ok(()));
     assert_eq!(names(open(&scripted(&fine)).as_ref(), ""), ["vault.json"]);
+    // More than OpenDAL can hold of one file.
+    let long = format!("/vault/{}", "x".repeat(70_000));
     for children in [
         &["/elsewhere/x"][..],
+        &[long.as_str()],
         &["/"],
         &[""],
         &["x"],
