@@ -105,7 +105,8 @@ fn kind_of(code: &str, message: &str, status: u16) -> ErrorKind {
         "OperationTimedOut" => ErrorKind::Timeout,
         "Md5Mismatch" | "Crc64Mismatch" => ErrorKind::Damaged,
         // Google.
-        "notFound" if has("bucket") => ErrorKind::Misconfigured,
+        // What follows names the object: any word may be in it.
+        "notFound" if message.starts_with("The specified bucket") => ErrorKind::Misconfigured,
         "notFound" => ErrorKind::NotFound,
         "authError" | "required" if status == 401 => match has("expired") {
             true => ErrorKind::ExpiredCredentials,
@@ -116,7 +117,11 @@ fn kind_of(code: &str, message: &str, status: u16) -> ErrorKind {
         }
         "quotaExceeded" => ErrorKind::Full,
         "conditionNotMet" => ErrorKind::Conflict,
-        _ if status == 400 && (has("md5") || has("crc32c") || has("hash")) => ErrorKind::Damaged,
+        _ if status == 400
+            && ["Provided MD5", "Provided CRC32C"].iter().any(|start| message.starts_with(start)) =>
+        {
+            ErrorKind::Damaged
+        }
         _ => kind_of_status(status),
     }
 }
@@ -187,7 +192,10 @@ mod tests {
         }
         for (reason, status, message, kind) in [
             ("notFound", 404, "No such object: b/x", ErrorKind::NotFound),
+            ("notFound", 404, "No such object: my-bucket/x", ErrorKind::NotFound),
+            ("notFound", 404, "No such object: b/The specified bucket", ErrorKind::NotFound),
             ("notFound", 404, "The specified bucket does not exist.", ErrorKind::Misconfigured),
+            ("invalid", 400, "Invalid object name: hashes/md5", ErrorKind::Misconfigured),
             ("conditionNotMet", 412, "", ErrorKind::Conflict),
             ("authError", 401, "Invalid Credentials", ErrorKind::NoCredentials),
             ("forbidden", 403, "", ErrorKind::Denied),
