@@ -1,9 +1,9 @@
 //! Azure Blob Storage: against Azurite, and what comes of bad answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Times};
+use strongroom::remote::{self, Checksum, ErrorKind, OpenOptions, Put, Remote, Settings, Source, Times};
 
 use super::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use super::scripted::{Reply, Scripted};
@@ -93,6 +93,8 @@ fn azure_credentials_of_every_kind_and_wrong_ones() {
             ErrorKind::Misconfigured,
         ),
     ];
+    let long = failure(&Settings { credentials_file: file("long", &"A".repeat(20_000)), ..base() });
+    assert!(long.kind == ErrorKind::NoCredentials && long.message.contains("more than"), "{long}");
     // The emulator has several words for a signature that is none.
     let sas = failure(&Settings { credentials_file: file("sas", "?sv=2022-11-02&sig=nonsense"), ..base() });
     assert!(matches!(sas.kind, ErrorKind::NoCredentials | ErrorKind::Denied), "{sas}");
@@ -126,7 +128,23 @@ fn what_azure_answers_is_not_believed() {
     let md5 =
         |_| Reply::new("201 Created", "Content-MD5: XUFAKrxLKna5cZ2REBfFkg==\r\nETag: \"0x1\"\r\n", b"");
     let (_server, remote) = through(md5, "PUT");
-    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello?").unwrap_err().kind, ErrorKind::Corrupt);
+    let error = put(remote.as_ref(), "packs/aa/one", b"hello?").unwrap_err();
+    assert!(error.kind == ErrorKind::Corrupt && error.message.contains("can't be removed"), "{error}");
+    // It is taken away again, if it is still that.
+    let deletes: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    let seen = Arc::clone(&deletes);
+    let server = Scripted::start(move |asked| match asked.method.as_str() {
+        "PUT" => md5(0),
+        "DELETE" => {
+            seen.lock().unwrap().push(asked.header("if-match"));
+            Reply::new("202 Accepted", "", b"")
+        }
+        _ => Reply::Forward(upstream),
+    });
+    let remote = remote::open(&at_port(&azurite, server.port), &OpenOptions { times, ..once() }).unwrap();
+    let error = put(remote.as_ref(), "packs/aa/one", b"hello?").unwrap_err();
+    assert!(error.kind == ErrorKind::Corrupt && error.message.contains("was removed"), "{error}");
+    assert_eq!(*deletes.lock().unwrap(), [Some("\"0x1\"".to_string())]);
     // It says nothing about what it stored: then it is read back, and there is nothing.
     let silent = |_| Reply::new("201 Created", "ETag: \"0x1\"\r\n", b"");
     let (_server, remote) = through(silent, "PUT");
@@ -152,6 +170,11 @@ fn what_azure_answers_is_not_believed() {
         (long.as_str(), "", ErrorKind::Corrupt),
         ("elsewhere/x", "", ErrorKind::Corrupt),
         ("some/vault", "", ErrorKind::Corrupt),
+        ("/", "", ErrorKind::Corrupt),
+        ("//x", "", ErrorKind::Corrupt),
+        ("/some/vault/", "", ErrorKind::Corrupt),
+        // The same directory for ever.
+        ("some/vault/x/", "again", ErrorKind::Corrupt),
         ("\u{e9}", "", ErrorKind::Corrupt),
         // The same page for ever.
         ("some/vault/x", "again", ErrorKind::Corrupt),
@@ -174,4 +197,58 @@ fn what_azure_answers_is_not_believed() {
     assert!(server.sent.load(std::sync::atomic::Ordering::SeqCst) < 64 << 20);
     let (_server, remote) = through(|_| Reply::Stall, "HEAD");
     assert_eq!(remote.head(&key("x")).unwrap_err().kind, ErrorKind::Timeout);
+}
+
+/// A file that somebody changes between the time it is hashed and the time it is sent.
+#[derive(Debug)]
+struct Changing(std::sync::atomic::AtomicU64);
+
+impl Source for Changing {
+    fn len(&self) -> u64 {
+        700_000
+    }
+
+    fn read_at(&self, buf: &mut [u8], off: u64) -> std::io::Result<usize> {
+        let n = buf.len().min(usize::try_from(self.len() - off).unwrap());
+        let passes = match off {
+            0 => self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
+            _ => 1,
+        };
+        buf[..n].fill(u8::from(off == 0 && passes > 0));
+        Ok(n)
+    }
+}
+
+#[test]
+fn what_changes_while_it_is_sent_is_no_object() {
+    let azurite = Azurite::start();
+    let remote = open(&at_port(&azurite, azurite.port));
+    let source: Arc<dyn Source> = Arc::new(Changing(0.into()));
+    let checksum = Checksum::of(&[0; 700_000]);
+    let error = remote.put_if_absent(&key("packs/aa/one"), &source, &checksum).unwrap_err();
+    assert!(error.kind == ErrorKind::Local && error.message.contains("changed"), "{error}");
+    assert!(names(remote.as_ref(), "").is_empty(), "it lacks its end");
+}
+
+/// What is remembered of one place must not be taken for another's.
+#[test]
+fn azure_places_have_their_account() {
+    let dir = tempfile::tempdir().unwrap();
+    private_file(&dir.path().join("key"), KEY);
+    let place = |account: &str, endpoint: Option<&str>| {
+        let settings = Settings {
+            url: format!("azblob://{CONTAINER}/some/vault"),
+            account: Some(account.into()),
+            endpoint: endpoint.map(String::from),
+            credentials_file: Some(dir.path().join("key")),
+            ..Settings::default()
+        };
+        open(&settings).place()
+    };
+    assert_eq!(place("one", None), format!("https://one.blob.core.windows.net/{CONTAINER}/some/vault/"));
+    assert_eq!(place("two", None), format!("https://two.blob.core.windows.net/{CONTAINER}/some/vault/"));
+    assert_eq!(
+        place("one", Some("https://x.example/")),
+        format!("https://x.example/{CONTAINER}/some/vault/")
+    );
 }

@@ -50,7 +50,14 @@ fn what_google_stores_is_compared() {
     let world = World::new();
     let remote = world.open();
     world.server.set_defects(Defects { stores_other_bytes: true, ..Defects::default() });
-    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err().kind, ErrorKind::Corrupt);
+    let error = put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err();
+    assert!(error.kind == ErrorKind::Corrupt && error.message.contains("was removed"), "{error}");
+    assert!(world.server.keys().is_empty(), "nothing of the right name and length stays");
+    let keeps = Defects { stores_other_bytes: true, keeps_everything: true, ..Defects::default() };
+    world.server.set_defects(keeps);
+    let error = put(remote.as_ref(), "packs/aa/kept", b"hello").unwrap_err();
+    assert!(error.kind == ErrorKind::Corrupt && error.message.contains("can't be removed"), "{error}");
+    assert_eq!(world.server.keys(), ["some/vault/packs/aa/kept"]);
     world.server.set_defects(Defects { stores_other_bytes: true, knows_no_md5: true, ..Defects::default() });
     assert_eq!(
         put(remote.as_ref(), "packs/aa/two", b"hello").unwrap_err().kind,
@@ -137,6 +144,11 @@ fn what_google_answers_is_not_believed() {
         (long.as_str(), "", ErrorKind::Corrupt),
         ("elsewhere/x", "", ErrorKind::Corrupt),
         ("some/vault", "", ErrorKind::Corrupt),
+        ("/", "", ErrorKind::Corrupt),
+        ("//x", "", ErrorKind::Corrupt),
+        ("/some/vault/", "", ErrorKind::Corrupt),
+        // The same directory for ever.
+        ("some/vault/x/", "again", ErrorKind::Corrupt),
         ("\u{e9}", "", ErrorKind::Corrupt),
         ("some/vault/x", "again", ErrorKind::Corrupt),
         ("", "again", ErrorKind::Timeout),
@@ -162,4 +174,20 @@ fn what_google_answers_is_not_believed() {
     assert_eq!(listing(Box::new(|| Reply::Stall)).0, Err(ErrorKind::Timeout));
     assert_eq!(listing(Box::new(|| Reply::new("200 OK", "", b"{\"items\":7}"))).0, Err(ErrorKind::Corrupt));
     assert_eq!(world.open().head(&key("x")).unwrap_err().kind, ErrorKind::NotFound);
+}
+
+/// What is remembered of one place must not be taken for another's.
+#[test]
+fn google_places_have_their_endpoint() {
+    let world = World::new();
+    let place = |settings: &Settings| remote::open(settings, &once()).unwrap().place();
+    let here = place(&world.settings);
+    let elsewhere =
+        place(&Settings { endpoint: Some("https://elsewhere.example".into()), ..world.settings.clone() });
+    let google = place(&Settings { endpoint: None, ..world.settings.clone() });
+    assert!(here != elsewhere && elsewhere != google && google != here, "{here} {elsewhere} {google}");
+    let bucket = super::gcs_server::BUCKET;
+    assert_eq!(google, format!("https://storage.googleapis.com/{bucket}/some/vault/"));
+    let slash = Settings { endpoint: Some("https://elsewhere.example/".into()), ..world.settings.clone() };
+    assert_eq!(place(&slash), elsewhere);
 }

@@ -13,7 +13,8 @@ use strongroom::remote::Settings;
 use super::private_file;
 use super::scripted::{Asked, Reply, Scripted};
 
-pub const BUCKET: &str = "backups";
+/// Missing objects of such a bucket are missing objects, whatever the message that names them says.
+pub const BUCKET: &str = "my-bucket";
 const SUBJECT: &str = "a token of somebody else's";
 const ACCESS: &str = "ya29.an-access-token";
 
@@ -26,6 +27,8 @@ pub struct Defects {
     pub knows_no_md5: bool,
     /// It creates what is there already.
     pub overwrites: bool,
+    /// Nothing may be deleted.
+    pub keeps_everything: bool,
     /// It knows nobody's access token.
     pub forgets_tokens: bool,
 }
@@ -107,7 +110,13 @@ impl State {
             return error("404 Not Found", "notFound", &format!("No such object: {BUCKET}/{name}"));
         }
         match asked.method.as_str() {
+            "DELETE" if self.defects.keeps_everything => error("403 Forbidden", "forbidden", "no"),
             "DELETE" => {
+                if let Some(wanted) = query.get("ifGenerationMatch")
+                    && *wanted != self.objects[&name].0.to_string()
+                {
+                    return error("412 Precondition Failed", "conditionNotMet", "no");
+                }
                 self.objects.remove(&name);
                 Reply::new("204 No Content", "", b"")
             }

@@ -64,7 +64,8 @@ impl ObjectRemote {
         };
         settings.check_plain(&endpoint).map_err(|text| RemoteError::new(ErrorKind::Misconfigured, text))?;
         let builder = builder.endpoint(&endpoint).container(container);
-        let dal = Dal::new(settings, prefix, times, || Operator::new(builder))?;
+        let place = format!("{}/{container}/{prefix}", endpoint.trim_end_matches('/'));
+        let dal = Dal::new(settings, place, prefix, times, || Operator::new(builder))?;
         Ok(Self::new(dal, Kind::Azblob))
     }
 }

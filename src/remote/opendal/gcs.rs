@@ -9,6 +9,9 @@ use super::super::{ErrorKind, RemoteError, Result, Times};
 use super::Dal;
 use super::object::{Kind, ObjectRemote};
 
+/// Google's own endpoint.
+const ENDPOINT: &str = "https://storage.googleapis.com";
+
 impl ObjectRemote {
     /// Makes a client for a bucket; nothing is asked yet.
     ///
@@ -29,10 +32,10 @@ impl ObjectRemote {
             // Only this file: the environment must not overrule what was chosen for this remote.
             builder = builder.credential_path(path).disable_config_load().disable_vm_metadata();
         }
-        if let Some(endpoint) = &settings.endpoint {
-            builder = builder.endpoint(endpoint.trim_end_matches('/'));
-        }
-        let dal = Dal::new(settings, prefix, times, || Operator::new(builder))?;
+        let endpoint = settings.endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
+        let builder = builder.endpoint(endpoint);
+        let place = format!("{endpoint}/{bucket}/{prefix}");
+        let dal = Dal::new(settings, place, prefix, times, || Operator::new(builder))?;
         Ok(Self::new(dal, Kind::Gcs))
     }
 }

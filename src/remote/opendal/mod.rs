@@ -44,6 +44,8 @@ const SECRET_MAX: u64 = 16 << 10;
 #[derive(Debug)]
 struct Dal {
     url: String,
+    /// Where that is, whatever the settings and the environment made of the URL: see [`super::Remote::place`].
+    place: String,
     operator: Operator,
     http: Arc<Http>,
     runtime: Runtime,
@@ -56,6 +58,7 @@ impl Dal {
     /// Makes a client; nothing is asked yet.
     fn new(
         settings: &Settings,
+        place: String,
         base: String,
         times: Times,
         operator: impl FnOnce() -> opendal::Result<Operator>,
@@ -71,7 +74,7 @@ impl Dal {
             RemoteError::new(ErrorKind::Misconfigured, text)
         })?;
         let http = Arc::new(Http::new(settings)?);
-        Ok(Self { url: settings.url.clone(), operator, http, runtime, times, base })
+        Ok(Self { url: settings.url.clone(), place, operator, http, runtime, times, base })
     }
 
     fn path(&self, name: &str) -> String {
@@ -165,12 +168,13 @@ impl Dal {
         mut rules: Rules,
         path: &str,
         body: &Arc<dyn Source>,
+        checksum: &Checksum,
         options: opendal::options::WriteOptions,
     ) -> Result<Seen> {
         let what = rules.what.clone();
         let len = body.len();
         rules.on = Operation::Write;
-        rules.body = Some(Arc::clone(body));
+        rules.body = Some((Arc::clone(body), *checksum));
         let (_, seen) =
             self.run(rules, len, async |operator| operator.write_options(path, zeros(len), options).await)?;
         // Zeros must never be taken for an object.
@@ -214,7 +218,12 @@ fn read_secret(path: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
     };
     let mut text = zeroize::Zeroizing::new(String::new());
     let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(SECRET_MAX).read_to_string(&mut text).map_err(fail)?;
+    file.take(SECRET_MAX + 1).read_to_string(&mut text).map_err(fail)?;
+    // A part of a secret is none.
+    if text.len() as u64 > SECRET_MAX {
+        let what = format!("the credentials file {}: more than {SECRET_MAX} bytes", path.display());
+        return Err(RemoteError::new(ErrorKind::NoCredentials, what));
+    }
     Ok(zeroize::Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_string()))
 }
 

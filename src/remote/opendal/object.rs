@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 use md5::{Digest, Md5};
 use opendal::Lister;
-use opendal::options::{ListOptions, WriteOptions};
+use opendal::options::{DeleteOptions, ListOptions, WriteOptions};
 
 use super::super::{
     Answer, Checksum, ErrorKind, Features, Key, LIST_MAX, Listed, Meta, Page, Put, Remote, RemoteError,
@@ -50,6 +50,9 @@ struct Listing {
     after: String,
     lister: Lister,
     call: Arc<Call>,
+    /// The last name that was passed over, and how many there were.
+    passed: String,
+    count: usize,
 }
 
 impl std::fmt::Debug for Listing {
@@ -76,6 +79,8 @@ enum Condition<'a> {
 struct Described {
     #[serde(default)]
     md5_hash: Option<String>,
+    #[serde(default)]
+    generation: Option<String>,
 }
 
 impl ObjectRemote {
@@ -130,7 +135,7 @@ impl ObjectRemote {
                 rules = rules.header(opendal::raw::Operation::Write, name, hash);
             }
         }
-        let seen = self.dal.put(rules, &self.dal.path(key.as_str()), body, options)?;
+        let seen = self.dal.put(rules, &self.dal.path(key.as_str()), body, checksum, options)?;
         let stored = match self.stored_md5(&seen) {
             Some(stored) => stored == md5,
             None => stored_checksum(self, key, body.len())? == *checksum,
@@ -139,7 +144,38 @@ impl ObjectRemote {
             return Ok(());
         }
         let text = format!("{key}: the endpoint stored other bytes than were sent");
+        // It must not stay: it has the right name and the right length.
+        let text = match self.take_back(key, &seen) {
+            Ok(()) => format!("{text}; what it stored was removed"),
+            Err(e) => format!("{text}: it is damaged there, and can't be removed ({e})"),
+        };
         Err(RemoteError::new(ErrorKind::Corrupt, text))
+    }
+
+    /// Removes what a put has just stored, and nothing that took its place.
+    fn take_back(&self, key: &Key, seen: &Seen) -> Result<()> {
+        let path = self.dal.path(key.as_str());
+        let rules = Rules::new(format!("removing {key}"), ANSWER_MAX);
+        let unknown = || RemoteError::new(ErrorKind::Unsupported, "the endpoint does not say what it stored");
+        let (rules, options) = match self.kind {
+            #[cfg(feature = "azblob")]
+            Kind::Azblob => {
+                let tag = seen.headers.get(http::header::ETAG).and_then(|tag| tag.to_str().ok());
+                let if_match = Some(tag.ok_or_else(unknown)?.to_string());
+                (rules, DeleteOptions { if_match, ..DeleteOptions::default() })
+            }
+            #[cfg(feature = "gcs")]
+            Kind::Gcs => {
+                let stored = serde_json::from_slice::<Described>(&seen.body).ok();
+                let generation = stored.and_then(|object| object.generation).ok_or_else(unknown)?;
+                if generation.is_empty() || !generation.bytes().all(|b| b.is_ascii_digit()) {
+                    return Err(unknown());
+                }
+                let query = Some(format!("ifGenerationMatch={generation}"));
+                (Rules { on: opendal::raw::Operation::Delete, query, ..rules }, DeleteOptions::default())
+            }
+        };
+        self.dal.run(rules, 0, async |operator| operator.delete_options(&path, options).await).map(|_| ())
     }
 
     /// The MD5, in base64, of what was stored, as the answer to a put tells it.
@@ -178,7 +214,8 @@ impl ObjectRemote {
             let lister = operator.lister_options(&path, options).await;
             lister.map_err(|e| explain(&what, &e, call.take_seen()))
         })?;
-        Ok(Listing { prefix: prefix.to_string(), after: after.to_string(), lister, call })
+        let (prefix, after) = (prefix.to_string(), after.to_string());
+        Ok(Listing { prefix, after, lister, call, passed: String::new(), count: 0 })
     }
 
     /// The next object; `None` at the end.
@@ -191,14 +228,21 @@ impl ObjectRemote {
                 entry.map_err(|e| explain(&what, &e, listing.call.take_seen()))
             })?;
             let Some(entry) = entry else { return Ok(None) };
-            // What consoles make to show a directory.
-            if entry.path().ends_with('/') {
-                continue;
-            }
             let Some(name) = entry.path().strip_prefix(self.dal.base.as_str()) else {
                 let text = format!("{what}: names that were not asked for");
                 return Err(RemoteError::new(ErrorKind::Corrupt, text));
             };
+            // What consoles make to show a directory. There are fewer of them than of objects, and they are in order: else
+            // they could go on for ever.
+            if entry.path().ends_with('/') {
+                listing.count += 1;
+                if listing.count > LIST_MAX || entry.path() <= listing.passed.as_str() {
+                    let text = format!("{what}: names of directories without end, or not in order");
+                    return Err(RemoteError::new(ErrorKind::Corrupt, text));
+                }
+                entry.path().clone_into(&mut listing.passed);
+                continue;
+            }
             return Ok(Some(Listed { name: name.to_string(), len: entry.metadata().content_length() }));
         }
     }
@@ -207,6 +251,10 @@ impl ObjectRemote {
 impl Remote for ObjectRemote {
     fn url(&self) -> String {
         self.dal.url.clone()
+    }
+
+    fn place(&self) -> String {
+        self.dal.place.clone()
     }
 
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {

@@ -25,10 +25,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport};
+use sha2::{Digest, Sha256};
 
 use super::super::location::{Settings, is_loopback};
 use super::super::s3::body::read_ahead;
-use super::super::{ErrorKind, PIECE, RemoteError, Result, Source};
+use super::super::{Checksum, ErrorKind, PIECE, RemoteError, Result, Source};
 use super::errors;
 
 /// Waits for a connection this long.
@@ -105,8 +106,8 @@ pub(super) struct Rules {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// What is added to the query.
     pub(super) query: Option<String>,
-    /// What is sent in the place of zeros.
-    pub(super) body: Option<Arc<dyn Source>>,
+    /// What is sent in the place of zeros, and what it has to be.
+    pub(super) body: Option<(Arc<dyn Source>, Checksum)>,
     /// What is to come back from a read.
     pub(super) range: Option<Range<u64>>,
     /// An answer that is no object has at most so many bytes.
@@ -249,10 +250,10 @@ impl Call {
                     .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{}: {e}", rules.what)))?;
             }
             // Lengths were signed: what stands for the body has to be as long.
-            if let Some(source) =
-                rules.body.as_ref().filter(|source| source.len() == placeholder.len() as u64)
+            if let Some((source, checksum)) =
+                rules.body.as_ref().filter(|(source, _)| source.len() == placeholder.len() as u64)
             {
-                body = Some(RequestBody::Source(read_ahead(source)));
+                body = Some(RequestBody::Source(Checked::new(read_ahead(source), *checksum)));
             } else if rules.body.is_some() {
                 let text = format!("{}: the request is not for all of the object", rules.what);
                 return Err(RemoteError::new(ErrorKind::Local, text));
@@ -350,7 +351,31 @@ pub(super) enum RequestBody {
     /// In memory.
     Bytes(Full<Bytes>),
     /// Read while it is sent.
-    Source(super::super::s3::body::Body),
+    Source(Checked),
+}
+
+/// A body whose last bytes are sent only when all of them are what they should be: a source may change between the time it
+/// was hashed and the time it is sent. What lacks its end is no object at any service.
+pub(super) struct Checked {
+    inner: super::super::s3::body::Body,
+    hasher: Sha256,
+    checksum: Checksum,
+}
+
+impl Checked {
+    fn new(inner: super::super::s3::body::Body, checksum: Checksum) -> Self {
+        Self { inner, hasher: Sha256::new(), checksum }
+    }
+
+    fn check(&mut self, frame: Frame<Bytes>) -> std::io::Result<Frame<Bytes>> {
+        if let Some(data) = frame.data_ref() {
+            self.hasher.update(data);
+        }
+        if self.inner.is_end_stream() && Checksum(self.hasher.finalize_reset().into()) != self.checksum {
+            return Err(std::io::Error::other("it changed while it was read"));
+        }
+        Ok(frame)
+    }
 }
 
 impl Body for RequestBody {
@@ -365,21 +390,24 @@ impl Body for RequestBody {
             Self::Bytes(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
-            Self::Source(body) => Pin::new(body).poll_frame(cx),
+            Self::Source(body) => {
+                let frame = std::task::ready!(Pin::new(&mut body.inner).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.and_then(|frame| body.check(frame))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Bytes(body) => body.is_end_stream(),
-            Self::Source(body) => body.is_end_stream(),
+            Self::Source(body) => body.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Bytes(body) => body.size_hint(),
-            Self::Source(body) => body.size_hint(),
+            Self::Source(body) => body.inner.size_hint(),
         }
     }
 }

@@ -121,7 +121,8 @@ impl WebdavRemote {
             builder = builder.username(user).password(password);
         }
         let base = if path.is_empty() { String::new() } else { format!("{path}/") };
-        let dal = Dal::new(settings, base, times, || Operator::new(builder))?;
+        let place = format!("{origin}/{base}");
+        let dal = Dal::new(settings, place, base, times, || Operator::new(builder))?;
         Ok(Self {
             dal,
             origin,
@@ -225,7 +226,7 @@ impl WebdavRemote {
             rules = rules.header(Operation::Write, IF_MATCH, tag);
         }
         let path = self.dal.path(name);
-        match self.dal.put(rules, &path, body, WriteOptions::default()) {
+        match self.dal.put(rules, &path, body, checksum, WriteOptions::default()) {
             // Somebody removed a directory.
             Err(e) if e.kind == ErrorKind::Unavailable => {
                 self.dirs.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -497,6 +498,10 @@ fn read_login(path: &Path, user: Option<&str>) -> Result<Zeroizing<String>> {
 impl Remote for WebdavRemote {
     fn url(&self) -> String {
         self.dal.url.clone()
+    }
+
+    fn place(&self) -> String {
+        self.dal.place.clone()
     }
 
     fn put_if_absent(&self, key: &Key, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<Put> {
