@@ -82,6 +82,16 @@ fn azure_credentials_of_every_kind_and_wrong_ones() {
         (Settings { credentials_file: file("no-key", "not base64!"), ..base() }, ErrorKind::Misconfigured),
         (Settings { credentials_file: file("empty", ""), ..base() }, ErrorKind::NoCredentials),
         (Settings { credentials_file: Some(open_to_all), ..base() }, ErrorKind::UnsafeFile),
+        // Of another account, or of none.
+        (Settings { account: Some("others".into()), ..connection.clone() }, ErrorKind::Misconfigured),
+        (
+            Settings { endpoint: Some("https://others.blob.core.windows.net".into()), ..base() },
+            ErrorKind::Misconfigured,
+        ),
+        (
+            Settings { credentials_file: file("none", &string.replace(KEY, "")), ..connection.clone() },
+            ErrorKind::NoCredentials,
+        ),
         (Settings { url: "azblob://no-such-box/x".into(), ..base() }, ErrorKind::Misconfigured),
         (Settings { endpoint: Some(format!("http://{closed}/{ACCOUNT}")), ..base() }, ErrorKind::Unreachable),
         (Settings { endpoint: Some("http://10.0.0.1/x".into()), ..base() }, ErrorKind::Misconfigured),
