@@ -1,8 +1,8 @@
 //! WebDAV: against a real Apache, and against servers that are slow, broken, or that lie.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Times, Verdict};
@@ -195,7 +195,6 @@ fn each_trouble_of_webdav_has_its_kind() {
         ("PUT", "301 Moved Permanently", ErrorKind::Misconfigured),
         ("LOCK", "500 Internal Server Error", ErrorKind::Unavailable),
         ("MOVE", "507 Insufficient Storage", ErrorKind::Full),
-        ("MOVE", "502 Bad Gateway", ErrorKind::Unavailable),
         ("PROPFIND", "401 Unauthorized", ErrorKind::NoCredentials),
     ] {
         let upstream = apache.port;
@@ -370,4 +369,182 @@ fn answers_that_are_wrong_or_never_come_are_no_objects() {
     assert_eq!(put(remote.as_ref(), "packs/aa/one", b"hello").unwrap_err().kind, ErrorKind::Timeout);
     assert_eq!(remote.list_page("packs/", "").unwrap_err().kind, ErrorKind::Timeout);
     assert_eq!(remote.delete(&key("packs/aa/one")).unwrap_err().kind, ErrorKind::Timeout);
+}
+
+/// What a server can do is not concluded from a request that failed.
+#[test]
+fn a_failed_question_is_no_answer() {
+    let apache = Apache::start("");
+    for (status, kind) in [
+        ("503 Service Unavailable", ErrorKind::Throttled),
+        ("403 Forbidden", ErrorKind::Denied),
+        ("302 Found", ErrorKind::Misconfigured),
+        ("404 Not Found", ErrorKind::NotFound),
+    ] {
+        let upstream = apache.port;
+        let (failed, locked) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&locked);
+        let server = Scripted::start(move |asked| {
+            if asked.method == "OPTIONS" && !failed.swap(true, Ordering::SeqCst) {
+                return Reply::new(status, "", b"");
+            }
+            seen.fetch_or(asked.method == "LOCK", Ordering::SeqCst);
+            Reply::Forward(upstream)
+        });
+        let remote = open(&at_port(&apache, server.port));
+        let name = format!("packs/aa/{}", &status[..3]);
+        assert_eq!(put(remote.as_ref(), &name, b"one").unwrap_err().kind, kind, "{status}");
+        assert_eq!(put(remote.as_ref(), &name, b"one").unwrap(), Put::Created);
+        assert!(locked.load(Ordering::SeqCst), "{status}: it has locks");
+    }
+    // Who does not know the question has none.
+    for status in ["405 Method Not Allowed", "501 Not Implemented"] {
+        let upstream = apache.port;
+        let server = Scripted::start(move |asked| match asked.method.as_str() {
+            "OPTIONS" => Reply::new(status, "DAV: 1, 2\r\n", b""),
+            "LOCK" => Reply::new("405 Method Not Allowed", "", b""),
+            _ => Reply::Forward(upstream),
+        });
+        let remote = open(&at_port(&apache, server.port));
+        let name = format!("packs/aa/{}", &status[..3]);
+        assert_eq!(put(remote.as_ref(), &name, b"one").unwrap(), Put::Created);
+    }
+}
+
+#[test]
+fn a_lock_that_ends_soon_is_of_no_use() {
+    let apache = Apache::start("");
+    for (timeout, good) in [
+        ("<D:timeout>Second-30</D:timeout>", true),
+        ("<D:timeout>Infinite</D:timeout>", true),
+        ("<D:timeout>Second-29</D:timeout>", false),
+        ("<D:timeout>soon</D:timeout>", false),
+        ("", false),
+    ] {
+        let (upstream, unlocked) = (apache.port, Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&unlocked);
+        let server = Scripted::start(move |asked| match asked.method.as_str() {
+            "LOCK" => {
+                let body =
+                    format!("<D:prop xmlns:D=\"DAV:\"><D:activelock>{timeout}</D:activelock></D:prop>");
+                Reply::new("200 OK", "Lock-Token: <opaquelocktoken:1>\r\n", body.as_bytes())
+            }
+            "UNLOCK" => {
+                seen.store(true, Ordering::SeqCst);
+                Reply::new("204 No Content", "", b"")
+            }
+            _ => Reply::Forward(upstream),
+        });
+        let remote = open(&at_port(&apache, server.port));
+        let name = format!("packs/aa/{}", timeout.len());
+        let ended = put(remote.as_ref(), &name, b"one").map_err(|e| e.kind);
+        assert_eq!(ended, if good { Ok(Put::Created) } else { Err(ErrorKind::Unsupported) }, "{timeout}");
+        assert!(unlocked.load(Ordering::SeqCst), "{timeout}");
+        assert_eq!(apache.vault().join(&name).exists(), good);
+    }
+}
+
+/// A proxy may give up while the server goes on: who unlocked then would let somebody else in between.
+#[test]
+fn a_lock_outlives_a_rename_that_may_go_on() {
+    for (status, kept) in [
+        ("502 Bad Gateway", true),
+        ("503 Service Unavailable", true),
+        ("504 Gateway Timeout", true),
+        ("403 Forbidden", false),
+        ("507 Insufficient Storage", false),
+    ] {
+        let apache = Apache::start("");
+        let upstream = apache.port;
+        let server = Scripted::start(move |asked| match asked.method.as_str() {
+            "MOVE" => Reply::new(status, "", b""),
+            _ => Reply::Forward(upstream),
+        });
+        put(open(&at_port(&apache, server.port)).as_ref(), "packs/aa/one", b"one").unwrap_err();
+        let left: Vec<String> = apache.left().into_iter().map(|name| name.into_string().unwrap()).collect();
+        let locks = left.iter().filter(|name| name.starts_with("lock-")).count();
+        assert_eq!(locks, usize::from(kept), "{status}: {left:?}");
+    }
+}
+
+/// Told to replace nothing, it replaces all the same, and says so.
+#[test]
+fn a_rename_that_replaced_something_is_looked_at() {
+    for (bytes, ends) in [(b"two", Err(ErrorKind::Conflict)), (b"one", Ok(Put::Same))] {
+        let apache = Apache::start("");
+        let (upstream, vault) = (apache.port, apache.vault());
+        let server = Scripted::start(move |asked| {
+            if asked.method == "MOVE" {
+                fs::write(vault.join("packs/aa/one"), bytes).unwrap();
+                return Reply::new("204 No Content", "", b"");
+            }
+            Reply::Forward(upstream)
+        });
+        let remote = open(&at_port(&apache, server.port));
+        assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").map_err(|e| e.kind), ends);
+        assert!(apache.left().is_empty());
+    }
+}
+
+/// Without a lock and without a tag that a condition could be made of, nothing is replaced.
+#[test]
+fn nothing_is_replaced_without_a_lock_or_a_strong_tag() {
+    for (tag, replaced) in [("W/\"1\"", false), ("", false), ("1", false), ("\"1\"", true)] {
+        let conditions: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+        let seen = Arc::clone(&conditions);
+        let server = Scripted::start(move |asked| match asked.method.as_str() {
+            "OPTIONS" => Reply::new("200 OK", "DAV: 1\r\n", b""),
+            "PROPFIND" if asked.path.ends_with('/') => Reply::new("207 Multi-Status", "", &multistatus(&[])),
+            "PROPFIND" => {
+                let tag = format!("<D:getcontentlength>5</D:getcontentlength><D:getetag>{tag}</D:getetag>");
+                let file = String::from_utf8(multistatus(&["/vault/vault.json"])).unwrap();
+                // Only the file: the collection was asked for nowhere here.
+                let file = file.replace(&collection("/vault/"), "");
+                let file = file.replace("<D:getcontentlength>5</D:getcontentlength>", &tag);
+                Reply::new("207 Multi-Status", "", file.as_bytes())
+            }
+            "GET" => Reply::new("206 Partial Content", "Content-Range: bytes 0-4/5\r\n", b"hello"),
+            "PUT" => {
+                seen.lock().unwrap().push(asked.header("if-match"));
+                Reply::new("412 Precondition Failed", "", b"")
+            }
+            _ => Reply::new("500 Internal Server Error", "", b""),
+        });
+        let remote = open(&scripted(&server));
+        let (was, body) = (remote::Checksum::of(b"hello"), remote::Bytes::source(*b"world"));
+        let error =
+            remote.replace(&key("vault.json"), &was, &body, &remote::Checksum::of(b"world")).unwrap_err();
+        let asked = conditions.lock().unwrap().clone();
+        if replaced {
+            assert_eq!((error.kind, asked), (ErrorKind::Conflict, vec![Some(tag.to_string())]), "{error}");
+        } else {
+            assert_eq!((error.kind, asked), (ErrorKind::Unsupported, vec![]), "{tag}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_vanished_is_made_again() {
+    let apache = Apache::start("");
+    let (upstream, vault) = (apache.port, apache.vault());
+    let vanished = AtomicBool::new(false);
+    let server = Scripted::start(move |asked| {
+        let puts = asked.method == "PUT" && vault.join("packs/aa/one").exists();
+        if puts && !vanished.swap(true, Ordering::SeqCst) {
+            fs::remove_dir_all(vault.join(".incoming")).unwrap();
+            return Reply::new("404 Not Found", "", b"");
+        }
+        Reply::Forward(upstream)
+    });
+    let remote = open(&at_port(&apache, server.port));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Created);
+    assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap(), Put::Created);
+}
+
+#[test]
+fn webdav_places_have_their_server() {
+    let place = |url: &str| open(&Settings { url: url.into(), ..Settings::default() }).place();
+    assert_eq!(place("webdavs://dav.example/some/vault"), "https://dav.example/some/vault/");
+    assert_eq!(place("webdav://127.0.0.1:1/vault"), "http://127.0.0.1:1/vault/");
 }

@@ -10,6 +10,7 @@
 //! Servers keep no checksums and don't say when something is durable: objects are read back, which proves that they
 //! arrived.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
@@ -44,10 +45,14 @@ const SCRATCH_SECONDS_MAX: i64 = 86_400;
 const LISTING_MAX: usize = 32 << 20;
 /// A server forgets a lock after so many seconds: its holder died, or never learned that it has it.
 const LOCK_SECONDS: u64 = 180;
-/// So long after a lock was granted nothing is done any more that relies on it.
+/// So long after a lock was granted nothing is done any more that relies on it; sooner if the server grants less than it was
+/// asked for: after a third of that.
 const LOCK_TRUSTED: Duration = Duration::from_secs(60);
-/// A lock that somebody else has is asked for again after this long.
+/// A lock that ends sooner than this is of no use.
+const LOCK_SECONDS_MIN: u64 = 30;
+/// A lock that somebody else has is asked for again after this long, and then after twice as long, up to the second.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 const LOCK_BODY: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/>\
     </D:lockscope><D:locktype><D:write/></D:locktype><D:owner>strongroom</D:owner></D:lockinfo>";
@@ -73,21 +78,43 @@ struct Held {
     token: HeaderValue,
     /// An empty file was made for it.
     made: bool,
-    /// When it was asked for.
-    since: Duration,
+    /// When it stops to be trusted.
+    until: Duration,
 }
 
-/// Since when a lock is held; `None`: there are none.
-struct Hold(Option<Duration>);
+/// What is done while a lock is held.
+struct Hold {
+    /// Until when it is good; `None`: there are no locks.
+    until: Option<Duration>,
+    /// Something was sent that relies on it.
+    used: Cell<bool>,
+}
 
 impl Hold {
-    /// Makes sure that the lock can't have come to its end.
+    fn new(until: Option<Duration>) -> Self {
+        Self { until, used: Cell::new(false) }
+    }
+
+    /// Makes sure that the lock can't have come to its end. To be called right before what relies on it.
     fn check(&self, env: &dyn Env) -> Result<()> {
-        match self.0 {
-            Some(since) if env.monotonic().saturating_sub(since) > LOCK_TRUSTED => {
-                Err(RemoteError::new(ErrorKind::Timeout, "the server took longer than its lock is good for"))
-            }
-            _ => Ok(()),
+        if self.until.is_some_and(|until| env.monotonic() > until) {
+            let text = "the server took longer than its lock is good for";
+            return Err(RemoteError::new(ErrorKind::Timeout, text));
+        }
+        self.used.set(true);
+        Ok(())
+    }
+
+    /// Whether what was sent may still be executed, although it seems to have failed: the answer may be that of a proxy, which
+    /// gave up waiting. After a failure to answer at all nobody knows whether the server can be asked.
+    fn may_go_on<T>(&self, done: &Result<T>) -> bool {
+        match done {
+            Ok(_) => false,
+            Err(e) => match e.kind {
+                ErrorKind::Timeout | ErrorKind::Unreachable => true,
+                ErrorKind::Unavailable | ErrorKind::Throttled => self.used.get(),
+                _ => false,
+            },
         }
     }
 }
@@ -189,11 +216,15 @@ impl WebdavRemote {
         }
         let what = "asking what the server can do";
         let answer = self.ask(what, "OPTIONS", &self.dal.base, &[], "")?;
-        if answer.status() == http::StatusCode::UNAUTHORIZED {
-            return Err(errors::of_answer(what, answer.status(), answer.headers(), answer.body()));
+        let status = answer.status();
+        // What failed says nothing; a server that does not know the question has nothing beyond what it must have.
+        let unknown =
+            matches!(status, http::StatusCode::METHOD_NOT_ALLOWED | http::StatusCode::NOT_IMPLEMENTED);
+        if !status.is_success() && !unknown {
+            return Err(errors::of_answer(what, status, answer.headers(), answer.body()));
         }
         let classes = answer.headers().get_all("dav").iter().filter_map(|value| value.to_str().ok());
-        let locks = classes.flat_map(|value| value.split(',')).any(|class| class.trim() == "2");
+        let locks = !unknown && classes.flat_map(|value| value.split(',')).any(|class| class.trim() == "2");
         if !locks {
             tracing::warn!(url = %self.dal.url, "the server has no locks");
         }
@@ -226,14 +257,9 @@ impl WebdavRemote {
             rules = rules.header(Operation::Write, IF_MATCH, tag);
         }
         let path = self.dal.path(name);
-        match self.dal.put(rules, &path, body, checksum, WriteOptions::default()) {
-            // Somebody removed a directory.
-            Err(e) if e.kind == ErrorKind::Unavailable => {
-                self.dirs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                return Err(e);
-            }
-            other => other?,
-        };
+        self.dal
+            .put(rules, &path, body, checksum, WriteOptions::default())
+            .inspect_err(|error| self.forget_dirs_after(error))?;
         let there = self.dal.stat(what.clone(), &path)?;
         let wrong = || RemoteError::new(ErrorKind::Corrupt, "the server stored other bytes than were sent");
         if !there.is_file() || there.content_length() != body.len() {
@@ -328,14 +354,15 @@ impl WebdavRemote {
     /// Does something while nobody else who asks for the same lock does.
     fn while_locked<T>(&self, key: &Key, act: impl FnOnce(&Hold) -> Result<T>) -> Result<T> {
         if !self.has_locks()? {
-            return act(&Hold(None));
+            return act(&Hold::new(None));
         }
         let name = format!("{SCRATCH}/{}", lock_name(key));
         self.make_dirs(&name)?;
         let held = self.lock(key, &name)?;
-        let done = act(&Hold(Some(held.since)));
-        // After a failure to answer the lock is left to its end; it is for this name only.
-        if !matches!(&done, Err(e) if matches!(e.kind, ErrorKind::Timeout | ErrorKind::Unreachable))
+        let hold = Hold::new(Some(held.until));
+        let done = act(&hold);
+        // Else the lock is left to its end; it is for this name only.
+        if !hold.may_go_on(&done)
             && let Err(error) = self.unlock(&held)
         {
             tracing::debug!(%key, %error, "a lock stays until it ends");
@@ -351,6 +378,7 @@ impl WebdavRemote {
             ("timeout", HeaderValue::try_from(format!("Second-{LOCK_SECONDS}")).expect("letters and digits")),
         ];
         let start = self.env.monotonic();
+        let mut pause = LOCK_PAUSE;
         loop {
             let since = self.env.monotonic();
             let answer = self.ask(&what, "LOCK", &path, &headers, LOCK_BODY)?;
@@ -360,12 +388,25 @@ impl WebdavRemote {
                 let token = answer.headers().get("lock-token").cloned();
                 let token = token
                     .filter(|token| token.as_bytes().starts_with(b"<") && token.as_bytes().ends_with(b">"));
-                return match token {
-                    Some(token) => Ok(Held { path, token, made, since }),
-                    None => {
-                        Err(RemoteError::new(ErrorKind::Corrupt, format!("{what}: a lock without a token")))
-                    }
+                let Some(token) = token else {
+                    let text = format!("{what}: a lock without a token");
+                    return Err(RemoteError::new(ErrorKind::Corrupt, text));
                 };
+                // Servers may grant less than they were asked for.
+                let granted = granted_seconds(answer.body());
+                let trusted = Duration::from_secs(granted.unwrap_or(0) / 3).min(LOCK_TRUSTED);
+                let held = Held { path, token, made, until: since.saturating_add(trusted) };
+                if granted.is_some_and(|seconds| seconds >= LOCK_SECONDS_MIN) {
+                    return Ok(held);
+                }
+                if let Err(error) = self.unlock(&held) {
+                    tracing::debug!(%key, %error, "a lock stays until it ends");
+                }
+                let text = match granted {
+                    Some(seconds) => format!("the server's lock is good for {seconds} seconds only"),
+                    None => "the server does not say how long its lock is good for".into(),
+                };
+                return Err(RemoteError::new(ErrorKind::Unsupported, format!("{what}: {text}")));
             }
             let error = errors::of_answer(&what, status, answer.headers(), answer.body());
             if status != http::StatusCode::LOCKED {
@@ -376,7 +417,8 @@ impl WebdavRemote {
                 return Err(RemoteError::new(ErrorKind::Unavailable, text));
             }
             // Whoever has it only renames a file.
-            std::thread::sleep(LOCK_PAUSE);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOCK_PAUSE_MAX);
         }
     }
 
@@ -408,23 +450,35 @@ impl WebdavRemote {
                 Err(e) if e.kind == ErrorKind::NotFound => {}
                 other => return other.map(|_| false),
             }
-            let (from, to) = (self.dal.path(scratch), self.dal.path(key.as_str()));
-            let rules = Rules::new(format!("naming {key}"), ANSWER_MAX).header(
-                Operation::Rename,
-                HeaderName::from_static("overwrite"),
-                HeaderValue::from_static("F"),
-            );
+            let what = format!("naming {key}");
+            let to = opendal::raw::percent_encode_path(&self.dal.path(key.as_str()));
+            let to = HeaderValue::try_from(format!("{}/{to}", self.origin))
+                .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{what}: {e}")))?;
+            let headers = [("destination", to), ("overwrite", HeaderValue::from_static("F"))];
             hold.check(self.env.as_ref())?;
-            match self.dal.run(rules, 0, async |operator| operator.rename(&from, &to).await) {
-                Ok((_, seen)) if seen.applied == 1 => Ok(true),
-                Ok(_) => {
-                    let text = format!("{key}: it was not renamed as it should be");
-                    Err(RemoteError::new(ErrorKind::Corrupt, text))
+            let answer = self.ask(&what, "MOVE", &self.dal.path(scratch), &headers, "")?;
+            match answer.status() {
+                http::StatusCode::CREATED => return Ok(true),
+                // It was free a moment ago, and something was replaced, or so it says: whose bytes have the name is looked at.
+                http::StatusCode::OK | http::StatusCode::NO_CONTENT => return Ok(false),
+                http::StatusCode::PRECONDITION_FAILED => return Ok(false),
+                status if status.is_success() => {
+                    let text = format!("{key}: it was not renamed as it should be ({})", status.as_u16());
+                    return Err(RemoteError::new(ErrorKind::Corrupt, text));
                 }
-                Err(e) if e.kind == ErrorKind::Conflict => Ok(false),
-                Err(e) => Err(e),
+                _ => {}
             }
+            let error = errors::of_answer(&what, answer.status(), answer.headers(), answer.body());
+            self.forget_dirs_after(&error);
+            Err(error)
         })
+    }
+
+    /// Somebody may have removed a directory: that is 409, or 404 at some servers.
+    fn forget_dirs_after(&self, error: &RemoteError) {
+        if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::NotFound) {
+            self.dirs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     fn meta(&self, key: &Key) -> Result<Meta> {
@@ -462,6 +516,24 @@ impl WebdavRemote {
             false => Answer::No("the server gives one lock to several clients at a time".into()),
         })
     }
+}
+
+/// How many seconds a lock is good for, as the answer to LOCK tells it (`<timeout>Second-180</timeout>`, in any namespace);
+/// `None`: it does not.
+fn granted_seconds(answer: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(answer);
+    let mut elements = text.split('<').filter_map(|element| element.split_once('>'));
+    let (_, value) = elements.find(|(name, _)| {
+        let name = name.split_ascii_whitespace().next().unwrap_or("");
+        name.rsplit(':').next().is_some_and(|name| name.eq_ignore_ascii_case("timeout"))
+    })?;
+    // Several may be there, the one first that counts.
+    let value = value.split(',').next().unwrap_or("").trim();
+    if value.eq_ignore_ascii_case("infinite") {
+        return Some(u64::MAX);
+    }
+    let (start, seconds) = value.split_once('-')?;
+    start.eq_ignore_ascii_case("second").then(|| seconds.parse().ok())?
 }
 
 /// The name that a lock is on, in place of the name that it stands for.
@@ -535,9 +607,16 @@ impl Remote for WebdavRemote {
             if stored_checksum(self, key, there.content_length())? != *was {
                 return Err(conflict(key));
             }
-            hold.check(self.env.as_ref())?;
             // A weak tag matches nothing.
-            let tag = there.etag().filter(|tag| tag.starts_with('"'));
+            let tag = there.etag().filter(|tag| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'));
+            let tag = tag.filter(|tag| HeaderValue::from_str(tag).is_ok());
+            if tag.is_none() && hold.until.is_none() {
+                let text = format!(
+                    "{key}: the server has neither locks nor strong ETags: it can't be replaced safely"
+                );
+                return Err(RemoteError::new(ErrorKind::Unsupported, text));
+            }
+            hold.check(self.env.as_ref())?;
             self.send(key.as_str(), body, checksum, tag).map_err(|e| match e.kind {
                 ErrorKind::Conflict => conflict(key),
                 _ => e.context(key.as_str()),
@@ -588,5 +667,29 @@ impl Tree for WebdavRemote {
             Entry { name, is_dir, len: if is_dir { 0 } else { meta.content_length() } }
         });
         Ok(entries.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lock_is_good_for() {
+        for (text, seconds) in [
+            ("<D:timeout>Second-180</D:timeout>", Some(180)),
+            ("<?xml version=\"1.0\"?><a:x><timeout xmlns=\"DAV:\">\n second-29 </timeout></a:x>", Some(29)),
+            ("<D:timeout>Infinite, Second-4100000000</D:timeout>", Some(u64::MAX)),
+            ("<D:timeout>Second-99999999999999999999999</D:timeout>", None),
+            ("<D:timeout>Second--1</D:timeout>", None),
+            ("<D:timeout>180</D:timeout>", None),
+            ("<D:timeout/>", None),
+            ("<D:timeouts>Second-180</D:timeouts>", None),
+            ("", None),
+            ("<<<>>>", None),
+        ] {
+            assert_eq!(granted_seconds(text.as_bytes()), seconds, "{text}");
+        }
+        assert_eq!(granted_seconds(&[0xff, b'<', 0xff]), None);
     }
 }
