@@ -43,6 +43,12 @@ impl ObjectRemote {
             ),
             None => None,
         };
+        // What was chosen for this remote may lack a name, but not more than that.
+        let known = known.filter(|_| match &secret {
+            None => true,
+            Some(Secret::Connection { .. }) => false,
+            Some(_) => settings.endpoint.as_deref().and_then(account_of_host).is_none(),
+        });
         let named = match &secret {
             Some(Secret::Connection { account, .. }) => account.as_deref(),
             _ => None,
@@ -73,7 +79,7 @@ impl ObjectRemote {
         };
         let endpoint = endpoint.trim_end_matches('/').to_string();
         if let (Some(account), Some(host)) = (account, account_of_host(&endpoint))
-            && account != host
+            && !account.eq_ignore_ascii_case(&host)
         {
             let text = format!("the account is {account}, but the endpoint {endpoint} is of {host}");
             return Err(wrong(ErrorKind::Misconfigured, text));
