@@ -16,6 +16,7 @@ mod transport;
 mod webdav;
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,7 +94,7 @@ impl Dal {
     /// Waits, but not for ever: `bytes` go over the wire in one direction or the other.
     fn wait<T>(&self, what: &str, bytes: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
         let limit = self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1));
-        self.runtime.block_on(async {
+        let waiting = async {
             match tokio::time::timeout(limit, call).await {
                 Ok(done) => done,
                 Err(_) => {
@@ -101,6 +102,11 @@ impl Dal {
                     Err(RemoteError::new(ErrorKind::Timeout, text))
                 }
             }
+        };
+        // OpenDAL asserts that what it is told of an object (name, tags, metadata) has at most 64 KiB, which the endpoint decides.
+        catch_unwind(AssertUnwindSafe(|| self.runtime.block_on(waiting))).unwrap_or_else(|_| {
+            let text = format!("{what}: the endpoint's answer makes no sense (it can't be held)");
+            Err(RemoteError::new(ErrorKind::Corrupt, text))
         })
     }
 
