@@ -63,7 +63,9 @@ fn each_remote_is_shown_as_it_was_left() {
     world.cli(&["ship", world.vault(), "--to", "usb", "--verify"]).fails(25);
     let (code, usb) = remote(&world, "usb");
     assert_eq!((code, &usb["is_alarm"], &usb["complete"]), (25, &true.into(), &2.into()), "{usb}");
-    assert!(usb["damaged_there"] == 1 && usb["verified"].is_string() && usb["wrong"] == serde_json::json!([]));
+    assert!(
+        usb["damaged_there"] == 1 && usb["verified"].is_string() && usb["wrong"] == serde_json::json!([])
+    );
     assert!(remote(&world, "away").1["error"].is_string(), "one hides nothing of another");
     let said = world.cli(&["status", world.vault()]);
     for text in [
