@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::FormatError;
 use super::ids::{VaultId, hex_array};
 
+/// The header's first copy.
+pub const HEADER_PATH: &str = "vault.json";
+/// Its second copy.
+pub const HEADER_BACKUP_PATH: &str = "vault.json.bak";
 /// The largest header file, in bytes.
 pub const HEADER_LEN_MAX: usize = 256 << 10;
 /// The version of the format that this program writes and reads.

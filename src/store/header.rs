@@ -4,13 +4,10 @@ use std::io;
 
 use crate::crypto::{RootSecret, header_mac};
 use crate::disk::Disk;
+pub use crate::format::header::{HEADER_BACKUP_PATH, HEADER_PATH};
 use crate::format::{FormatError, Header, ParsedHeader};
 use crate::store::error::{Result, StoreError};
 
-/// The header's first copy.
-pub const HEADER_PATH: &str = "vault.json";
-/// Its second copy.
-pub const HEADER_BACKUP_PATH: &str = "vault.json.bak";
 /// HDR: the largest header that is read.
 pub const HEADER_BYTES_MAX: u64 = 256 << 10;
 

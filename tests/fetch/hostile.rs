@@ -319,7 +319,8 @@ fn a_remote_that_is_lost_ends_a_restore() {
         let restored = fs::read(world.sandbox.path("out").join(name));
         assert!(restored.is_err() || restored.unwrap() == fs::read(world.source(name)).unwrap(), "{name}");
     }
-    assert!(world.sandbox.path("out/dir/one").exists() && !world.sandbox.path("out/dir/two").exists());
+    // What came before the loss depends on who was faster; this one never came.
+    assert!(!world.sandbox.path("out/dir/two").exists());
     // It is back, and what was said makes all of it right: links, and times of directories.
     server.calm();
     world.from(&["restore"], &flags, &[&rest[..3], &["--overwrite"]].concat()).ok();

@@ -31,7 +31,7 @@ use super::body::BoundResponse;
 use super::errors::classify;
 use super::{PAGE, RESPONSE_MAX, S3Remote};
 use crate::format::Header;
-use crate::store::header::HEADER_PATH;
+use crate::format::header::HEADER_PATH;
 
 /// Pages that are read without coming to the end of a name that has a version: 2^26 versions or delete markers. They take
 /// time, and no memory.
