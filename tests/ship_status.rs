@@ -13,7 +13,7 @@ fn remote(world: &World, name: &str) -> (i32, Value) {
     let status: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
     let remotes = status["remotes"].as_array().unwrap();
     assert!(
-        remotes.iter().all(|remote| remote.as_object().unwrap().len() == 10),
+        remotes.iter().all(|remote| remote.as_object().unwrap().len() == 12),
         "all members, always: {status}"
     );
     (done.code, remotes.iter().find(|remote| remote["name"] == name).unwrap().clone())

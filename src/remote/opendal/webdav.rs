@@ -2,7 +2,9 @@
 //!
 //! Servers look whether a name is free and then write: nothing that HTTP says makes the two one (neither `If-None-Match` nor
 //! `Overwrite: F`, which Apache looks at first and then renames). So an object is written under a scratch name, read back,
-//! and renamed while this process holds an exclusive lock that stands for its name; servers do grant locks one at a time.
+//! and renamed while this process holds an exclusive lock that stands for its name. Servers grant locks one at a time; but
+//! Apache with a threaded MPM was seen to grant one twice to requests of the same moment, so two *machines* that give one
+//! name at the same moment are kept apart almost always, not always (names are hashes, but for the header's).
 //! The lock is on a name of its own in `.incoming/`, since a lock on a name that is free makes an empty file there on many
 //! servers. Where a server has no locks (its `DAV:` header has no class 2), the rename alone has to do, and
 //! [`Remote::features`] says so.
@@ -70,6 +72,9 @@ pub struct WebdavRemote {
     /// Directories that are there.
     dirs: Mutex<BTreeSet<String>>,
     swept: Mutex<bool>,
+    /// One name is given at a time: a server whose locks are kept by threads may grant one twice at the same moment (Apache's
+    /// lock database knows processes only), and most of those who ask at the same moment are threads of ours.
+    naming: Mutex<()>,
 }
 
 /// A lock that this process holds.
@@ -159,6 +164,7 @@ impl WebdavRemote {
             locks: OnceLock::new(),
             dirs: Mutex::default(),
             swept: Mutex::default(),
+            naming: Mutex::default(),
         })
     }
 
@@ -358,6 +364,7 @@ impl WebdavRemote {
         }
         let name = format!("{SCRATCH}/{}", lock_name(key));
         self.make_dirs(&name)?;
+        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.lock(key, &name)?;
         let hold = Hold::new(Some(held.until));
         let done = act(&hold);
