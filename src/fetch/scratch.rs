@@ -71,9 +71,10 @@ impl Scratch {
 
     /// Keeps bytes.
     pub(super) fn put(&self, bytes: Vec<u8>) -> io::Result<Slot> {
-        let len = bytes.len() as u64;
+        // What it takes, which may be more than what is in it; the same is given back.
+        let room = bytes.capacity() as u64;
         let taken =
-            self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(len));
+            self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(room));
         if taken.is_ok() {
             return Ok(Slot::Memory(Arc::new(Memory { bytes, left: Arc::clone(&self.memory) })));
         }
@@ -188,6 +189,18 @@ mod tests {
         scratch.free(&slots.remove(0)).unwrap();
         assert!(!in_memory(&scratch.put(vec![9; 1000]).unwrap()), "somebody still reads it");
         drop(reader);
-        assert!(in_memory(&scratch.put(vec![9; 1000]).unwrap()));
+        let back = scratch.put(vec![9; 1000]).unwrap();
+        assert!(in_memory(&back));
+        // Room that nothing is in counts, and no more is given back than was taken.
+        drop((back, slots));
+        let left = || scratch.memory.load(Ordering::Relaxed);
+        assert_eq!(left(), 3000);
+        let mut roomy = Vec::with_capacity(2500);
+        roomy.push(1);
+        let roomy = scratch.put(roomy).unwrap();
+        assert!(in_memory(&roomy) && left() == 500);
+        assert!(!in_memory(&scratch.put(vec![9; 1000]).unwrap()));
+        drop(roomy);
+        assert_eq!(left(), 3000);
     }
 }
