@@ -203,6 +203,44 @@ fn queued_chunks_are_all_stored_and_the_queue_is_bounded() {
     }
 }
 
+/// A long queue has chunks compressed fast, unless most of what came lately was known: then few of those in it are new.
+#[test]
+fn what_is_new_in_known_data_is_compressed_as_configured() {
+    let content = prose("new", 1 << 20);
+    let alone = |effort| {
+        let (_, disk) = sim();
+        let store = Vault::new(1).create(disk, quiet(64 << 20));
+        store.packs.put(PackKind::Data, &content, effort).unwrap();
+        store.packs.stats().stored_bytes
+    };
+    let queued = |lately: &dyn Fn(usize) -> Vec<u8>| {
+        let (_, disk) = sim();
+        let store = Vault::new(1).create(disk, EngineConfig { workers: 1, ..threaded(64 << 20) });
+        let small = [7; 100];
+        store.packs.put(PackKind::Data, &small, Effort::Thorough).unwrap();
+        for n in 0..24 {
+            store.packs.put(PackKind::Data, &lately(n), Effort::Thorough).unwrap();
+        }
+        let before = store.packs.stats().stored_bytes;
+        let (send, receive) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        // The only worker is held until all of them wait behind the one that counts.
+        store.packs.submit(small.to_vec(), Effort::Thorough, Box::new(move |_| wait.recv().unwrap()));
+        for chunk in [&content[..], &small, &small, &small] {
+            let send = send.clone();
+            store.packs.submit(chunk.to_vec(), Effort::Thorough, Box::new(move |id| send.send(id).unwrap()));
+        }
+        go.send(()).unwrap();
+        drop(send);
+        assert_eq!(receive.iter().map(|id| id.unwrap()).count(), 4);
+        store.packs.stats().stored_bytes - before
+    };
+    let (fast, thorough) = (alone(Effort::Fast), alone(Effort::Thorough));
+    assert!(thorough < fast);
+    assert_eq!(queued(&|n| noise(&n.to_string(), 1 << 20)), fast);
+    assert_eq!(queued(&|_| noise("the same", 1 << 20)), thorough);
+}
+
 #[test]
 fn a_panicking_callback_poisons_and_does_not_hang() {
     let (_, disk) = sim();
