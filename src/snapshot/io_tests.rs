@@ -418,6 +418,38 @@ fn what_happens_elsewhere_leaves_a_directory_as_it_was_written() {
     assert!(names.iter().all(|name| at(&rig, &report, name).atime.secs == 1_000_000_000));
 }
 
+/// What a changed file costs the next day does not grow with what its neighbours hold.
+#[test]
+fn short_files_are_not_stored_again_with_their_directory() {
+    let content = |n: u64, day: u64| noise(n + 1000 * day, 1500);
+    let cost = |rig: &Rig, store: &mut dyn FnMut()| {
+        let before = rig.engine.packs.stats().plain_bytes;
+        store();
+        rig.engine.packs.stats().plain_bytes - before
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..60 {
+        std::fs::write(dir.path().join(n.to_string()), content(n, 0)).unwrap();
+    }
+    let rig = Rig::new(37);
+    let source = || bring_in(&rig, &[dir.path().into()], &ImportOpts::default());
+    assert!(cost(&rig, &mut || drop(source())) > 60 * 1500);
+    std::fs::write(dir.path().join("5"), content(5, 1)).unwrap();
+    let second = cost(&rig, &mut || drop(source()));
+    assert!((1500..20_000).contains(&second), "{second}");
+    // The working tree keeps them in its rows, its snapshots don't.
+    let rig = Rig::new(38);
+    let tree = rig.tree();
+    for n in 0..60 {
+        tree.write(&n.to_string(), &content(n, 0), 4096).unwrap();
+    }
+    let mut snap = || assert!(create(&rig.engine, &Idle, &SnapshotOpts::default()).unwrap().is_some());
+    assert!(cost(&rig, &mut snap) > 60 * 1500);
+    tree.write("5", &content(5, 1), 4096).unwrap();
+    let second = cost(&rig, &mut snap);
+    assert!((1500..20_000).contains(&second), "{second}");
+}
+
 /// A mount that fails, or is only looked at, must not put an empty snapshot before what was imported.
 #[test]
 fn a_working_tree_that_was_never_used_makes_no_snapshot_after_an_import() {
