@@ -545,6 +545,39 @@ fn a_directory_that_vanished_is_made_again() {
     assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap(), Put::Created);
 }
 
+/// Two that make the same directory at the same moment: Apache looks whether it is there, and its mkdir fails.
+#[test]
+fn a_directory_that_somebody_else_makes_at_the_same_moment_is_there() {
+    let apache = Arc::new(Apache::start(""));
+    let other = Arc::clone(&apache);
+    let server = Scripted::start(move |asked| {
+        if asked.method != "MKCOL" {
+            return Reply::Forward(other.port);
+        }
+        if !asked.path.contains("denied") {
+            assert_eq!(other.ask("MKCOL", &asked.path, "", "").0, 201);
+        }
+        Reply::new("403 Forbidden", "", b"")
+    });
+    let remote = open(&at_port(&apache, server.port));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Created);
+    assert_eq!(put(remote.as_ref(), "packs/denied/one", b"one").unwrap_err().kind, ErrorKind::Denied);
+    // And for real.
+    let start = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (remote, start) = (open(&settings(&apache)), &start);
+            scope.spawn(move || {
+                for dir in 0..25 {
+                    start.wait();
+                    put(remote.as_ref(), &format!("packs/{dir}/{n}"), b"one").unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(names(remote.as_ref(), "").len(), 101);
+}
+
 #[test]
 fn webdav_places_have_their_server() {
     let place = |url: &str| open(&Settings { url: url.into(), ..Settings::default() }).place();

@@ -246,13 +246,20 @@ impl WebdavRemote {
             }
             let what = format!("making the directory {dir}");
             let answer = self.ask(&what, "MKCOL", &self.dal.path(&format!("{dir}/")), &[], "")?;
-            // 405: there is something of this name already.
-            if !answer.status().is_success() && answer.status() != http::StatusCode::METHOD_NOT_ALLOWED {
+            // 405: there is something of this name already. Whom somebody else was ahead of by a moment gets another answer:
+            // 403 from Apache, which looks first, and then its mkdir fails.
+            let there = answer.status().is_success() || answer.status() == http::StatusCode::METHOD_NOT_ALLOWED;
+            if !there && !self.is_collection(&what, dir) {
                 return Err(errors::of_answer(&what, answer.status(), answer.headers(), answer.body()));
             }
             self.dirs.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_string());
         }
         Ok(())
+    }
+
+    /// Whether a directory is there for sure.
+    fn is_collection(&self, what: &str, dir: &str) -> bool {
+        self.dal.stat(what.to_string(), &self.dal.path(&format!("{dir}/"))).is_ok_and(|there| there.is_dir())
     }
 
     /// Sends a body to a name and reads it back.
