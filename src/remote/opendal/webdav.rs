@@ -248,7 +248,8 @@ impl WebdavRemote {
             let answer = self.ask(&what, "MKCOL", &self.dal.path(&format!("{dir}/")), &[], "")?;
             // 405: there is something of this name already. Whom somebody else was ahead of by a moment gets another answer:
             // 403 from Apache, which looks first, and then its mkdir fails.
-            let there = answer.status().is_success() || answer.status() == http::StatusCode::METHOD_NOT_ALLOWED;
+            let there =
+                answer.status().is_success() || answer.status() == http::StatusCode::METHOD_NOT_ALLOWED;
             if !there && !self.is_collection(&what, dir) {
                 return Err(errors::of_answer(&what, answer.status(), answer.headers(), answer.body()));
             }
