@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::packs::RemotePacks;
 use crate::format::{ChunkId, Content, Entry, FileType, PackKind, PackName};
@@ -36,6 +37,9 @@ const LOST: u32 = 256;
 /// A window that the reader has passed is given up when so many chunks were asked for since one of it was: several threads
 /// read, and one may be in the middle of a large file for long.
 const STALE: u64 = 1024;
+/// A reader that has come to the end of what is planned waits so long for the next window, instead of asking for one chunk
+/// after the other; once a window.
+const PLAN_PATIENCE: Duration = Duration::from_secs(5);
 /// Chunks of windows that were read which are remembered.
 const PAST_MAX: usize = 1 << 20;
 
@@ -57,7 +61,7 @@ impl std::fmt::Debug for Ahead {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// The reader has come further, the first window was planned, or it is over.
+    /// The reader has come further, a window was planned, or it is over.
     moved: Condvar,
 }
 
@@ -71,8 +75,14 @@ struct State {
     plans: Vec<Plan>,
     /// Chunks that were asked for.
     asks: u64,
-    /// Windows that were planned.
+    /// Windows that were planned, ...
     planned: u64,
+    /// ... and of so many the ranges were asked for.
+    placed: u64,
+    /// A reader waited in vain when so many were placed.
+    in_vain: Option<u64>,
+    /// No more will be planned.
+    done: bool,
     /// Where the reader is: it has asked for a chunk of this window.
     reading: u64,
     /// Chunks in a row that no window has.
@@ -92,6 +102,24 @@ struct Plan {
     left: bool,
 }
 
+impl State {
+    /// The reader is so near that the next window is being planned, without waiting for anything but the remote.
+    fn is_planning(&self) -> bool {
+        !self.done && self.reading + 1 >= self.planned
+    }
+
+    /// Whether a chunk's window will be there soon, and the chunk with it as likely as not.
+    fn may_come(&self, id: &ChunkId) -> bool {
+        if self.stop || self.in_vain == Some(self.placed) {
+            return false;
+        }
+        match self.chunks.get(id) {
+            Some(window) => *window >= self.placed,
+            None => self.is_planning() && !self.past.contains(&short(id)),
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Consistent between statements.
@@ -101,6 +129,15 @@ impl Shared {
     /// The reader wants a chunk.
     fn asked(&self, id: &ChunkId) {
         let mut guard = self.lock();
+        // Asked for one by one, what a window is about to ask for in large pieces would be many requests.
+        let until = Instant::now() + PLAN_PATIENCE;
+        while guard.may_come(id) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                guard.in_vain = Some(guard.placed);
+            }
+            guard = self.moved.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
         let state = &mut *guard;
         let before = state.reading;
         state.asks += 1;
@@ -208,7 +245,7 @@ struct Ends(Arc<Shared>);
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.0.set(|state| state.started = true);
+        self.0.set(|state| (state.started, state.placed, state.done) = (true, state.planned, true));
     }
 }
 
@@ -322,7 +359,7 @@ impl Run<'_> {
         for (pack, range) in &ranges {
             disk.plan(pack, range.clone());
         }
-        self.shared.set(|state| state.started = true);
+        self.shared.set(|state| (state.started, state.placed) = (true, state.planned));
         if self.shared.lock().stop {
             // It ended while this was planned.
             disk.unplan(&ranges);
@@ -403,6 +440,13 @@ mod tests {
         numbers.map(|n| ChunkId([n; 32])).collect()
     }
 
+    /// Plans a window, as the thread does.
+    fn window(shared: &Shared, ids: &[ChunkId], ranges: &Ranges) -> Option<Vec<Ranges>> {
+        let left = shared.wait_for_reader(ids, ranges);
+        shared.set(|state| state.placed = state.planned);
+        left
+    }
+
     /// Files share chunks: one that comes again later is not taken for a sign that the reader is there.
     #[test]
     fn a_chunk_belongs_to_the_window_that_has_it_first() {
@@ -412,19 +456,19 @@ mod tests {
             shared.asked(&ChunkId([n; 32]));
             shared.lock().reading
         };
-        assert_eq!(shared.wait_for_reader(&ids(1..=9), &plan(0)), Some(Vec::new()));
-        assert_eq!(shared.wait_for_reader(&ids(5..=20), &plan(1)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(5..=20), &plan(1)), Some(Vec::new()));
         assert_eq!((ask(5), ask(9), ask(10)), (0, 0, 1));
-        assert_eq!(shared.wait_for_reader(&ids(21..=23), &plan(2)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(21..=23), &plan(2)), Some(Vec::new()));
         assert_eq!(ask(21), 2);
         // Somebody may still read the first ones ...
-        assert_eq!(shared.wait_for_reader(&ids(30..=30), &plan(3)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(30..=30), &plan(3)), Some(Vec::new()));
         assert_eq!((ask(30), ask(6)), (3, 3));
         // ... but not after so long.
         for _ in 0..=STALE {
             ask(22);
         }
-        assert_eq!(shared.wait_for_reader(&ids(40..=40), &plan(4)), Some(vec![plan(0), plan(1)]));
+        assert_eq!(window(&shared, &ids(40..=40), &plan(4)), Some(vec![plan(0), plan(1)]));
         // What was read before is no strange chunk, however often it comes again.
         for _ in 0..LOST * 2 {
             assert_eq!(ask(7), 3);
@@ -434,9 +478,9 @@ mod tests {
             ask(200);
         }
         assert_eq!(shared.lock().reading, 5);
-        assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(5)), Some(vec![plan(2), plan(3), plan(4)]));
+        assert_eq!(window(&shared, &ids(50..=50), &plan(5)), Some(vec![plan(2), plan(3), plan(4)]));
         shared.set(|state| state.stop = true);
-        assert_eq!(shared.wait_for_reader(&ids(50..=50), &plan(6)), None);
+        assert_eq!(window(&shared, &ids(50..=50), &plan(6)), None);
     }
 
     /// A reader can't be seen to be in a window whose chunks are all of earlier ones: nothing waits for that.
@@ -445,15 +489,43 @@ mod tests {
         let shared = Shared::default();
         let plan = |n: u8| vec![at(n, 0..10)];
         assert!(shared.is_news(&ids(1..=9)) && !shared.is_news(&[]));
-        assert_eq!(shared.wait_for_reader(&ids(1..=9), &plan(0)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
         assert!(!shared.is_news(&ids(3..=9)) && shared.is_news(&ids(3..=10)));
-        assert_eq!(shared.wait_for_reader(&ids(10..=20), &plan(1)), Some(Vec::new()));
+        assert_eq!(window(&shared, &ids(10..=20), &plan(1)), Some(Vec::new()));
         assert!(!shared.is_news(&ids(5..=15)));
         // What a reader who went elsewhere has left is given up soon.
         for _ in 0..LOST {
             shared.asked(&ChunkId([200; 32]));
         }
         assert!(shared.is_news(&ids(5..=15)));
+    }
+
+    /// A reader at the end of what is planned lets the next window be planned, and asks for nothing by itself before that.
+    #[test]
+    fn a_reader_does_not_overtake_the_plan() {
+        let shared = Shared::default();
+        let plan = |n: u8| vec![at(n, 0..10)];
+        let ask = |n: u8| shared.asked(&ChunkId([n; 32]));
+        assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| [1, 10, 20, 30].map(ask));
+            assert_eq!(window(&shared, &ids(10..=19), &plan(1)), Some(Vec::new()));
+            // It was asked for when it is known, and not when it is placed.
+            assert_eq!(shared.wait_for_reader(&ids(20..=29), &plan(2)), Some(Vec::new()));
+            let state = shared.lock();
+            assert!(state.asks == 2 && state.may_come(&ChunkId([20; 32])), "{}", state.asks);
+            drop(state);
+            shared.set(|state| state.placed = 3);
+            assert_eq!(window(&shared, &ids(30..=39), &plan(3)), Some(Vec::new()));
+            reader.join().unwrap();
+        });
+        let state = shared.lock();
+        assert_eq!((state.asks, state.reading, state.strange, state.in_vain), (4, 3, 0, None));
+        // What was planned long ago, or by nobody, is not waited for.
+        assert!(!state.may_come(&ChunkId([1; 32])) && state.may_come(&ChunkId([200; 32])));
+        drop(state);
+        shared.set(|state| state.done = true);
+        assert!(!shared.lock().may_come(&ChunkId([200; 32])));
     }
 
     /// Whoever waits for the first window does not wait for ever, whatever happens to the thread that plans it.
@@ -467,5 +539,7 @@ mod tests {
         });
         assert!(thread.join().is_err());
         assert!(shared.lock().started);
+        shared.asked(&ChunkId([1; 32]));
+        assert_eq!(shared.lock().in_vain, None);
     }
 }
