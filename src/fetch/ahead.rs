@@ -6,6 +6,7 @@
 //! more: what is fetched has to stay in the cache until it is read.
 //!
 //! This is advice. What was not fetched ahead, for whatever reason, is fetched when it is read, and errors are told then.
+//! When the remote is lost it ends: each question would be waited for.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -307,7 +308,7 @@ fn run(packs: &Arc<RemotePacks>, entry: &Entry, shared: &Shared) -> Result<()> {
             shared.set(|state| state.started = true);
         }
         // A directory that can't be read: the reader will say so.
-        let Ok(item) = item else { continue };
+        let Some(item) = unless_lost(packs, item.map_err(|failed| failed.source))? else { continue };
         let again = item.entry.nlink > 1 && !linked.insert(item.entry.ino);
         if item.entry.kind == FileType::File && !again && !run.file(&reader, &item.entry)? {
             return Ok(());
@@ -323,12 +324,10 @@ impl Run<'_> {
         if matches!(entry.content, Content::Inline(_) | Content::None) {
             return Ok(!self.shared.lock().stop);
         }
-        let mut extents = match reader.extents(&entry.content, entry.size, 0) {
-            Ok(extents) => extents,
-            Err(_) => return Ok(true),
-        };
-        // An error in here is the reader's to tell.
-        while let Ok(Some(extent)) = extents.next_extent() {
+        // Errors in here are the reader's to tell.
+        let extents = reader.extents(&entry.content, entry.size, 0);
+        let Some(mut extents) = unless_lost(self.packs, extents)? else { return Ok(true) };
+        while let Some(extent) = unless_lost(self.packs, extents.next_extent())?.flatten() {
             if self.window.seen.insert(extent.chunk) {
                 self.window.ids.push(extent.chunk);
                 self.window.bytes += extent.len;
@@ -366,6 +365,15 @@ impl Run<'_> {
             return Ok(false);
         }
         Ok(true)
+    }
+}
+
+/// What was read, if it could be; an error only if nothing more can be read.
+fn unless_lost<T>(packs: &RemotePacks, read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if packs.disk().is_lost(&error) => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

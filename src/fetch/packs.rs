@@ -116,9 +116,9 @@ impl RemotePacks {
     /// Where chunks of data stand; see [`ColdPacks::stored`].
     ///
     /// # Errors
-    /// When the packs with data can't be looked into.
+    /// When the packs with data can't be looked into, or the remote is lost.
     pub(super) fn stored(&self, ids: &[ChunkId]) -> Result<Vec<(PackName, Range<u64>)>> {
-        Ok(self.data()?.stored(ids))
+        self.data()?.stored(ids, &|error| self.disk.is_lost(error))
     }
 }
 

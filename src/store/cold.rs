@@ -158,8 +158,14 @@ impl ColdPacks {
     /// Where the given chunks stand: ranges of packs, in the order of packs and offsets. A chunk that several packs have
     /// is told once, from where it is read first. Chunks that no pack has, and packs that can't be read, are left out:
     /// who reads them is told why.
-    #[must_use]
-    pub fn stored(&self, ids: &[ChunkId]) -> Vec<(PackName, Range<u64>)> {
+    ///
+    /// # Errors
+    /// The first that `ends` says is not of one pack only.
+    pub fn stored(
+        &self,
+        ids: &[ChunkId],
+        ends: &dyn Fn(&StoreError) -> bool,
+    ) -> Result<Vec<(PackName, Range<u64>)>> {
         let mut places: Vec<Place> = ids.iter().filter_map(|id| self.places(id).first().copied()).collect();
         places.sort_unstable_by_key(|place| (place.pack, place.entry));
         places.dedup();
@@ -169,10 +175,11 @@ impl ColdPacks {
                 Ok((_, desc)) => {
                     found.push((self.names[place.pack as usize], u64::from(desc.offset)..desc.end()));
                 }
+                Err(error) if ends(&error) => return Err(error),
                 Err(error) => tracing::debug!(%error, "looking for a chunk"),
             }
         }
-        found
+        Ok(found)
     }
 
     fn read_pack(&self, name: &PackName) -> Result<(PackFile, Footer)> {

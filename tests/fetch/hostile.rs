@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use strongroom::env::{Env, TestEnv};
+use strongroom::fetch::Ahead;
 use strongroom::remote::{
     self, Checksum, ErrorKind, Fault, FaultyRemote, Features, Key, Listed, Meta, Op, OpenOptions, Page, Put,
     Remote, RemoteError, Settings, Source, Times,
@@ -327,6 +328,40 @@ fn a_remote_that_is_lost_ends_a_restore() {
     // The directory itself was there already, so it keeps the time that it got.
     world.sandbox.sh("touch -r source out").ok();
     assert_same_tree(&world.sandbox.path("source"), &world.sandbox.path("out"));
+}
+
+/// Who looks ahead for a reader gives up with the first answer that does not come: each other one would be waited for, and
+/// the reader waits for the beginning.
+#[test]
+fn nobody_looks_ahead_at_a_remote_that_is_lost() {
+    let world = World::new();
+    let mut rng = Rng::new(11);
+    for dir in 0..60 {
+        fs::create_dir(world.source(&dir.to_string())).unwrap();
+        for file in 0..40 {
+            // It stands in the directory: trees that are fetched in several pieces.
+            fs::write(world.source(&format!("{dir}/{file}")), rng.bytes(120)).unwrap();
+        }
+    }
+    world.snapshot();
+    world.ship();
+    let settings = Settings { url: world.usb_url(), ..Settings::default() };
+    let (dead, gets) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (is_dead, counts) = (Arc::clone(&dead), Arc::clone(&gets));
+    let faulty = FaultyRemote::new(remote::open(&settings, &once()).unwrap(), move |_, op, _| {
+        counts.fetch_add(u64::from(op == Op::Get), Ordering::SeqCst);
+        is_dead.load(Ordering::SeqCst).then_some(Fault::Before(ErrorKind::Unreachable))
+    });
+    let reader = Reader::over(Arc::new(faulty), Arc::default(), |_| ());
+    let (packs, entry) = reader.open(&world.sandbox.str("source"), true);
+    dead.store(true, Ordering::SeqCst);
+    let before = gets.load(Ordering::SeqCst);
+    let ahead = Ahead::start(&packs, &entry).unwrap();
+    let of_planner = gets.load(Ordering::SeqCst) - before;
+    assert!((1..=4).contains(&of_planner), "{of_planner} requests");
+    // The reader is told.
+    let failed = TreeReader::new(&ahead).walk(&entry).filter(Result::is_err).count();
+    assert!(failed > 10, "{failed} directories");
 }
 
 /// A right that is taken away, or a bucket that is deleted, is no matter of single objects: it ends there, too.
