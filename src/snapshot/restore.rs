@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::format::tree::check_name;
-use crate::format::{Content, Entry, FileType, PackKind};
+use crate::format::{ChunkId, Content, Entry, FileType};
 use crate::store::error::{Result, StoreError};
 use crate::store::packs::ChunkSource;
 
@@ -383,12 +383,13 @@ impl<'a> Job<'a> {
     }
 
     fn work(&self, receiver: &Mutex<Receiver<FileJob>>) {
+        let mut chunk = Chunk::default();
         loop {
             // The guard is dropped before the work starts.
             let job = lock(receiver).recv();
             let Ok(FileJob { dir, entry }) = job else { return };
             match self.stopped.get() {
-                None => self.file(&dir, &entry),
+                None => self.file(&dir, &entry, &mut chunk),
                 Some(_) => self.settle_link(&entry, b"", false),
             }
             release(self, dir);
@@ -600,9 +601,9 @@ impl<'a> Job<'a> {
     }
 
     /// Restores a regular file.
-    fn file(&self, dir: &Arc<DirState>, entry: &Entry) {
+    fn file(&self, dir: &Arc<DirState>, entry: &Entry, chunk: &mut Chunk) {
         let path = dir.path_of(&entry.name);
-        match self.write_file(dir, entry) {
+        match self.write_file(dir, entry, chunk) {
             Ok(()) => {
                 self.settle_link(entry, &path, true);
                 self.done(entry);
@@ -615,7 +616,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn write_file(&self, dir: &DirState, entry: &Entry) -> Result<()> {
+    fn write_file(&self, dir: &DirState, entry: &Entry, chunk: &mut Chunk) -> Result<()> {
         let io = |what: &str, e: Errno| StoreError::Io { what: what.to_string(), source: e.into() };
         let name = entry.name.as_slice();
         let replace = self.opts.overwrite == Overwrite::Replace
@@ -630,7 +631,7 @@ impl<'a> Job<'a> {
         let file = rustix::fs::openat(&dir.fd, target, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| io("creating", e))?;
         let written = self
-            .write_content(&file, entry)
+            .write_content(&file, entry, chunk)
             .and_then(|()| apply_attributes(self, entry, Place::Fd(file.as_fd()), dir.inherits_acl))
             .and_then(|()| {
                 if replace {
@@ -647,7 +648,7 @@ impl<'a> Job<'a> {
         written
     }
 
-    fn write_content(&self, file: &OwnedFd, entry: &Entry) -> Result<()> {
+    fn write_content(&self, file: &OwnedFd, entry: &Entry, chunk: &mut Chunk) -> Result<()> {
         let io = |e: Errno| StoreError::Io { what: "writing".into(), source: e.into() };
         let mut reported = 0;
         let written = if let Content::Inline(bytes) = &entry.content {
@@ -655,22 +656,17 @@ impl<'a> Job<'a> {
             bytes.len() as u64
         } else {
             let mut extents = self.reader.extents(&entry.content, entry.size, 0)?;
-            let mut last: Option<(crate::format::ChunkId, Arc<[u8]>)> = None;
             while let Some(extent) = extents.next_extent()? {
-                let chunk = match &last {
-                    Some((id, chunk)) if *id == extent.chunk => Arc::clone(chunk),
-                    _ => self.reader.source().read_chunk(PackKind::Data, &extent.chunk)?,
-                };
+                let bytes = chunk.read(self.reader.source(), &extent.chunk)?;
                 // FORMAT TREE-4
                 let start = extent.chunk_offset as usize;
                 let part = usize::try_from(extent.len)
                     .ok()
-                    .and_then(|len| chunk.get(start..start.checked_add(len)?))
+                    .and_then(|len| bytes.get(start..start.checked_add(len)?))
                     .ok_or_else(|| {
                         StoreError::Corrupt(format!("an extent beyond chunk {} (TREE-4)", extent.chunk))
                     })?;
                 write_all(file, part, extent.offset).map_err(io)?;
-                last = Some((extent.chunk, chunk));
                 self.tick(0, extent.end() - reported);
                 reported = extent.end();
             }
@@ -682,6 +678,25 @@ impl<'a> Job<'a> {
         }
         self.tick(0, entry.size - reported);
         Ok(())
+    }
+}
+
+/// The chunk that a worker read last, in memory that is used for one after the other.
+#[derive(Default)]
+struct Chunk {
+    id: Option<ChunkId>,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// The bytes of a chunk; files, and extents of a file, that follow each other often have the same.
+    fn read(&mut self, source: &dyn ChunkSource, id: &ChunkId) -> Result<&[u8]> {
+        if self.id != Some(*id) {
+            self.id = None;
+            source.read_into(id, &mut self.bytes)?;
+            self.id = Some(*id);
+        }
+        Ok(&self.bytes)
     }
 }
 

@@ -263,6 +263,13 @@ impl ChunkSource for ColdPacks {
     fn read_at(&self, id: &ChunkId, offset: u32, buf: &mut [u8]) -> Result<()> {
         self.with_chunk(id, |pack, desc| read_range(&self.cache, &self.keys, pack, desc, offset, buf))
     }
+
+    fn read_into(&self, id: &ChunkId, buf: &mut Vec<u8>) -> Result<()> {
+        self.with_chunk(id, |pack, desc| {
+            pack.check_kind(PackKind::Data, desc)?;
+            pack.read_chunk_into(&self.keys, desc, buf)
+        })
+    }
 }
 
 impl std::fmt::Debug for ColdPacks {

@@ -202,12 +202,35 @@ impl PackFile {
 
     /// Reads a whole chunk and recomputes its id.
     pub(crate) fn read_chunk_verified(&self, keys: &VaultKeys, desc: &ChunkDesc) -> Result<Vec<u8>> {
-        self.read_whole.fetch_add(desc.stored_len(), Ordering::Relaxed);
         let mut plain = Vec::with_capacity(desc.plain_len as usize);
+        self.read_chunk_into(keys, desc, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// Replaces what `plain` holds by a whole chunk, and recomputes its id.
+    pub(crate) fn read_chunk_into(
+        &self,
+        keys: &VaultKeys,
+        desc: &ChunkDesc,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.read_whole.fetch_add(desc.stored_len(), Ordering::Relaxed);
+        plain.clear();
         let last = desc.blocks.len().saturating_sub(1) as u32;
         self.read_blocks(desc, 0, last, &mut |_, block| plain.extend_from_slice(block))?;
-        self.check_id(keys, desc, &plain)?;
-        Ok(plain)
+        self.check_id(keys, desc, plain)
+    }
+
+    /// Refuses chunks that are asked for as one kind and stand among those of the other.
+    pub(crate) fn check_kind(&self, kind: PackKind, desc: &ChunkDesc) -> Result<()> {
+        // FORMAT PACK-6
+        match self.kind == kind {
+            true => Ok(()),
+            false => {
+                let text = format!("chunk {} stands in a pack of the other kind", desc.id);
+                Err(damaged(&self.label, &text))
+            }
+        }
     }
 
     /// Recomputes the id of a chunk of which everything has been read.

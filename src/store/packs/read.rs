@@ -32,6 +32,19 @@ pub trait ChunkSource: Send + Sync {
     /// `NotFound` when no pack has the chunk; `Corrupt` when a block does not authenticate, or when the chunk
     /// ends before the range does.
     fn read_at(&self, id: &ChunkId, offset: u32, buf: &mut [u8]) -> Result<()>;
+
+    /// Replaces what `buf` holds by the plaintext of a whole data chunk, after its id was recomputed from it. For those who
+    /// read everything once: where each chunk is read whole in any case, nothing of it is kept. After an error `buf` holds
+    /// nothing to be believed.
+    ///
+    /// # Errors
+    /// As [`ChunkSource::read_chunk`].
+    fn read_into(&self, id: &ChunkId, buf: &mut Vec<u8>) -> Result<()> {
+        let chunk = self.read_chunk(PackKind::Data, id)?;
+        buf.clear();
+        buf.extend_from_slice(&chunk);
+        Ok(())
+    }
 }
 
 /// Files kept open for readers.
@@ -251,11 +264,7 @@ pub(crate) fn read_whole(
     kind: PackKind,
     desc: &ChunkDesc,
 ) -> Result<Arc<[u8]>> {
-    // FORMAT PACK-6
-    if pack.kind != kind {
-        let text = format!("chunk {} stands in a pack of the other kind", desc.id);
-        return Err(damaged(&pack.label, &text));
-    }
+    pack.check_kind(kind, desc)?;
     let last = desc.blocks.len().saturating_sub(1) as u32;
     let mut blocks = cached_blocks(cache, keys, pack, desc, 0, last)?;
     let plain = if blocks.len() == 1 { blocks.swap_remove(0) } else { Arc::from(blocks.concat()) };

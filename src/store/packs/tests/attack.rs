@@ -50,7 +50,12 @@ impl Target {
                 }
                 Err(e) => panic!("{e}"),
             }
-            match source.read_chunk(PackKind::Data, id) {
+            let whole = source.read_chunk(PackKind::Data, id);
+            let mut buf = vec![7; 10];
+            let into = source.read_into(id, &mut buf);
+            assert_eq!(into.is_ok(), whole.is_ok());
+            assert!(into.is_err() || buf == *content);
+            match whole {
                 Ok(plain) => assert_eq!(plain[..], content[..]),
                 Err(StoreError::Corrupt(_)) => failures += 1,
                 Err(e) => panic!("{e}"),
