@@ -11,7 +11,7 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::Output;
 use super::place::Place;
-use super::session::{self, ReadVault};
+use super::session::{self, ReadVault, Reading};
 use super::unlock::UnlockArgs;
 use crate::env::{Env, SystemEnv};
 use crate::fetch::{Ahead, RemotePacks};
@@ -204,6 +204,17 @@ pub(crate) enum Use {
     Data,
 }
 
+/// What a verb will read that is given these words, each `SNAPSHOT:PATH`.
+pub(crate) fn reading(targets: &[&str], usage: Use, accept_rollback: bool) -> Reading {
+    let snapshots = targets.iter().map(|target| snapshot_of(split_target(target).0).to_string()).collect();
+    Reading { snapshots, data: usage == Use::Data, accept_rollback }
+}
+
+/// The snapshot that is meant where none is named.
+fn snapshot_of(name: &str) -> &str {
+    if name.is_empty() { "latest" } else { name }
+}
+
 /// Opens the snapshot that `target` names and finds the path in it.
 pub(crate) fn open_target(vault: &ReadVault, target: &str, usage: Use) -> CliResult<Target> {
     let (name, path) = split_target(target);
@@ -212,7 +223,7 @@ pub(crate) fn open_target(vault: &ReadVault, target: &str, usage: Use) -> CliRes
 
 /// Opens a snapshot by name and finds a path in it.
 pub(crate) fn open_target_in(vault: &ReadVault, name: &str, path: &str, usage: Use) -> CliResult<Target> {
-    let seq = resolve(vault, if name.is_empty() { "latest" } else { name })?;
+    let seq = resolve(vault, snapshot_of(name))?;
     let info = vault
         .chain
         .get(seq)
@@ -260,8 +271,10 @@ pub(crate) fn run_ls(args: &LsArgs, out: &Output) -> CliResult {
 }
 
 fn list(args: &LsArgs, place: &Place, target: Option<&str>, out: &Output) -> CliResult {
-    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
-    let target = open_target(&vault, target.unwrap_or("latest:/"), Use::Trees)?;
+    let target = target.unwrap_or("latest:/");
+    let reading = reading(&[target], Use::Trees, args.accept_rollback);
+    let vault = session::open_read(place, &args.unlock, reading, out)?;
+    let target = open_target(&vault, target, Use::Trees)?;
     let tree = TreeReader::new(target.source.as_ref());
     let base = trim_slashes(&target.path);
     let print = |path: &[u8], entry: &Entry| print_entry(args.long, out, path, entry);
@@ -334,7 +347,8 @@ pub(crate) fn run_cat(args: &CatArgs, out: &Output) -> CliResult {
 }
 
 fn print_file(args: &CatArgs, place: &Place, target: &str, out: &Output) -> CliResult {
-    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
+    let reading = reading(&[target], Use::Data, args.accept_rollback);
+    let vault = session::open_read(place, &args.unlock, reading, out)?;
     let target = open_target(&vault, target, Use::Data)?;
     if target.entry.kind != FileType::File {
         let shown = super::show_bytes(&target.path);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::browse::{EntryLine, Use, open_target, trim_slashes};
+use super::browse::{EntryLine, Use, open_target, reading, trim_slashes};
 use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::Output;
@@ -82,7 +82,8 @@ pub(crate) fn run(args: &DiffArgs, out: &Output) -> CliResult {
 }
 
 fn compare(args: &DiffArgs, place: &Place, (old, new): (&str, &str), out: &Output) -> CliResult {
-    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
+    let reading = reading(&[old, new], Use::Trees, args.accept_rollback);
+    let vault = session::open_read(place, &args.unlock, reading, out)?;
     let (a, b) = (open_target(&vault, old, Use::Trees)?, open_target(&vault, new, Use::Trees)?);
     let (old, new) = (TreeReader::new(a.source.as_ref()), TreeReader::new(b.source.as_ref()));
     let base = trim_slashes(&a.path);

@@ -14,7 +14,7 @@ use super::error::{CliError, CliResult, ExitCode};
 use super::from::{FromArgs, Reach};
 use super::output::Output;
 use super::place::Place;
-use super::session::{self, WorkOptions};
+use super::session::{self, Reading, WorkOptions};
 use super::umount::say_waiting;
 use super::unlock::UnlockArgs;
 use super::values::duration;
@@ -421,7 +421,12 @@ fn serve(request: &Request, credential: Credential, out: &Output) -> CliResult<R
             Some(reach) => Place::Remote(reach.open()?),
             None => Place::Dir(vault.clone()),
         };
-        let read = session::open_read_with(&place, credential, options.vault.accept_rollback, out)?;
+        let reading = Reading {
+            snapshots: vec![name.clone()],
+            data: true,
+            accept_rollback: options.vault.accept_rollback,
+        };
+        let read = session::open_read_with(&place, credential, reading, out)?;
         let target = open_target_in(&read, name, "/", Use::Data)?;
         return Ok(serve_snapshot(Fs::open_snapshot(target.source, target.entry), &serve)?);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::browse::{Use, open_target};
+use super::browse::{Use, open_target, reading};
 use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::{Output, human_bytes};
@@ -63,9 +63,10 @@ pub(crate) fn run(args: &RestoreArgs, out: &Output) -> CliResult {
 }
 
 fn bring_back(args: &RestoreArgs, place: &Place, target: Option<&str>, out: &Output) -> CliResult {
-    let vault = session::open_read(place, &args.unlock, args.accept_rollback, out)?;
-    let usage = if args.dry_run { Use::Trees } else { Use::Data };
-    let target = open_target(&vault, target.unwrap_or("latest:/"), usage)?;
+    let (target, usage) = (target.unwrap_or("latest:/"), if args.dry_run { Use::Trees } else { Use::Data });
+    let vault =
+        session::open_read(place, &args.unlock, reading(&[target], usage, args.accept_rollback), out)?;
+    let target = open_target(&vault, target, usage)?;
     let source = if args.dry_run { Arc::clone(&target.source) } else { target.ahead()? };
     let total = (target.path == b"/").then_some(target.bytes);
     let bar = out.progress(total, "restoring");

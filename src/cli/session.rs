@@ -1,5 +1,6 @@
 //! What several verbs share: finding, unlocking and opening a vault, with its high-water mark and its notes.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,12 @@ use super::unlock::UnlockArgs;
 use crate::config::{engine_config, state_dir};
 use crate::crypto::{Credential, RootSecret, VaultKeys};
 use crate::disk::{Disk, DiskLock, RealDisk};
-use crate::env::SystemEnv;
-use crate::fetch::{Proved, RemoteDisk, RemoteHeader};
-use crate::format::Header;
+use crate::env::{Env, SystemEnv};
+use crate::fetch::{Early, Proved, RemoteDisk, RemoteHeader, Wanted};
+use crate::format::{Header, PackName};
 use crate::snapshot::chain::Chain;
 use crate::snapshot::open::{self, OpenOptions, Opened, Unlocked};
+use crate::snapshot::select::select_in;
 use crate::store::EngineConfig;
 use crate::store::error::StoreError;
 use crate::store::header::{self, LoadedHeader};
@@ -101,14 +103,14 @@ pub(crate) fn open_header_at(place: &Place) -> CliResult<HeaderOnly> {
 
 /// Reads and unlocks a vault's header.
 pub(crate) fn unlock(path: &Path, args: &UnlockArgs, out: &Output) -> CliResult<UnlockedVault> {
-    unlock_at(&Place::Dir(path.to_path_buf()), args, out)
+    let place = Place::Dir(path.to_path_buf());
+    // The header first: nobody should type a passphrase for a directory that is no vault.
+    let header = open_header_at(&place)?;
+    finish_unlock(&place, header, passphrase_for(&place, args)?, out)
 }
 
-fn unlock_at(place: &Place, args: &UnlockArgs, out: &Output) -> CliResult<UnlockedVault> {
-    // The header first: nobody should type a passphrase for a directory that is no vault.
-    let header = open_header_at(place)?;
-    let credential = args.credential(&format!("Passphrase for {}", place.shown()), false)?;
-    finish_unlock(place, header, credential, out)
+fn passphrase_for(place: &Place, args: &UnlockArgs) -> CliResult<Credential> {
+    args.credential(&format!("Passphrase for {}", place.shown()), false)
 }
 
 /// [`unlock`] with a credential that was obtained already.
@@ -148,39 +150,70 @@ pub(crate) fn prove(
     Ok(proved)
 }
 
+/// What will be read of a vault.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    /// Snapshots, as they are named.
+    pub(crate) snapshots: Vec<String>,
+    /// Whether files will be read, and not only trees.
+    pub(crate) data: bool,
+    pub(crate) accept_rollback: bool,
+}
+
 /// Unlocks a vault and reads its chain, for verbs that only read snapshots.
 pub(crate) fn open_read(
     place: &Place,
     args: &UnlockArgs,
-    accept_rollback: bool,
+    reading: Reading,
     out: &Output,
 ) -> CliResult<ReadVault> {
-    let (disk, unlocked) = unlock_at(place, args, out)?.into_unlocked();
+    let (header, accept_rollback) = (open_header_at(place)?, reading.accept_rollback);
+    let early = ask_early(place, &header, reading)?;
+    let credential = passphrase_for(place, args)?;
+    let (disk, unlocked) = finish_unlock(place, header, credential, out)?.into_unlocked();
     if let Place::Dir(path) = place {
         wait_for_daemon(path, out)?;
     }
-    read_chain(place, disk, unlocked, accept_rollback, out)
+    read_chain(place, disk, unlocked, early, accept_rollback, out)
 }
 
 /// [`open_read`] with a credential that was obtained already.
 pub(crate) fn open_read_with(
     place: &Place,
     credential: Credential,
-    accept_rollback: bool,
+    reading: Reading,
     out: &Output,
 ) -> CliResult<ReadVault> {
-    let (disk, unlocked) = finish_unlock(place, open_header_at(place)?, credential, out)?.into_unlocked();
-    read_chain(place, disk, unlocked, accept_rollback, out)
+    let (header, accept_rollback) = (open_header_at(place)?, reading.accept_rollback);
+    let early = ask_early(place, &header, reading)?;
+    let (disk, unlocked) = finish_unlock(place, header, credential, out)?.into_unlocked();
+    read_chain(place, disk, unlocked, early, accept_rollback, out)
+}
+
+/// Asks a remote for what needs no key.
+fn ask_early(place: &Place, header: &HeaderOnly, reading: Reading) -> CliResult<Option<Early>> {
+    let Place::Remote(disk) = place else { return Ok(None) };
+    let Reading { snapshots, data, .. } = reading;
+    let wanted = move |chain: &Chain, present: &BTreeSet<PackName>| {
+        // What can't be found is said when it is looked for in earnest.
+        let find = |name: &String| select_in(chain, present, name, SystemEnv.now()).ok();
+        Wanted { snapshots: snapshots.iter().filter_map(find).map(|found| found.seq).collect(), data }
+    };
+    Ok(Some(Early::start(disk, &header.loaded.parsed.header, wanted)?))
 }
 
 fn read_chain(
     place: &Place,
     disk: Arc<dyn Disk>,
     unlocked: Unlocked,
+    early: Option<Early>,
     accept_rollback: bool,
     out: &Output,
 ) -> CliResult<ReadVault> {
-    let chain = Chain::load(disk.as_ref(), &unlocked.header)?;
+    let chain = match early.and_then(|early| early.chain(&unlocked.header)) {
+        Some(chain) => chain?,
+        None => Chain::load(disk.as_ref(), &unlocked.header)?,
+    };
     for problem in chain.problems() {
         out.warning(&super::show_bytes(format!("{}: {}", problem.file, problem.what).as_bytes()));
     }

@@ -9,7 +9,7 @@ use super::browse::resolve;
 use super::error::{CliError, CliResult, ExitCode};
 use super::from::FromArgs;
 use super::output::{Output, human_bytes};
-use super::session::{self, ReadVault, WorkOptions};
+use super::session::{self, ReadVault, Reading, WorkOptions};
 use super::unlock::UnlockArgs;
 use crate::mount::control::{self, Request};
 use crate::mount::holder::{self, Holder};
@@ -169,9 +169,14 @@ fn line(vault: &ReadVault, info: &ChainInfo, complete: bool) -> CliResult<Descri
     Ok(Description::of_chain(info, &sealed, complete))
 }
 
+/// What is read to list snapshots.
+fn only_chain(accept_rollback: bool) -> Reading {
+    Reading { accept_rollback, ..Reading::default() }
+}
+
 fn run_list(args: &ListArgs, out: &Output) -> CliResult {
     let (place, []) = args.from.place(args.vault.as_deref(), [])?;
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let vault = session::open_read(&place, &args.unlock, only_chain(args.accept_rollback), out)?;
     let present = open::list_packs(vault.disk.as_ref())?.into_keys().collect();
     let mut lines = Vec::new();
     for info in vault.chain.snapshots() {
@@ -209,7 +214,7 @@ fn run_list(args: &ListArgs, out: &Output) -> CliResult {
 fn run_show(args: &ShowArgs, out: &Output) -> CliResult {
     let (place, [snapshot]) = args.from.place(args.vault.as_deref(), [args.snapshot.as_deref()])?;
     let snapshot = snapshot.ok_or_else(|| CliError::usage("SNAPSHOT is missing"))?;
-    let vault = session::open_read(&place, &args.unlock, args.accept_rollback, out)?;
+    let vault = session::open_read(&place, &args.unlock, only_chain(args.accept_rollback), out)?;
     let seq = resolve(&vault, &snapshot)?;
     let info = vault
         .chain

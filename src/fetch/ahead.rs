@@ -275,6 +275,11 @@ impl ChunkSource for Ahead {
         self.shared.asked(id);
         self.packs.read_at(id, offset, buf)
     }
+
+    fn read_into(&self, id: &ChunkId, buf: &mut Vec<u8>) -> Result<()> {
+        self.shared.asked(id);
+        self.packs.read_into(id, buf)
+    }
 }
 
 /// Chunks that are wanted next.

@@ -472,8 +472,10 @@ impl PackCache {
             let read = slot.read(&mut buf[done..done + n], at - start);
             state = self.0.lock();
             state.leave(pack, start, n as u64);
-            // There may be room for what is planned now.
-            self.0.work.notify_one();
+            // There may be room for what is planned now, if there was none.
+            if !state.later.is_empty() {
+                self.0.work.notify_one();
+            }
             read?;
             done += n;
         }

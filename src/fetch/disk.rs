@@ -201,8 +201,13 @@ impl RemoteDisk {
     /// Says which packs matter: those that the chain names. Others are passed over when packs are listed, so that a
     /// hostile listing can't fill memory.
     pub fn only_packs(&self, named: BTreeSet<PackName>) {
-        *lock(&self.named) = Some(named);
-        *lock(&self.listing) = None;
+        // In the order in which they are locked elsewhere.
+        let mut listing = lock(&self.listing);
+        let mut before = lock(&self.named);
+        if before.as_ref() != Some(&named) {
+            *before = Some(named);
+            *listing = None;
+        }
     }
 
     /// The packs that are there, with the lengths that the listing says.
@@ -334,9 +339,14 @@ impl RemoteDisk {
         }
     }
 
-    /// From now on trees are wanted, not only footers.
-    pub(super) fn widen(&self) {
-        self.reads.widen();
+    /// From now on trees are wanted, not only footers; and `data`, too.
+    pub(super) fn widen(&self, data: bool) {
+        self.reads.widen(data);
+    }
+
+    /// Whether the ends of so many packs are planned at once.
+    pub(super) fn is_one_sweep(names: usize) -> bool {
+        names <= ENDS_AHEAD
     }
 
     /// Begins to fetch a range of a pack.

@@ -12,6 +12,7 @@
 //! - [`RemoteDisk`] shows a remote as the directory of a vault that can't be written to, so that everything that reads
 //!   snapshots reads them there.
 //! - `cache` fetches ranges of packs, each once, and keeps them on the local disk for a while (`scratch`).
+//! - [`Early`] asks for what needs no key while the key is derived.
 //! - [`RemotePacks`] reads chunks: trees first; packs with data are looked into only when data is wanted.
 //! - [`Ahead`] knows from the trees which bytes a restore will want, and fetches them in the order of the packs.
 //!
@@ -24,6 +25,7 @@ mod ahead;
 mod cache;
 mod clone;
 mod disk;
+mod early;
 mod error;
 mod get;
 mod headers;
@@ -43,6 +45,7 @@ pub use ahead::Ahead;
 pub use cache::PIECE;
 pub use clone::{clone, is_begun};
 pub use disk::RemoteDisk;
+pub use early::{Early, Wanted};
 pub use error::{FetchError, Result};
 pub use get::{Progress, Report};
 pub use headers::{Proved, RemoteHeader, remote_header};

@@ -57,27 +57,33 @@ impl RemotePacks {
             names.iter().filter(fits).copied().collect::<Vec<_>>()
         };
         let (tree_names, data_names) = (of.clone()(PackKind::Tree), of(PackKind::Data));
-        disk.begin_sweep(tree_names.iter()).map_err(io)?;
-        let shown = Arc::clone(&disk) as Arc<dyn Disk>;
-        let jobs = disk.jobs();
-        let trees = ColdPacks::open_with(
-            shown,
-            Arc::clone(&keys),
-            header,
-            tree_names.into_iter(),
-            TREE_CACHE_BYTES,
-            jobs,
-        );
+        let opens = |names: &[PackName], cache_bytes| {
+            let (shown, keys) = (Arc::clone(&disk) as Arc<dyn Disk>, Arc::clone(&keys));
+            ColdPacks::open_with(shown, keys, header, names.iter().copied(), cache_bytes, disk.jobs())
+        };
+        // Side by side, if that keeps the order in which their ends come.
+        let both = data && RemoteDisk::is_one_sweep(names.len());
+        disk.begin_sweep(
+            if both { names.iter().collect() } else { tree_names.iter().collect::<Vec<_>>() }.into_iter(),
+        )
+        .map_err(io)?;
+        let (trees, opened) = std::thread::scope(|scope| {
+            let opened = both.then(|| scope.spawn(|| opens(&data_names, cache_bytes)));
+            let trees = opens(&tree_names, TREE_CACHE_BYTES);
+            (
+                trees,
+                opened.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+            )
+        });
         disk.end_sweep();
-        let trees = trees?;
-        disk.widen();
+        disk.widen(data);
         let packs = Self {
-            disk,
-            keys,
+            disk: Arc::clone(&disk),
+            keys: Arc::clone(&keys),
             header: header.clone(),
-            trees,
+            trees: trees?,
             data_names,
-            data: OnceLock::new(),
+            data: opened.transpose()?.map_or_else(OnceLock::new, OnceLock::from),
             opening: Mutex::new(()),
             cache_bytes,
         };
@@ -132,5 +138,9 @@ impl ChunkSource for RemotePacks {
 
     fn read_at(&self, id: &ChunkId, offset: u32, buf: &mut [u8]) -> Result<()> {
         self.data()?.read_at(id, offset, buf)
+    }
+
+    fn read_into(&self, id: &ChunkId, buf: &mut Vec<u8>) -> Result<()> {
+        self.data()?.read_into(id, buf)
     }
 }

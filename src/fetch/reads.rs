@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cache::PackCache;
@@ -12,8 +12,10 @@ use crate::disk::DiskFile;
 use crate::format::{PackKind, PackName};
 
 /// What is fetched of a pack of trees at first, when anything of it is wanted; then twice as much each time, since trees
-/// are read from many places of few packs.
+/// are read from many places of few packs ...
 const TREE_SPAN: u64 = 128 << 10;
+/// ... and this much where files are wanted, beside which it is little: each further step is a wait for the remote.
+const TREE_SPAN_DATA: u64 = 1 << 20;
 const TREE_SPAN_MAX: u64 = 4 << 20;
 /// What is fetched ahead of a reader in order, at first and at most.
 const AHEAD: u64 = 1 << 20;
@@ -35,8 +37,8 @@ pub(super) struct Reads {
     cache: PackCache,
     read_ahead: bool,
     habits: Mutex<HashMap<PackName, Habit>>,
-    /// Whether trees are fetched with what is around them: not while only footers are looked at.
-    widen: AtomicBool,
+    /// What is fetched around trees at first; nothing while only footers are looked at.
+    tree_span: AtomicU64,
 }
 
 /// What is locked here is consistent between statements.
@@ -46,7 +48,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Reads {
     pub(super) fn new(cache: PackCache, read_ahead: bool) -> Self {
-        Self { cache, read_ahead, habits: Mutex::default(), widen: AtomicBool::new(false) }
+        Self { cache, read_ahead, habits: Mutex::default(), tree_span: AtomicU64::new(0) }
     }
 
     pub(super) fn cache(&self) -> &PackCache {
@@ -58,9 +60,9 @@ impl Reads {
         lock(&self.habits).entry(*name).or_default().kind = Some(kind);
     }
 
-    /// From now on trees are wanted, not only footers.
-    pub(super) fn widen(&self) {
-        self.widen.store(true, Ordering::Relaxed);
+    /// From now on trees are wanted, not only footers; and `data`, too.
+    pub(super) fn widen(&self, data: bool) {
+        self.tree_span.store(if data { TREE_SPAN_DATA } else { TREE_SPAN }, Ordering::Relaxed);
     }
 
     /// What to fetch for a read, and what to begin to fetch after it.
@@ -68,8 +70,9 @@ impl Reads {
         let here = self.cache.has(name, &wanted);
         let mut habits = lock(&self.habits);
         let habit = habits.entry(*name).or_default();
-        if !here && habit.kind == Some(PackKind::Tree) && self.widen.load(Ordering::Relaxed) {
-            habit.more = (habit.more * 2).clamp(TREE_SPAN, TREE_SPAN_MAX);
+        let tree_span = self.tree_span.load(Ordering::Relaxed);
+        if !here && habit.kind == Some(PackKind::Tree) && tree_span > 0 {
+            habit.more = (habit.more * 2).clamp(tree_span, TREE_SPAN_MAX);
             let start = wanted.start - wanted.start % habit.more;
             let end = wanted.end.next_multiple_of(habit.more).min(len);
             return (start..end, 0..0);

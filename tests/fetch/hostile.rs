@@ -353,7 +353,7 @@ fn nobody_looks_ahead_at_a_remote_that_is_lost() {
         is_dead.load(Ordering::SeqCst).then_some(Fault::Before(ErrorKind::Unreachable))
     });
     let reader = Reader::over(Arc::new(faulty), Arc::default(), |_| ());
-    let (packs, entry) = reader.open(&world.sandbox.str("source"), true);
+    let (packs, entry) = reader.open(&world.sandbox.str("source"), false);
     dead.store(true, Ordering::SeqCst);
     let before = gets.load(Ordering::SeqCst);
     let ahead = Ahead::start(&packs, &entry).unwrap();

@@ -13,9 +13,9 @@ use std::time::Duration;
 use strongroom::crypto::{Credential, SecretBytes};
 use strongroom::disk::Disk;
 use strongroom::env::{Env, TestEnv};
-use strongroom::fetch::{Ahead, FetchOptions, RemoteDisk, RemotePacks};
-use strongroom::format::{ChunkId, Content, Entry, FileType};
-use strongroom::remote::{self, Counters, OpenOptions, Pause, Remote, Settings};
+use strongroom::fetch::{Ahead, Early, FetchOptions, RemoteDisk, RemotePacks, Wanted};
+use strongroom::format::{ChunkId, Content, Entry, FileType, Header, PackName};
+use strongroom::remote::{self, Counters, FaultyRemote, Op, OpenOptions, Pause, Remote, Settings};
 use strongroom::snapshot::chain::{Chain, open_sealed};
 use strongroom::snapshot::open;
 use strongroom::snapshot::restore::{RestoreOpts, restore};
@@ -380,6 +380,61 @@ fn a_directory_costs_little_more_than_its_bytes() {
     // 72 to 80, of 272 chunks.
     assert!(requests < 120, "{requests} requests");
     assert!(peak <= strongroom::fetch::CACHE_BYTES_MIN, "{peak}");
+}
+
+/// What needs no key is asked for early, and once; by another header than the true one nothing is believed.
+#[test]
+fn what_needs_no_key_is_asked_for_early_and_once() {
+    let world = World::new();
+    for name in ["one", "two"] {
+        fs::write(world.source(name), Rng::new(3).bytes(100_000)).unwrap();
+        world.snapshot();
+    }
+    world.ship();
+    let settings = Settings { url: world.usb_url(), ..Settings::default() };
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&asked);
+    let noting = FaultyRemote::new(remote::open(&settings, &once()).unwrap(), move |_, op, key| {
+        notes.lock().unwrap().push((op, key.to_string()));
+        None
+    });
+    let reader = Reader::over(Arc::new(noting), Arc::default(), |_| ());
+    let header = header::load(reader.disk.as_ref()).unwrap().parsed.header;
+    let take = || std::mem::take(&mut *asked.lock().unwrap());
+    take();
+    let wanted = |chain: &Chain, present: &BTreeSet<PackName>| {
+        let snapshots = chain.snapshots().map(|info| info.seq).collect();
+        assert!(chain.is_complete(2, present));
+        Wanted { snapshots, data: true }
+    };
+    let early = Early::start(&reader.disk, &header, wanted).unwrap();
+    assert_eq!(early.chain(&header).unwrap().unwrap().head().unwrap().seq, 2);
+    let before = take();
+    let of = |asked: &[(Op, String)], below: &str| {
+        let mut keys: Vec<String> =
+            asked.iter().filter(|(_, key)| key.starts_with(below)).map(|(_, key)| key.clone()).collect();
+        let all = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        (all, keys.len())
+    };
+    let (chain_files, packs) = (of(&before, "snapshots/"), of(&before, "packs/"));
+    // The listing and two files; the listing, and of each pack both ends.
+    assert_eq!(chain_files, (3, 3), "{before:?}");
+    assert!(packs.1 >= 4 && packs.0 < 2 * packs.1, "{before:?}");
+    // With the key only what the key says where to find.
+    let (_packs, entry) = reader.open(&world.sandbox.str("source"), true);
+    assert_eq!(entry.kind, FileType::Dir);
+    let after = take();
+    assert!(of(&after, "packs/").0 > 0);
+    for (op, key) in &after {
+        let twice = *op == Op::List && before.contains(&(*op, key.clone()));
+        assert!(!twice || key == "snapshots/", "{op:?} {key} again");
+    }
+    // Another one's chain is not handed out.
+    let other = Header { generation: header.generation + 1, ..header.clone() };
+    let early = Early::start(&reader.disk, &header, |_, _| Wanted::default()).unwrap();
+    assert!(early.chain(&other).is_none());
 }
 
 impl World {
