@@ -239,6 +239,51 @@ fn what_changes_while_it_is_sent_is_no_object() {
     assert!(names(remote.as_ref(), "").is_empty(), "it lacks its end");
 }
 
+/// Whoever has a SAS has what it opens: it must not get into a message, and from there into journals and status files.
+#[test]
+fn a_shared_access_signature_is_never_told() {
+    let server = Scripted::start(|asked| {
+        assert!(asked.path.contains("sig=c2VjcmV0"), "{}", asked.path);
+        let url = format!("http://user:c2VjcmV0@elsewhere.example{}", asked.path);
+        match asked.method.as_str() {
+            "PUT" => Reply::new("301 Moved Permanently", &format!("Location: {url}\r\n"), b""),
+            "DELETE" => Reply::new("308 Permanent Redirect", &format!("Location: {}\r\n", asked.path), b""),
+            _ => {
+                let text =
+                    format!("<Error><Code>InvalidUri</Code><Message>{} is odd</Message></Error>", asked.path);
+                Reply::new("400 Bad Request", "x-ms-error-code: InvalidUri\r\n", text.as_bytes())
+            }
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    private_file(
+        &dir.path().join("sas"),
+        "?sv=2022-11-02&ss=b&srt=sco&sp=rwl&se=2099-01-01&sig=c2VjcmV0%3D\n",
+    );
+    let settings = Settings {
+        url: format!("azblob://{CONTAINER}/some/vault"),
+        account: Some(ACCOUNT.into()),
+        endpoint: Some(format!("http://127.0.0.1:{}/{ACCOUNT}", server.port)),
+        credentials_file: Some(dir.path().join("sas")),
+        ..Settings::default()
+    };
+    let remote = open(&settings);
+    let sent_away = put(remote.as_ref(), "packs/aa/one", b"one").unwrap_err();
+    let place = format!("http://elsewhere.example/{ACCOUNT}/{CONTAINER}/some/vault/packs/aa/one: give it as");
+    assert!(sent_away.message.contains(&place), "{sent_away}");
+    let errors = [
+        sent_away,
+        remote.delete(&key("packs/aa/one")).unwrap_err(),
+        remote.get(&key("packs/aa/one"), 0..1).unwrap_err(),
+        remote.list_page("", "").unwrap_err(),
+    ];
+    for error in &errors {
+        assert_eq!(error.kind, ErrorKind::Misconfigured, "{error}");
+        assert!(!error.message.contains("c2VjcmV0"), "{error}");
+    }
+    assert!(errors[2].message.contains("is odd"), "{}", errors[2]);
+}
+
 /// What is remembered of one place must not be taken for another's.
 #[test]
 fn azure_places_have_their_account() {

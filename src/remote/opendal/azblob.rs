@@ -158,6 +158,10 @@ impl Secret {
 /// The endpoint that a connection string names.
 fn endpoint_of<'a>(field: &dyn Fn(&str) -> Option<&'a str>) -> std::result::Result<Option<String>, String> {
     if let Some(endpoint) = field("BlobEndpoint=") {
+        // It becomes part of names and messages: there may be no secret in it.
+        if endpoint.contains(['?', '#', '@']) {
+            return Err("a connection string whose BlobEndpoint has more than scheme, host and path".into());
+        }
         return Ok(Some(endpoint.to_string()));
     }
     let protocol = field("DefaultEndpointsProtocol=").unwrap_or("https");
@@ -209,6 +213,10 @@ mod tests {
         );
         assert_eq!(read("AccountKey=a=="), (None, None, key("a==")));
         assert!(Secret::read("AccountName=acc;AccountKey=;").is_err(), "it gives no credential");
+        for end in ["?sv=1&sig=2", "#x"] {
+            let error = Secret::read(&format!("BlobEndpoint=https://x.example/{end};AccountKey=a==")).err();
+            assert!(error.is_some_and(|text| text.contains("BlobEndpoint") && !text.contains(end)), "{end}");
+        }
         assert!(Secret::read("DefaultEndpointsProtocol=ftp;AccountName=acc;AccountKey=a==").is_err());
     }
 

@@ -33,7 +33,7 @@ pub(super) fn of_answer(what: &str, status: StatusCode, headers: &HeaderMap, bod
         ("", _) if status.is_redirection() => {
             let to = headers
                 .get(http::header::LOCATION)
-                .map_or("elsewhere".into(), |to| printable(&String::from_utf8_lossy(to.as_bytes())));
+                .map_or("elsewhere".into(), |to| place_of(&String::from_utf8_lossy(to.as_bytes())));
             format!("the endpoint sends us to {to}: give it as the URL")
         }
         ("", "") => format!("the endpoint answered {}", shown(status)),
@@ -143,9 +143,55 @@ fn kind_of_status(status: u16) -> ErrorKind {
     }
 }
 
-/// What an endpoint says, short and without control characters.
+/// What an endpoint says, short, without control characters, and without what it repeats of our credentials.
 pub(super) fn printable(text: &str) -> String {
-    text.trim().chars().filter(|c| !c.is_control()).take(300).collect()
+    let text: String = text.trim().chars().filter(|c| !c.is_control()).take(3000).collect();
+    without_secrets(&text).chars().take(300).collect()
+}
+
+/// Where a URL leads: its query may have a signature that opens the place to everybody, and what stands before the host may
+/// be a password.
+fn place_of(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or("");
+    let Some((scheme, rest)) = url.split_once("//") else {
+        return printable(url.rsplit('@').next().unwrap_or(""));
+    };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit('@').next().unwrap_or("");
+    printable(&format!("{scheme}//{host}{path}"))
+}
+
+/// What credentials follow when somebody repeats a request: of queries and of headers.
+const BEFORE_SECRETS: [&str; 9] = [
+    "sig=",
+    "signature=",
+    "sig%3d",
+    "signature%3d",
+    "token=",
+    "basic ",
+    "bearer ",
+    "sharedkey ",
+    // Azure's own words for a signature that is wrong.
+    "found in the http request '",
+];
+
+/// Endpoints, and proxies before them, may put into an answer what they were asked.
+fn without_secrets(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let (mut shown, mut at) = (String::new(), 0);
+    loop {
+        let found =
+            BEFORE_SECRETS.iter().filter_map(|word| Some((lower[at..].find(word)? + at + word.len(), word)));
+        let Some((start, word)) = found.min() else { break };
+        let ends = |c: char| c.is_whitespace() || matches!(c, '&' | '"' | '\'' | '<' | '>' | ';' | ')' | '#');
+        let end = text[start..].find(ends).map_or(text.len(), |len| start + len);
+        shown.push_str(&text[at..start]);
+        // Words of a sentence ("Basic authentication is needed") are no credentials.
+        let is_word = word.ends_with(' ') && text[start..end].bytes().all(|b| b.is_ascii_lowercase());
+        shown.push_str(if is_word || start == end { &text[start..end] } else { "..." });
+        at = end;
+    }
+    shown + &text[at..]
 }
 
 #[cfg(test)]
@@ -223,6 +269,47 @@ mod tests {
             let error =
                 of_answer("doing x", StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), b"<html>");
             assert_eq!(error.kind, kind, "{status}: {error}");
+        }
+    }
+
+    /// A proxy that sends us elsewhere repeats the whole query, and with it the SAS.
+    #[test]
+    fn a_redirection_tells_no_secret() {
+        for (to, shown) in [
+            ("https://x.example/box/a?sv=2022&sig=SECRET%3D&se=1", "https://x.example/box/a"),
+            ("https://u:SECRET@x.example:8443/box#SECRET", "https://x.example:8443/box"),
+            ("//u:SECRET@x.example?SECRET", "//x.example"),
+            ("/box/a?sig=SECRET", "/box/a"),
+            ("?sig=SECRET", ""),
+            ("https:u:SECRET@x/?sig=SECRET", "x/"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::LOCATION, to.parse().unwrap());
+            let error = of_answer("doing x", StatusCode::MOVED_PERMANENTLY, &headers, b"");
+            let wanted = format!("doing x: the endpoint sends us to {shown}: give it as the URL");
+            assert_eq!((error.kind, error.message), (ErrorKind::Misconfigured, wanted));
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_repeats_of_our_credentials_is_not_shown() {
+        for text in [
+            "no GET /box/a?sv=1&sig=SECRET%2B%3D&se=2 here",
+            "no GET /box/a?sv=1&SIG=SECRET",
+            "u=%2Fbox%3Fsig%3DSECRET",
+            "access_token=SECRET&x=1",
+            "Authorization: Basic SECRET==",
+            "Authorization: Bearer ya29.SECRET-x_y (bad)",
+            "authorization: sharedkey acc:SECRET=",
+            "The MAC signature found in the HTTP request 'SECRET=' is not the same",
+            "Signature=SECRET; sig=SECRET",
+        ] {
+            for error in [azure("AuthenticationFailed", 403, text), google("x", 403, text)] {
+                assert!(!error.message.contains("SECRET") && error.message.contains("..."), "{error}");
+            }
+        }
+        for text in ["Basic authentication is needed", "sig= and token=", "a sig without a value", ""] {
+            assert_eq!(printable(text), text);
         }
     }
 
