@@ -325,15 +325,21 @@ fn damage(remote: &dyn Remote, key: &Key) -> Result<Check> {
     let name = "checksums";
     match remote.put_if_absent(key, &Bytes::source(TEXT), &Checksum::of(OTHER)) {
         Ok(_) => {}
-        // Who has found out, the far side or we: what counts is whether it is there.
-        Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Damaged) => match remote.head(key) {
-            Ok(_) => {}
-            Err(e) if e.kind == ErrorKind::NotFound => {
-                let text = "bytes that don't fit their SHA-256 are refused";
-                return Ok(check(name, false, Verdict::Yes, text));
+        Err(refused) if matches!(refused.kind, ErrorKind::Corrupt | ErrorKind::Damaged) => {
+            match remote.head(key) {
+                Ok(_) => {}
+                Err(e) if e.kind == ErrorKind::NotFound => {
+                    return Ok(match refused.kind {
+                        ErrorKind::Damaged => {
+                            check(name, false, Verdict::Yes, "bytes that don't fit their SHA-256 are refused")
+                        }
+                        // It was found out here: of the far side that says nothing.
+                        _ => check(name, false, Verdict::NotApplicable, "this program compares them itself"),
+                    });
+                }
+                Err(e) => return Err(e),
             }
-            Err(e) => return Err(e),
-        },
+        }
         Err(e) => return Err(e),
     }
     if let Err(error) = remote.delete(key) {

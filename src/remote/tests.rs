@@ -367,10 +367,16 @@ fn the_probe_sees_what_is_honoured_and_what_is_not() {
             ("write", Verdict::Yes),
             ("read", Verdict::Yes),
             ("create-only", Verdict::Yes),
-            ("checksums", Verdict::Yes),
+            ("checksums", Verdict::NotApplicable),
             ("list", Verdict::Yes)
         ]
     );
+    // Only an endpoint that refuses such bytes itself has it.
+    let base: Arc<dyn Remote> = Arc::new(dir_on(SimDisk::new(1)));
+    let refusing = FaultyRemote::new(base, |_, op, key| {
+        (op == Op::Put && key.contains("damaged")).then_some(Fault::Before(ErrorKind::Damaged))
+    });
+    assert!(verdicts(&probe(&refusing).unwrap()).contains(&("checksums", Verdict::Yes)));
     let lie = |wanted: Op| {
         let base: Arc<dyn Remote> = Arc::new(dir_on(SimDisk::new(1)));
         FaultyRemote::new(base, move |_, op, _| (op == wanted).then_some(Fault::Lie))

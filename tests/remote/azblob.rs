@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use strongroom::remote::{self, Checksum, ErrorKind, OpenOptions, Put, Remote, Settings, Source, Times};
+use strongroom::remote::{
+    self, Checksum, ErrorKind, OpenOptions, Put, Remote, Settings, Source, Times, Verdict,
+};
 
 use super::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use super::scripted::{Reply, Scripted};
@@ -30,6 +32,10 @@ fn an_azure_container_conforms() {
     let azurite = Azurite::start();
     let remote = open(&at_port(&azurite, azurite.port));
     conforms(&remote, 1010);
+    // What does not fit its SHA-256 is not sent: nobody has asked the service.
+    let probe = remote::probe(remote.as_ref()).unwrap();
+    let checksums = probe.checks.iter().find(|check| check.name == "checksums").unwrap();
+    assert_eq!(checksums.verdict, Verdict::NotApplicable, "{checksums:?}");
     // A listing that is not gone on with at the place where the last one ended begins anew.
     let page = remote.list_page("snapshots/", "snapshots/00500").unwrap();
     assert_eq!((page.items[0].name.as_str(), page.items.len(), page.more), ("snapshots/00501", 509, false));

@@ -31,6 +31,9 @@ impl World {
 fn a_google_bucket_conforms() {
     let world = World::new();
     conforms(&world.open(), 1010);
+    let probe = remote::probe(world.open().as_ref()).unwrap();
+    let checksums = probe.checks.iter().find(|check| check.name == "checksums").unwrap();
+    assert_eq!(checksums.verdict, Verdict::NotApplicable, "{checksums:?}");
     assert!(
         world.server.keys().iter().all(|key| key.starts_with("some/vault/")),
         "nothing outside the prefix"
