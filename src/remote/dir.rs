@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::walk::{self, Entry, Tree};
+use super::walk::{Entry, Pages, Tree};
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, PIECE, Page, Put, Remote, RemoteError, Result, Source,
     check_replaceable, conflict, read_piece,
@@ -32,6 +32,7 @@ pub struct DirRemote {
     disk: Arc<dyn Disk>,
     env: Arc<dyn Env>,
     scratch: Mutex<Scratch>,
+    pages: Pages,
 }
 
 /// Whether [`SCRATCH`] was made ready.
@@ -63,7 +64,7 @@ impl DirRemote {
 
     /// A remote on any disk, for tests.
     pub fn on(url: &str, disk: Arc<dyn Disk>, env: Arc<dyn Env>) -> Self {
-        Self { url: url.to_string(), disk, env, scratch: Mutex::default() }
+        Self { url: url.to_string(), disk, env, scratch: Mutex::default(), pages: Pages::default() }
     }
 
     /// Makes [`SCRATCH`], and removes what an interrupted run left there.
@@ -248,7 +249,7 @@ impl Remote for DirRemote {
     }
 
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
-        walk::page(self, prefix, after)
+        self.pages.page(self, prefix, after)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {

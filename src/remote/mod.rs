@@ -438,11 +438,16 @@ pub(crate) fn has_bytes(remote: &dyn Remote, key: &Key, len: u64, checksum: &Che
 
 /// Reads an object in pieces and hashes it.
 pub(crate) fn stored_checksum(remote: &dyn Remote, key: &Key, len: u64) -> Result<Checksum> {
+    checksum_of_pieces(len, &|range| remote.get(key, range))
+}
+
+/// Hashes what is read in pieces.
+fn checksum_of_pieces(len: u64, read: &dyn Fn(Range<u64>) -> Result<Vec<u8>>) -> Result<Checksum> {
     let mut hasher = Sha256::new();
     let mut off = 0;
     while off < len {
         let end = len.min(off + 8 * PIECE as u64);
-        hasher.update(remote.get(key, off..end)?);
+        hasher.update(read(off..end)?);
         off = end;
     }
     Ok(Checksum(hasher.finalize().into()))

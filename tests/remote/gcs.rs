@@ -129,7 +129,7 @@ fn a_storm_of_troubles_passes_over_google() {
 #[test]
 fn what_google_answers_is_not_believed() {
     let world = World::new();
-    let times = Times { answer: Duration::from_millis(1000), ..Times::default() };
+    let times = Times { answer: Duration::from_millis(1000), slowest: 4 << 20 };
     let upstream = world.server.port();
     let listing = |reply: Box<dyn Fn() -> Reply + Send + Sync>| {
         let server = Scripted::start(move |asked| match asked.path.contains("/o?") {

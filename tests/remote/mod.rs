@@ -27,6 +27,8 @@ mod scripted;
 mod sftp;
 #[cfg(feature = "webdav")]
 mod webdav;
+#[cfg(feature = "webdav")]
+mod webdav_lists;
 
 pub use s3::settings as s3_settings;
 pub use s3::settings_of as s3_settings_of;

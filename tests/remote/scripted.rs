@@ -34,6 +34,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// These bytes, and then the others again and again: at most a quarter of a GiB.
     Endless(Vec<u8>, Vec<u8>),
+    /// These bytes, and after this time the others.
+    Pause(Vec<u8>, Duration, Vec<u8>),
     /// Nothing at all.
     Stall,
     /// What the server at this port answers.
@@ -116,6 +118,11 @@ fn serve(
                 socket.write_all(&again)?;
                 sent.fetch_add(again.len() as u64, Ordering::SeqCst);
             }
+        }
+        Reply::Pause(start, time, rest) => {
+            socket.write_all(&start)?;
+            std::thread::sleep(time);
+            socket.write_all(&rest)?;
         }
         Reply::Stall => {
             socket.set_read_timeout(Some(Duration::from_millis(50)))?;

@@ -9,6 +9,7 @@ use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Ti
 
 use super::apache::{Apache, PASSWORD, USER};
 use super::scripted::{Reply, Scripted};
+use super::webdav_lists::{collection, multistatus};
 use super::{comes_back, conforms, key, names, once, pattern, private_file, put, storm_passes};
 
 /// Settings for the vault of this server.
@@ -25,12 +26,12 @@ fn at_port(apache: &Apache, port: u16) -> Settings {
     }
 }
 
-fn open(settings: &Settings) -> Arc<dyn Remote> {
+pub fn open(settings: &Settings) -> Arc<dyn Remote> {
     remote::open(settings, &once()).unwrap()
 }
 
 /// Settings for a scripted server.
-fn scripted(server: &Scripted) -> Settings {
+pub fn scripted(server: &Scripted) -> Settings {
     Settings { url: format!("webdav://127.0.0.1:{}/vault", server.port), ..Settings::default() }
 }
 
@@ -243,88 +244,6 @@ fn a_webdav_server_that_stores_other_bytes_is_found_out() {
     // Who does not want to know is not told.
     let trusting = Settings { no_read_back: true, ..settings };
     assert_eq!(put(open(&trusting).as_ref(), "packs/aa/one", b"hello").unwrap(), Put::Created);
-}
-
-/// A collection with these children, as PROPFIND tells it.
-fn multistatus(children: &[&str]) -> Vec<u8> {
-    let mut text = String::from("<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\">");
-    text += &collection("/vault/");
-    for href in children {
-        text += &format!(
-            "<D:response><D:href>{href}</D:href><D:propstat><D:prop><D:resourcetype/><D:getcontentlength>5</D:getcontentlength>\
-             <D:getlastmodified>Sat, 21 Nov 2026 10:00:00 GMT</D:getlastmodified></D:prop><D:status>HTTP/1.1 200 OK</D:status>\
-             </D:propstat></D:response>"
-        );
-    }
-    (text + "</D:multistatus>").into_bytes()
-}
-
-fn collection(href: &str) -> String {
-    format!(
-        "<D:response><D:href>{href}</D:href><D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype>\
-         <D:getlastmodified>Sat, 21 Nov 2026 10:00:00 GMT</D:getlastmodified></D:prop><D:status>HTTP/1.1 200 OK</D:status>\
-         </D:propstat></D:response>"
-    )
-}
-
-/// A server whose collection is fine and whose listing is this.
-fn lists(listing: impl Fn() -> Reply + Send + Sync + 'static) -> Scripted {
-    Scripted::start(move |asked| match asked.method.as_str() {
-        "OPTIONS" => Reply::new("200 OK", "DAV: 1,2\r\n", b""),
-        // The first one looks whether the collection is there.
-        _ if asked.n == 0 => Reply::new("207 Multi-Status", "", &multistatus(&[])),
-        _ => listing(),
-    })
-}
-
-#[test]
-fn hostile_listings_are_refused_and_bounded() {
-    let listed = |server: &Scripted| {
-        remote::list(open(&scripted(server)).as_ref(), "", &mut |_| Ok(())).map_err(|e| (e.kind, e.message))
-    };
-    let fine = lists(|| Reply::new("207 Multi-Status", "", &multistatus(&["/vault/vault.json"])));
-    assert_eq!(listed(&fine), Ok(()));
-    assert_eq!(names(open(&scripted(&fine)).as_ref(), ""), ["vault.json"]);
-    // More than OpenDAL can hold of one file.
-    let long = format!("/vault/{}", "x".repeat(70_000));
-    for children in [
-        &["/elsewhere/x"][..],
-        &[long.as_str()],
-        &["/"],
-        &[""],
-        &["x"],
-        &["/vault/../x"],
-        &["/vault/a/b"],
-        &["http://127.0.0.1/vault/x"],
-        &["/vaul\u{e9}"],
-        &["%2f"],
-        &["/vault/%ff"],
-    ] {
-        let children: Vec<String> = children.iter().map(ToString::to_string).collect();
-        let text: Vec<&str> = children.iter().map(String::as_str).collect();
-        let body = multistatus(&text);
-        let server = lists(move || Reply::new("207 Multi-Status", "", &body));
-        let ended = listed(&server);
-        // Names that can't be ours are passed over, as in every directory.
-        let good = match children[0].as_str() {
-            "/vault/%ff" => ended == Ok(()),
-            _ => matches!(&ended, Err((ErrorKind::Corrupt, _))),
-        };
-        assert!(good, "{children:?}: {ended:?}");
-    }
-    for body in ["", "no XML", "<D:multistatus xmlns:D=\"DAV:\"><D:response>", "<a><b></a></b>"] {
-        let server = lists(move || Reply::new("207 Multi-Status", "", body.as_bytes()));
-        let ended = listed(&server);
-        assert!(matches!(&ended, Ok(()) | Err((ErrorKind::Corrupt, _))), "{body}: {ended:?}");
-    }
-    // Gigabytes are not taken.
-    let server = lists(|| {
-        let head = "HTTP/1.1 207 Multi-Status\r\nConnection: close\r\n\r\n<D:multistatus xmlns:D=\"DAV:\">";
-        Reply::Endless(head.into(), collection("/vault/x/").repeat(1000).into_bytes())
-    });
-    let error = listed(&server).unwrap_err();
-    assert_eq!(error.0, ErrorKind::Corrupt, "{error:?}");
-    assert!(server.sent.load(Ordering::SeqCst) < 64 << 20, "{}", server.sent.load(Ordering::SeqCst));
 }
 
 #[test]
@@ -544,6 +463,26 @@ fn a_directory_that_vanished_is_made_again() {
     assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one").unwrap(), Put::Created);
     assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap(), Put::Created);
+}
+
+#[test]
+fn what_interrupted_runs_left_is_removed_by_the_next() {
+    let apache = Apache::start("");
+    let hour = Duration::from_secs(3600);
+    put(open(&settings(&apache)).as_ref(), "packs/aa/one", b"one").unwrap();
+    let make = |name: &str, age: Duration| {
+        let file = fs::File::create(apache.vault().join(".incoming").join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    };
+    let (old, lock) = ("0123456789abcdef".repeat(2), format!("lock-{}", "ab".repeat(16)));
+    make(&old, 25 * hour);
+    make(&lock, 25 * hour);
+    make(&"cd".repeat(16), 23 * hour);
+    make("something-else", 1000 * hour);
+    put(open(&settings(&apache)).as_ref(), "packs/aa/two", b"two").unwrap();
+    let mut left = apache.left();
+    left.sort();
+    assert_eq!(left, ["cd".repeat(16).as_str(), "something-else"]);
 }
 
 /// Two that make the same directory at the same moment: Apache looks whether it is there, and its mkdir fails.

@@ -1,7 +1,7 @@
 //! Services that are reached through OpenDAL: WebDAV, Azure Blob, Google Cloud Storage, each behind a feature of its own.
 //!
-//! OpenDAL builds and signs requests and reads listings. Everything else is ours: the HTTP client (see `transport`), retries,
-//! deadlines, limits on what comes back, conditions and checksums. Its root is always `/`: given a longer one it cuts names
+//! OpenDAL builds and signs requests and reads listings, but for WebDAV's (see `propfind`). Everything else is ours: the HTTP
+//! client (see `transport`), retries, deadlines, limits on what comes back, conditions and checksums. Its root is always `/`: given a longer one it cuts names
 //! that are not below it, which a hostile listing would turn into a panic.
 
 #[cfg(feature = "azblob")]
@@ -11,6 +11,10 @@ mod errors;
 mod gcs;
 #[cfg(any(feature = "azblob", feature = "gcs"))]
 mod object;
+#[cfg(feature = "webdav")]
+mod propfind;
+#[cfg(feature = "webdav")]
+mod stream;
 mod transport;
 #[cfg(feature = "webdav")]
 mod webdav;
@@ -22,11 +26,10 @@ use std::time::Duration;
 
 use opendal::raw::Operation;
 use opendal::{Executor, HttpTransporter, Metadata, OperationContext, Operator};
-use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use super::location::Settings;
-use super::{Checksum, ErrorKind, PIECE, RemoteError, Result, Source, Times};
+use super::{Checksum, ErrorKind, RemoteError, Result, Source, Times};
 use transport::{Call, Http, Rules, Seen, Transport, zeros};
 
 #[cfg(any(feature = "azblob", feature = "gcs"))]
@@ -93,7 +96,11 @@ impl Dal {
 
     /// Waits, but not for ever: `bytes` go over the wire in one direction or the other.
     fn wait<T>(&self, what: &str, bytes: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let limit = self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1));
+        self.wait_for(what, self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1)), call)
+    }
+
+    /// Waits for so long.
+    fn wait_for<T>(&self, what: &str, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         let waiting = async {
             match tokio::time::timeout(limit, call).await {
                 Ok(done) => done,
@@ -153,19 +160,6 @@ impl Dal {
                 Err(RemoteError::new(ErrorKind::Corrupt, text))
             }
         }
-    }
-
-    /// Reads an object in pieces and hashes it.
-    #[cfg_attr(not(feature = "webdav"), allow(dead_code, reason = "the others have checksums"))]
-    fn hash(&self, what: &str, path: &str, len: u64) -> Result<Checksum> {
-        let mut hasher = Sha256::new();
-        let mut off = 0;
-        while off < len {
-            let end = len.min(off + 8 * PIECE as u64);
-            hasher.update(self.get(what, path, off..end)?);
-            off = end;
-        }
-        Ok(Checksum(hasher.finalize().into()))
     }
 
     /// Sends an object in one request.

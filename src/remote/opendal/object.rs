@@ -23,6 +23,9 @@ use super::{ANSWER_MAX, Dal, check_source, explain};
 const LISTING_MAX: usize = 32 << 20;
 /// Names in one page of ours.
 const PAGE: usize = 1000;
+/// What such a page has over the wire, about: names come with all that a service knows of an object. It may take the time that
+/// so much takes at the slowest speed.
+const PAGE_BYTES: u64 = 2 << 20;
 
 /// Which service it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +226,7 @@ impl ObjectRemote {
         let what = format!("listing {:?}", listing.prefix);
         loop {
             // A service that sends empty pages for ever is cut off by the deadline.
-            let entry = self.dal.wait(&what, 0, async {
+            let entry = self.dal.wait(&what, PAGE_BYTES, async {
                 let entry = listing.lister.next().await.transpose();
                 entry.map_err(|e| explain(&what, &e, listing.call.take_seen()))
             })?;

@@ -194,6 +194,20 @@ impl Call {
         self.collect(answer, applies).await
     }
 
+    /// Sends a request whose answer is read by the caller while it comes.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    #[cfg_attr(not(feature = "webdav"), allow(dead_code, reason = "only WebDAV's listings are read so"))]
+    pub(super) async fn begin(&self, request: Request<Buffer>) -> Result<Incoming> {
+        let answer = self.ask(request, false).await?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let answer = self.collect(answer, false).await?;
+        Err(errors::of_answer(&self.rules.what, answer.status(), answer.headers(), answer.body()))
+    }
+
     async fn exchange(self: &Arc<Self>, request: Request<Buffer>) -> Result<Response<HttpBody>> {
         let operation = request.extensions().get::<Operation>().copied();
         let Some(operation) = operation else { return self.ask_for_credentials(request).await };
@@ -450,7 +464,7 @@ impl futures::Stream for Pieces {
     }
 }
 
-fn broke(what: &str, error: &(dyn Error + 'static)) -> RemoteError {
+pub(super) fn broke(what: &str, error: &(dyn Error + 'static)) -> RemoteError {
     RemoteError::new(ErrorKind::Unavailable, format!("{what}: the connection broke: {}", last_cause(error)))
 }
 

@@ -30,11 +30,13 @@ use zeroize::Zeroizing;
 
 use super::super::location::{Location, Settings};
 use super::super::s3::client::{credentials_file, require_private};
-use super::super::walk::{self, Entry, Tree};
+use super::super::walk::{DIR_ENTRIES_MAX, Entry, Pages, Tree, too_many};
 use super::super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, RemoteError, Result, Source, Times,
-    check_replaceable, conflict, stored_checksum,
+    check_replaceable, checksum_of_pieces, conflict, stored_checksum,
 };
+use super::propfind::{self, Member, Properties};
+use super::stream::Stream;
 use super::transport::{Call, Rules};
 use super::{ANSWER_MAX, Dal, check_source, errors, read_secret};
 use crate::env::Env;
@@ -43,8 +45,8 @@ use crate::env::Env;
 const SCRATCH: &str = ".incoming";
 /// Scratch files of interrupted runs are removed once they are this old, by the server's clock: a day.
 const SCRATCH_SECONDS_MAX: i64 = 86_400;
-/// A listing of one directory has at most this: about 30,000 names on Apache.
-const LISTING_MAX: usize = 32 << 20;
+/// A listing of one directory has at most this, a KiB for each entry; Apache needs half of that. It is not held in memory.
+const LISTING_MAX: u64 = (DIR_ENTRIES_MAX as u64) << 10;
 /// A server forgets a lock after so many seconds: its holder died, or never learned that it has it.
 const LOCK_SECONDS: u64 = 180;
 /// So long after a lock was granted nothing is done any more that relies on it; sooner if the server grants less than it was
@@ -72,6 +74,7 @@ pub struct WebdavRemote {
     /// Directories that are there.
     dirs: Mutex<BTreeSet<String>>,
     swept: Mutex<bool>,
+    pages: Pages,
     /// One name is given at a time: a server whose locks are kept by threads may grant one twice at the same moment (Apache's
     /// lock database knows processes only), and most of those who ask at the same moment are threads of ours.
     naming: Mutex<()>,
@@ -164,20 +167,20 @@ impl WebdavRemote {
             locks: OnceLock::new(),
             dirs: Mutex::default(),
             swept: Mutex::default(),
+            pages: Pages::default(),
             naming: Mutex::default(),
         })
     }
 
-    /// Sends a request that OpenDAL has no words for.
-    fn ask(
+    /// A request that OpenDAL has no words for.
+    fn request(
         &self,
         what: &str,
         method: &str,
         path: &str,
         headers: &[(&'static str, HeaderValue)],
         body: &'static str,
-    ) -> Result<Response<Bytes>> {
-        let fail = |e: http::Error| RemoteError::new(ErrorKind::Local, format!("{what}: {e}"));
+    ) -> Result<Request<Buffer>> {
         let url = format!("{}/{}", self.origin, opendal::raw::percent_encode_path(path));
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
@@ -189,9 +192,27 @@ impl WebdavRemote {
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/xml; charset=utf-8");
         }
-        let request = request.extension(Operation::Info).body(Buffer::from(body)).map_err(fail)?;
-        let call = Call::new(Arc::clone(&self.dal.http), Rules::new(what.to_string(), ANSWER_MAX));
-        self.dal.wait(what, 0, call.send(request))
+        request
+            .extension(Operation::Info)
+            .body(Buffer::from(body))
+            .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{what}: {e}")))
+    }
+
+    /// Sends such a request. A refusal is an answer.
+    fn ask(
+        &self,
+        what: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: &'static str,
+    ) -> Result<Response<Bytes>> {
+        let request = self.request(what, method, path, headers, body)?;
+        self.dal.wait(what, 0, self.call(what).send(request))
+    }
+
+    fn call(&self, what: &str) -> Call {
+        Call::new(Arc::clone(&self.dal.http), Rules::new(what.to_string(), ANSWER_MAX))
     }
 
     /// Makes sure, once, that the collection is there, and asks whether the server has locks.
@@ -199,16 +220,12 @@ impl WebdavRemote {
         if let Some(locks) = self.locks.get() {
             return Ok(*locks);
         }
-        let missing = |what: &str| {
-            let text = format!("{}: {what} there. It is never made by itself", self.dal.url);
-            RemoteError::new(ErrorKind::Misconfigured, text)
-        };
         let there = match self
             .dal
             .stat("looking at the collection".into(), &format!("{}/", self.dal.base.trim_end_matches('/')))
         {
             Ok(meta) => meta,
-            Err(e) if e.kind == ErrorKind::NotFound => return Err(missing("no such collection")),
+            Err(e) if e.kind == ErrorKind::NotFound => return Err(self.missing("no such collection")),
             Err(e) if e.kind == ErrorKind::Unsupported => {
                 return Err(RemoteError::new(
                     ErrorKind::Misconfigured,
@@ -218,7 +235,7 @@ impl WebdavRemote {
             Err(e) => return Err(e),
         };
         if !there.is_dir() {
-            return Err(missing("no collection"));
+            return Err(self.missing("no collection"));
         }
         let what = "asking what the server can do";
         let answer = self.ask(what, "OPTIONS", &self.dal.base, &[], "")?;
@@ -235,6 +252,11 @@ impl WebdavRemote {
             tracing::warn!(url = %self.dal.url, "the server has no locks");
         }
         Ok(*self.locks.get_or_init(|| locks))
+    }
+
+    fn missing(&self, what: &str) -> RemoteError {
+        let text = format!("{}: {what} there. It is never made by itself", self.dal.url);
+        RemoteError::new(ErrorKind::Misconfigured, text)
     }
 
     /// Makes the directories above a name.
@@ -279,7 +301,8 @@ impl WebdavRemote {
         if !there.is_file() || there.content_length() != body.len() {
             return Err(wrong());
         }
-        if self.read_back && self.dal.hash(&what, &path, body.len())? != *checksum {
+        let stored = || checksum_of_pieces(body.len(), &|range| self.dal.get(&what, &path, range));
+        if self.read_back && stored()? != *checksum {
             return Err(wrong());
         }
         Ok(())
@@ -319,14 +342,22 @@ impl WebdavRemote {
         if std::mem::replace(&mut *self.swept.lock().unwrap_or_else(PoisonError::into_inner), true) {
             return;
         }
-        let seconds =
-            |meta: &opendal::Metadata| meta.last_modified().map(|time| time.into_inner().as_second());
-        let swept = self.list(SCRATCH).and_then(|entries| {
-            let now = entries.iter().find(|(name, _)| fresh.ends_with(name.as_str()));
-            let Some(now) = now.and_then(|(_, meta)| seconds(meta)) else { return Ok(()) };
-            for (name, meta) in &entries {
-                let old = seconds(meta).is_some_and(|time| time.saturating_add(SCRATCH_SECONDS_MAX) < now);
-                if old && meta.is_file() && is_scratch(name) {
+        let seconds = |found: &Properties| {
+            let time = jiff::fmt::rfc2822::parse(found.modified.as_deref()?).ok()?;
+            Some(time.timestamp().as_second())
+        };
+        let mut files = Vec::new();
+        let swept = self.list(SCRATCH, &mut |name, found| {
+            if !found.is_dir && is_scratch(&name) {
+                files.push((seconds(&found), name));
+            }
+            Ok(())
+        });
+        let swept = swept.and_then(|()| {
+            let now = files.iter().find(|(_, name)| fresh.ends_with(name.as_str()));
+            let Some(now) = now.and_then(|(time, _)| *time) else { return Ok(()) };
+            for (time, name) in &files {
+                if time.is_some_and(|time| time.saturating_add(SCRATCH_SECONDS_MAX) < now) {
                     let path = format!("{SCRATCH}/{name}");
                     self.dal.delete(format!("removing {path}"), &self.dal.path(&path))?;
                 }
@@ -338,31 +369,44 @@ impl WebdavRemote {
         }
     }
 
-    /// The entries of a directory: names without slashes.
-    fn list(&self, dir: &str) -> Result<Vec<(String, opendal::Metadata)>> {
+    /// Shows the entries of a directory, in any order: names without slashes.
+    fn list(&self, dir: &str, visit: &mut dyn FnMut(String, Properties) -> Result<()>) -> Result<()> {
         let what = format!("listing {dir:?}");
         let path = match dir {
-            "" if self.dal.base.is_empty() => "/".to_string(),
             "" => self.dal.base.clone(),
             dir => self.dal.path(&format!("{dir}/")),
         };
-        let rules = Rules::new(what.clone(), LISTING_MAX);
-        let (entries, _) = self.dal.run(rules, 0, async |operator| operator.list(&path).await)?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let start = path.trim_start_matches('/');
-            // The directory itself is among them.
-            if entry.path().trim_matches('/') == start.trim_end_matches('/') {
-                continue;
+        let depth = [("depth", HeaderValue::from_static("1"))];
+        let request = self.request(&what, "PROPFIND", &path, &depth, propfind::QUESTION)?;
+        let body = self.dal.wait(&what, 0, self.call(&what).begin(request))?;
+        let mut stream = Stream::new(&self.dal, self.env.as_ref(), &what, body, LISTING_MAX);
+        let (mut count, mut is_there) = (0, false);
+        let read = propfind::read(&what, &mut stream, &mut |member| {
+            count += 1;
+            // One is the directory itself.
+            if count > DIR_ENTRIES_MAX + 1 {
+                return Err(too_many(dir));
             }
-            let name = entry.path().strip_prefix(start).map(|name| name.trim_end_matches('/'));
-            let Some(name) = name.filter(|name| !name.is_empty() && !name.contains('/')) else {
+            let Some(name) = propfind::name_in(&path, &member.href) else {
                 let text = format!("{what}: names that were not asked for");
                 return Err(RemoteError::new(ErrorKind::Corrupt, text));
             };
-            found.push((name.to_string(), entry.metadata().clone()));
+            is_there |= name.is_empty();
+            match found_of(&what, &name, member)? {
+                Some(found) if !name.is_empty() => visit(name, found),
+                _ => Ok(()),
+            }
+        });
+        if let Some(failure) = stream.failure.take() {
+            return Err(failure);
         }
-        Ok(found)
+        read?;
+        // An answer about nothing must not pass for an empty directory.
+        if !is_there {
+            let text = format!("{what}: the answer says nothing of the directory itself");
+            return Err(RemoteError::new(ErrorKind::Corrupt, text));
+        }
+        Ok(())
     }
 
     /// Does something while nobody else who asks for the same lock does.
@@ -556,6 +600,24 @@ fn lock_name(key: &Key) -> String {
     format!("lock-{}", data_encoding::HEXLOWER.encode(&Sha256::digest(key.as_str())[..16]))
 }
 
+/// What is known of a member; `None`: it went away meanwhile.
+fn found_of(what: &str, name: &str, member: Member) -> Result<Option<Properties>> {
+    if let Some(found) = member.found {
+        return Ok(Some(found));
+    }
+    let status = member.status.and_then(|status| http::StatusCode::from_u16(status).ok());
+    match status {
+        Some(http::StatusCode::NOT_FOUND) => Ok(None),
+        Some(status) if !status.is_success() => {
+            Err(errors::of_answer(&format!("{what}: {name:?}"), status, &http::HeaderMap::new(), b""))
+        }
+        _ => {
+            let text = format!("{what}: the answer says nothing of {name:?}");
+            Err(RemoteError::new(ErrorKind::Corrupt, text))
+        }
+    }
+}
+
 /// The names that are made in [`SCRATCH`].
 fn is_scratch(name: &str) -> bool {
     let random = name.strip_prefix("lock-").unwrap_or(name);
@@ -648,9 +710,8 @@ impl Remote for WebdavRemote {
     }
 
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
-        // A collection that is not there lists as an empty one.
         self.has_locks()?;
-        walk::page(self, prefix, after)
+        self.pages.page(self, prefix, after)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
@@ -677,11 +738,28 @@ impl Remote for WebdavRemote {
 
 impl Tree for WebdavRemote {
     fn entries(&self, dir: &str) -> Result<Vec<Entry>> {
-        let entries = self.list(dir)?.into_iter().map(|(name, meta)| {
-            let is_dir = meta.is_dir();
-            Entry { name, is_dir, len: if is_dir { 0 } else { meta.content_length() } }
-        });
-        Ok(entries.collect())
+        let mut entries = Vec::new();
+        self.list(dir, &mut |name, found| {
+            // Other names are none of ours: no need to remember them.
+            if Key::new(&name).is_none() {
+                return Ok(());
+            }
+            let len = match (found.is_dir, found.len) {
+                (true, _) => 0,
+                (false, Some(len)) => len,
+                (false, None) => {
+                    let text = format!("listing {dir:?}: no length of {name}");
+                    return Err(RemoteError::new(ErrorKind::Corrupt, text));
+                }
+            };
+            entries.push(Entry { name, is_dir: found.is_dir, len });
+            Ok(())
+        })
+        .map_err(|e| match e.kind {
+            ErrorKind::NotFound if dir.is_empty() => self.missing("no such collection"),
+            _ => e,
+        })?;
+        Ok(entries)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::location::Settings;
-use super::walk::{self, Entry, Tree};
+use super::walk::{Entry, Pages, Tree};
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, PIECE, Page, Put, Remote, RemoteError, Result, Source,
     check_replaceable, conflict,
@@ -42,6 +42,7 @@ pub struct SftpRemote {
     /// Directories that are there.
     dirs: Mutex<BTreeSet<String>>,
     swept: Mutex<bool>,
+    pages: Pages,
 }
 
 impl SftpRemote {
@@ -63,6 +64,7 @@ impl SftpRemote {
             idle: Mutex::new(Vec::new()),
             dirs: Mutex::new(BTreeSet::new()),
             swept: Mutex::new(false),
+            pages: Pages::default(),
         }
     }
 
@@ -353,7 +355,7 @@ impl Remote for SftpRemote {
     }
 
     fn list_page(&self, prefix: &str, after: &str) -> Result<Page> {
-        walk::page(self, prefix, after)
+        self.pages.page(self, prefix, after)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
