@@ -40,6 +40,8 @@ pub enum Reply {
     Stall,
     /// What the server at this port answers.
     Forward(u16),
+    /// The same, with one text in the head of the request replaced by another.
+    ForwardAs(u16, String, String),
     /// The first half of it.
     Half(u16),
 }
@@ -131,6 +133,10 @@ fn serve(
             while !ended.load(Ordering::SeqCst) && !matches!(socket.read(&mut byte), Ok(0)) {}
         }
         Reply::Forward(port) => socket.write_all(&forward(&asked, port)?)?,
+        Reply::ForwardAs(port, from, to) => {
+            asked.head = String::from_utf8_lossy(&asked.head).replacen(&from, &to, 1).into_bytes();
+            socket.write_all(&forward(&asked, port)?)?;
+        }
         Reply::Half(port) => {
             let whole = forward(&asked, port)?;
             socket.write_all(&whole[..whole.len() / 2])?;

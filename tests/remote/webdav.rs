@@ -1,7 +1,7 @@
 //! WebDAV: against a real Apache, and against servers that are slow, broken, or that lie.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Ti
 use super::apache::{Apache, PASSWORD, USER};
 use super::scripted::{Reply, Scripted};
 use super::webdav_lists::{collection, multistatus};
-use super::{comes_back, conforms, key, names, once, pattern, private_file, put, storm_passes};
+use super::{comes_back, conforms, key, names, once, patient, pattern, private_file, put, storm_passes};
+use crate::common::wait_until;
 
 /// Settings for the vault of this server.
 fn settings(apache: &Apache) -> Settings {
@@ -119,17 +120,44 @@ fn a_name_is_given_once_even_between_look_and_rename() {
     assert_eq!(fs::read(apache.vault().join("packs/aa/one")).unwrap(), b"first");
 }
 
+/// The name in `.incoming/` that the lock for a name is on.
+fn lock_name(name: &str) -> String {
+    let hash = remote::Checksum::of(name.as_bytes()).0;
+    hash[..16].iter().fold("lock-".to_string(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Whoever waits for a lock that somebody else has holds up nobody who wants another name.
+#[test]
+fn a_name_that_is_stuck_holds_up_no_other() {
+    let apache = Apache::start("");
+    let (upstream, stuck) = (apache.port, lock_name("packs/aa/stuck"));
+    let (asked_for, free) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (tell, is_free) = (Arc::clone(&asked_for), Arc::clone(&free));
+    let server = Scripted::start(move |asked| {
+        if asked.method == "LOCK" && asked.path.ends_with(&stuck) && !is_free.load(Ordering::SeqCst) {
+            tell.store(true, Ordering::SeqCst);
+            return Reply::new("423 Locked", "", b"");
+        }
+        Reply::Forward(upstream)
+    });
+    let remote = open(&at_port(&apache, server.port));
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| put(remote.as_ref(), "packs/aa/stuck", b"one"));
+        wait_until("the lock to be asked for", || asked_for.load(Ordering::SeqCst));
+        assert_eq!(put(remote.as_ref(), "packs/aa/other", b"two"), Ok(Put::Created));
+        free.store(true, Ordering::SeqCst);
+        assert_eq!(one.join().unwrap(), Ok(Put::Created));
+    });
+    assert!(apache.left().is_empty(), "{:?}", apache.left());
+}
+
 #[test]
 fn a_lock_whose_holder_died_is_waited_for_and_told() {
     let apache = Apache::start("");
     let times = Times { answer: Duration::from_millis(400), ..Times::default() };
     let remote = remote::open(&settings(&apache), &OpenOptions { times, ..once() }).unwrap();
     put(remote.as_ref(), "packs/aa/one", b"one").unwrap();
-    let name = "lock-".to_string()
-        + &remote::Checksum::of(b"packs/aa/two").0[..16]
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>();
+    let name = lock_name("packs/aa/two");
     let body = "<?xml version=\"1.0\"?><D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/></D:lockscope><D:locktype><D:write/>\
                 </D:locktype></D:lockinfo>";
     let (status, answer) =
@@ -465,6 +493,18 @@ fn a_directory_that_vanished_is_made_again() {
     assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two").unwrap(), Put::Created);
 }
 
+/// The directory that locks are in may be removed like any other: who replaces something makes it again.
+#[test]
+fn a_header_is_replaced_also_where_scratch_files_were_removed() {
+    let apache = Apache::start("");
+    let remote = remote::open(&settings(&apache), &patient()).unwrap();
+    put(remote.as_ref(), "vault.json", b"first").unwrap();
+    fs::remove_dir_all(apache.vault().join(".incoming")).unwrap();
+    let (was, body) = (remote::Checksum::of(b"first"), remote::Bytes::source(*b"second"));
+    remote.replace(&key("vault.json"), &was, &body, &remote::Checksum::of(b"second")).unwrap();
+    assert_eq!(fs::read(apache.vault().join("vault.json")).unwrap(), b"second");
+}
+
 #[test]
 fn what_interrupted_runs_left_is_removed_by_the_next() {
     let apache = Apache::start("");
@@ -483,6 +523,86 @@ fn what_interrupted_runs_left_is_removed_by_the_next() {
     let mut left = apache.left();
     left.sort();
     assert_eq!(left, ["cd".repeat(16).as_str(), "something-else"]);
+}
+
+/// A proxy that speaks TLS for the server: the server knows itself under another URL than we do, and refuses ours. Here it is
+/// the other way round, for there is no TLS between us and the proxy.
+#[test]
+fn a_rename_works_behind_a_proxy_that_speaks_tls() {
+    let apache = Apache::start("");
+    assert_eq!(apache.ask("PUT", "/vault/x", "", "x").0, 201);
+    let moved = |to: String| apache.ask("MOVE", "/vault/x", &format!("Destination: {to}\r\n"), "").0;
+    assert_eq!(moved(format!("https://127.0.0.1:{}/vault/y", apache.port)), 502, "what this is about");
+    assert_eq!(moved("/vault/y".into()), 400, "Apache knows no paths there");
+    assert_eq!(apache.ask("DELETE", "/vault/x", "", "").0, 204);
+    let (upstream, seen) = (apache.port, Arc::new(Mutex::new(Vec::new())));
+    let tell = Arc::clone(&seen);
+    let server = Scripted::start(move |asked| {
+        let Some(to) = asked.header("destination") else { return Reply::Forward(upstream) };
+        tell.lock().unwrap().push(to.clone());
+        let seen_there = match to.strip_prefix("http:") {
+            Some(rest) => format!("https:{rest}"),
+            None => to.replace("https:", "http:"),
+        };
+        Reply::ForwardAs(upstream, to, seen_there)
+    });
+    let remote = open(&at_port(&apache, server.port));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one"), Ok(Put::Created));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"two").unwrap_err().kind, ErrorKind::Conflict);
+    // What the server took is what it gets from then on.
+    assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two"), Ok(Put::Created));
+    assert_eq!(names(remote.as_ref(), ""), ["packs/aa/one", "packs/aa/two"]);
+    let url =
+        |scheme: &str, name: &str| format!("{scheme}://127.0.0.1:{}/vault/packs/aa/{name}", server.port);
+    let wanted = [url("http", "one"), "/vault/packs/aa/one".into(), url("https", "one"), url("https", "two")];
+    assert_eq!(*seen.lock().unwrap(), wanted);
+}
+
+/// Others behind such a proxy take a path.
+#[test]
+fn a_server_that_wants_paths_gets_them() {
+    let apache = Apache::start("");
+    let (upstream, urls) = (apache.port, Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&urls);
+    let server = Scripted::start(move |asked| {
+        let Some(to) = asked.header("destination") else { return Reply::Forward(upstream) };
+        if to.starts_with("http") {
+            count.fetch_add(1, Ordering::SeqCst);
+            return Reply::new("400 Bad Request", "", b"");
+        }
+        // Apache does not.
+        Reply::ForwardAs(upstream, to.clone(), format!("http://127.0.0.1:{upstream}{to}"))
+    });
+    let remote = open(&at_port(&apache, server.port));
+    assert_eq!(put(remote.as_ref(), "packs/aa/one", b"one"), Ok(Put::Created));
+    assert_eq!(put(remote.as_ref(), "packs/aa/two", b"two"), Ok(Put::Created));
+    assert_eq!(urls.load(Ordering::SeqCst), 1);
+}
+
+/// It says 502 whatever it is told, once after it was done: then what counts is the first answer, and that it is there.
+#[test]
+fn a_rename_that_is_always_refused_says_what_was_tried() {
+    let apache = Arc::new(Apache::start(""));
+    let other = Arc::clone(&apache);
+    let server = Scripted::start(move |asked| {
+        let Some(to) = asked.header("destination") else { return Reply::Forward(other.port) };
+        if to.ends_with("/done") {
+            let was = other.vault().join("packs/aa/done").exists();
+            if was || !to.starts_with("http:") {
+                return Reply::Forward(other.port);
+            }
+            let here = format!("Destination: http://127.0.0.1:{}/vault/packs/aa/done\r\n", other.port);
+            assert_eq!(other.ask("MOVE", &asked.path, &here, "").0, 201);
+        }
+        Reply::new("502 Bad Gateway", "", b"")
+    });
+    let remote = open(&at_port(&apache, server.port));
+    for name in ["packs/aa/never", "packs/aa/done"] {
+        let error = put(remote.as_ref(), name, b"one").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+        assert!(error.message.contains("502 Bad Gateway (to a rename, however its Destination"), "{error}");
+    }
+    assert_eq!(put(remote.as_ref(), "packs/aa/done", b"one"), Ok(Put::Same));
 }
 
 /// Two that make the same directory at the same moment: Apache looks whether it is there, and its mkdir fails.

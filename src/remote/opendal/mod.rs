@@ -9,6 +9,8 @@ mod azblob;
 mod errors;
 #[cfg(feature = "gcs")]
 mod gcs;
+#[cfg(feature = "webdav")]
+mod locks;
 #[cfg(any(feature = "azblob", feature = "gcs"))]
 mod object;
 #[cfg(feature = "webdav")]

@@ -12,10 +12,10 @@
 //! Servers keep no checksums and don't say when something is durable: objects are read back, which proves that they
 //! arrived.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,6 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use opendal::options::WriteOptions;
 use opendal::raw::Operation;
 use opendal::{Buffer, Operator};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::super::location::{Location, Settings};
@@ -35,6 +34,7 @@ use super::super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, RemoteError, Result, Source, Times,
     check_replaceable, checksum_of_pieces, conflict, stored_checksum,
 };
+use super::locks::{Gate, Held, Hold, Turn, granted_seconds, lock_name};
 use super::propfind::{self, Member, Properties};
 use super::stream::Stream;
 use super::transport::{Call, Rules};
@@ -57,6 +57,9 @@ const LOCK_SECONDS_MIN: u64 = 30;
 /// A lock that somebody else has is asked for again after this long, and then after twice as long, up to the second.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Who waits for its turn waits for about so many requests of each that is before it: LOCK, PROPFIND, MOVE, UNLOCK. Where none
+/// gets an answer, that is one of them.
+const NAMING_REQUESTS: u32 = 4;
 
 const LOCK_BODY: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/>\
     </D:lockscope><D:locktype><D:write/></D:locktype><D:owner>strongroom</D:owner></D:lockinfo>";
@@ -75,56 +78,11 @@ pub struct WebdavRemote {
     dirs: Mutex<BTreeSet<String>>,
     swept: Mutex<bool>,
     pages: Pages,
+    /// Which of [`DESTINATIONS`] the server took last.
+    destination: AtomicUsize,
     /// One name is given at a time: a server whose locks are kept by threads may grant one twice at the same moment (Apache's
     /// lock database knows processes only), and most of those who ask at the same moment are threads of ours.
-    naming: Mutex<()>,
-}
-
-/// A lock that this process holds.
-struct Held {
-    path: String,
-    token: HeaderValue,
-    /// An empty file was made for it.
-    made: bool,
-    /// When it stops to be trusted.
-    until: Duration,
-}
-
-/// What is done while a lock is held.
-struct Hold {
-    /// Until when it is good; `None`: there are no locks.
-    until: Option<Duration>,
-    /// Something was sent that relies on it.
-    used: Cell<bool>,
-}
-
-impl Hold {
-    fn new(until: Option<Duration>) -> Self {
-        Self { until, used: Cell::new(false) }
-    }
-
-    /// Makes sure that the lock can't have come to its end. To be called right before what relies on it.
-    fn check(&self, env: &dyn Env) -> Result<()> {
-        if self.until.is_some_and(|until| env.monotonic() > until) {
-            let text = "the server took longer than its lock is good for";
-            return Err(RemoteError::new(ErrorKind::Timeout, text));
-        }
-        self.used.set(true);
-        Ok(())
-    }
-
-    /// Whether what was sent may still be executed, although it seems to have failed: the answer may be that of a proxy, which
-    /// gave up waiting. After a failure to answer at all nobody knows whether the server can be asked.
-    fn may_go_on<T>(&self, done: &Result<T>) -> bool {
-        match done {
-            Ok(_) => false,
-            Err(e) => match e.kind {
-                ErrorKind::Timeout | ErrorKind::Unreachable => true,
-                ErrorKind::Unavailable | ErrorKind::Throttled => self.used.get(),
-                _ => false,
-            },
-        }
-    }
+    naming: Gate,
 }
 
 impl WebdavRemote {
@@ -168,7 +126,8 @@ impl WebdavRemote {
             dirs: Mutex::default(),
             swept: Mutex::default(),
             pages: Pages::default(),
-            naming: Mutex::default(),
+            destination: AtomicUsize::new(0),
+            naming: Gate::default(),
         })
     }
 
@@ -416,8 +375,7 @@ impl WebdavRemote {
         }
         let name = format!("{SCRATCH}/{}", lock_name(key));
         self.make_dirs(&name)?;
-        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = self.lock(key, &name)?;
+        let (held, _turn) = self.lock(key, &name)?;
         let hold = Hold::new(Some(held.until));
         let done = act(&hold);
         // Else the lock is left to its end; it is for this name only.
@@ -429,7 +387,9 @@ impl WebdavRemote {
         done
     }
 
-    fn lock(&self, key: &Key, name: &str) -> Result<Held> {
+    /// Takes a lock, and with it the turn to give a name: what follows is a few requests, each with a deadline. While somebody
+    /// else has the lock, others of us go on.
+    fn lock(&self, key: &Key, name: &str) -> Result<(Held, Turn<'_>)> {
         let what = format!("locking the name {key}");
         let path = self.dal.path(name);
         let headers = [
@@ -439,6 +399,7 @@ impl WebdavRemote {
         let start = self.env.monotonic();
         let mut pause = LOCK_PAUSE;
         loop {
+            let turn = self.naming.enter(&what, self.dal.times.answer * NAMING_REQUESTS)?;
             let since = self.env.monotonic();
             let answer = self.ask(&what, "LOCK", &path, &headers, LOCK_BODY)?;
             let status = answer.status();
@@ -456,7 +417,7 @@ impl WebdavRemote {
                 let trusted = Duration::from_secs(granted.unwrap_or(0) / 3).min(LOCK_TRUSTED);
                 let held = Held { path, token, made, until: since.saturating_add(trusted) };
                 if granted.is_some_and(|seconds| seconds >= LOCK_SECONDS_MIN) {
-                    return Ok(held);
+                    return Ok((held, turn));
                 }
                 if let Err(error) = self.unlock(&held) {
                     tracing::debug!(%key, %error, "a lock stays until it ends");
@@ -469,8 +430,10 @@ impl WebdavRemote {
             }
             let error = errors::of_answer(&what, status, answer.headers(), answer.body());
             if status != http::StatusCode::LOCKED {
+                self.forget_dirs_after(&error);
                 return Err(error);
             }
+            drop(turn);
             if self.env.monotonic().saturating_sub(start) > self.dal.times.answer {
                 let text = format!("{what}: somebody else holds it, or held it when it broke off");
                 return Err(RemoteError::new(ErrorKind::Unavailable, text));
@@ -510,12 +473,7 @@ impl WebdavRemote {
                 other => return other.map(|_| false),
             }
             let what = format!("naming {key}");
-            let to = opendal::raw::percent_encode_path(&self.dal.path(key.as_str()));
-            let to = HeaderValue::try_from(format!("{}/{to}", self.origin))
-                .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{what}: {e}")))?;
-            let headers = [("destination", to), ("overwrite", HeaderValue::from_static("F"))];
-            hold.check(self.env.as_ref())?;
-            let answer = self.ask(&what, "MOVE", &self.dal.path(scratch), &headers, "")?;
+            let answer = self.rename(&what, scratch, key, hold)?;
             match answer.status() {
                 http::StatusCode::CREATED => return Ok(true),
                 // It was free a moment ago, and something was replaced, or so it says: whose bytes have the name is looked at.
@@ -527,10 +485,44 @@ impl WebdavRemote {
                 }
                 _ => {}
             }
-            let error = errors::of_answer(&what, answer.status(), answer.headers(), answer.body());
+            let mut error = errors::of_answer(&what, answer.status(), answer.headers(), answer.body());
+            if is_about_destination(answer.status()) {
+                error.message += " (to a rename, however its Destination was written)";
+            }
             self.forget_dirs_after(&error);
             Err(error)
         })
+    }
+
+    /// Asks for a rename that replaces nothing, in all ways to say where to while the server takes none of them.
+    fn rename(&self, what: &str, from: &str, to: &Key, hold: &Hold) -> Result<Response<Bytes>> {
+        let path = format!("/{}", opendal::raw::percent_encode_path(&self.dal.path(to.as_str())));
+        let from = self.dal.path(from);
+        let start = self.destination.load(Ordering::Relaxed);
+        let mut refusal: Option<Response<Bytes>> = None;
+        for at in (start..start + DESTINATIONS.len()).map(|at| at % DESTINATIONS.len()) {
+            let destination = HeaderValue::try_from(DESTINATIONS[at](&self.origin, &path))
+                .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{what}: {e}")))?;
+            let headers = [("destination", destination), ("overwrite", HeaderValue::from_static("F"))];
+            hold.check(self.env.as_ref())?;
+            let answer = self.ask(what, "MOVE", &from, &headers, "")?;
+            let status = answer.status();
+            if status.is_success() || status == http::StatusCode::PRECONDITION_FAILED {
+                self.destination.store(at, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            // 502 may be a proxy's that gave up waiting, and then the rename may have been done all the same: what comes after
+            // it fails for reasons of its own.
+            let is_first =
+                refusal.as_ref().is_none_or(|first| first.status() != http::StatusCode::BAD_GATEWAY);
+            if !is_about_destination(status) {
+                return Ok(if is_first { answer } else { refusal.unwrap_or(answer) });
+            }
+            if is_first {
+                refusal = Some(answer);
+            }
+        }
+        Ok(refusal.expect("each of them was refused, and there are some"))
     }
 
     /// Somebody may have removed a directory: that is 409, or 404 at some servers.
@@ -577,27 +569,22 @@ impl WebdavRemote {
     }
 }
 
-/// How many seconds a lock is good for, as the answer to LOCK tells it (`<timeout>Second-180</timeout>`, in any namespace);
-/// `None`: it does not.
-fn granted_seconds(answer: &[u8]) -> Option<u64> {
-    let text = String::from_utf8_lossy(answer);
-    let mut elements = text.split('<').filter_map(|element| element.split_once('>'));
-    let (_, value) = elements.find(|(name, _)| {
-        let name = name.split_ascii_whitespace().next().unwrap_or("");
-        name.rsplit(':').next().is_some_and(|name| name.eq_ignore_ascii_case("timeout"))
-    })?;
-    // Several may be there, the one first that counts.
-    let value = value.split(',').next().unwrap_or("").trim();
-    if value.eq_ignore_ascii_case("infinite") {
-        return Some(u64::MAX);
-    }
-    let (start, seconds) = value.split_once('-')?;
-    start.eq_ignore_ascii_case("second").then(|| seconds.parse().ok())?
-}
+/// How a Destination can be written, given where the server is and the path. Most take a URL. nginx and others behind a proxy
+/// that speaks TLS for them don't know themselves by an https:// URL, but take a path; Apache takes no path, but the http:// URL
+/// that it would have without the proxy.
+const DESTINATIONS: [fn(&str, &str) -> String; 3] = [
+    |origin, path| format!("{origin}{path}"),
+    |_, path| path.into(),
+    |origin, path| match origin.strip_prefix("https:") {
+        Some(rest) => format!("http:{rest}{path}"),
+        None => format!("https:{}{path}", origin.strip_prefix("http:").unwrap_or(origin)),
+    },
+];
 
-/// The name that a lock is on, in place of the name that it stands for.
-fn lock_name(key: &Key) -> String {
-    format!("lock-{}", data_encoding::HEXLOWER.encode(&Sha256::digest(key.as_str())[..16]))
+/// What servers answer who can't do anything with a Destination: 502 where they take it for another server's, else 400. Proxies
+/// answer 502 for any reason.
+fn is_about_destination(status: http::StatusCode) -> bool {
+    matches!(status, http::StatusCode::BAD_REQUEST | http::StatusCode::BAD_GATEWAY)
 }
 
 /// What is known of a member; `None`: it went away meanwhile.
@@ -760,29 +747,5 @@ impl Tree for WebdavRemote {
             _ => e,
         })?;
         Ok(entries)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_lock_is_good_for() {
-        for (text, seconds) in [
-            ("<D:timeout>Second-180</D:timeout>", Some(180)),
-            ("<?xml version=\"1.0\"?><a:x><timeout xmlns=\"DAV:\">\n second-29 </timeout></a:x>", Some(29)),
-            ("<D:timeout>Infinite, Second-4100000000</D:timeout>", Some(u64::MAX)),
-            ("<D:timeout>Second-99999999999999999999999</D:timeout>", None),
-            ("<D:timeout>Second--1</D:timeout>", None),
-            ("<D:timeout>180</D:timeout>", None),
-            ("<D:timeout/>", None),
-            ("<D:timeouts>Second-180</D:timeouts>", None),
-            ("", None),
-            ("<<<>>>", None),
-        ] {
-            assert_eq!(granted_seconds(text.as_bytes()), seconds, "{text}");
-        }
-        assert_eq!(granted_seconds(&[0xff, b'<', 0xff]), None);
     }
 }
