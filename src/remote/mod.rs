@@ -10,6 +10,7 @@
 //! The trait is synchronous, as everything above it. What needs a runtime (S3, OpenDAL) keeps a small one for itself; no other
 //! module knows of it. What is common to all remotes (trying again, speed limits, counting) wraps one remote in another.
 
+mod body;
 mod bounded;
 mod count;
 mod dir;
@@ -24,6 +25,7 @@ mod opendal;
 mod probe;
 mod retry;
 mod s3;
+mod secret;
 mod sftp;
 mod walk;
 

@@ -5,10 +5,10 @@ use opendal::services::Azblob;
 use zeroize::Zeroizing;
 
 use super::super::location::Settings;
-use super::super::s3::client::{credentials_file, require_private};
+use super::super::secret::{credentials_file, read_private};
 use super::super::{ErrorKind, RemoteError, Result, Times};
+use super::Dal;
 use super::object::{Kind, ObjectRemote};
-use super::{Dal, read_secret};
 
 impl ObjectRemote {
     /// Makes a client for a container; nothing is asked yet.
@@ -22,10 +22,7 @@ impl ObjectRemote {
     pub fn azblob(settings: &Settings, container: &str, prefix: String, times: Times) -> Result<Self> {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (secret, from) = match credentials_file(settings)? {
-            Some(path) => {
-                require_private(&path)?;
-                (Some(read_secret(&path)?), "the credentials file")
-            }
+            Some(path) => (Some(read_private(&path)?), "the credentials file"),
             None => {
                 let text = set("AZURE_STORAGE_CONNECTION_STRING").map(Zeroizing::new);
                 (text, "AZURE_STORAGE_CONNECTION_STRING")

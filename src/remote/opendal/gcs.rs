@@ -4,7 +4,7 @@ use opendal::Operator;
 use opendal::services::Gcs;
 
 use super::super::location::Settings;
-use super::super::s3::client::{credentials_file, require_private};
+use super::super::secret::{credentials_file, require_private};
 use super::super::{ErrorKind, RemoteError, Result, Times};
 use super::Dal;
 use super::object::{Kind, ObjectRemote};

@@ -42,10 +42,6 @@ pub use webdav::WebdavRemote;
 /// An answer that is neither an object nor a listing has at most this.
 const ANSWER_MAX: usize = 1 << 20;
 
-/// A file with a secret has at most this.
-#[cfg(any(feature = "webdav", feature = "azblob"))]
-const SECRET_MAX: u64 = 16 << 10;
-
 /// What all of them are made of.
 #[derive(Debug)]
 struct Dal {
@@ -208,25 +204,6 @@ fn check_source(body: &dyn Source, checksum: &Checksum, also: &mut dyn FnMut(&[u
         }
         Err(e) => Err(RemoteError::source(&e)),
     }
-}
-
-/// Reads a file with one line that is a secret.
-#[cfg(any(feature = "webdav", feature = "azblob"))]
-fn read_secret(path: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
-    use std::io::Read;
-    let fail = |e: std::io::Error| {
-        let text = format!("the credentials file {}: {e}", path.display());
-        RemoteError::new(ErrorKind::NoCredentials, text)
-    };
-    let mut text = zeroize::Zeroizing::new(String::new());
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(SECRET_MAX + 1).read_to_string(&mut text).map_err(fail)?;
-    // A part of a secret is none.
-    if text.len() as u64 > SECRET_MAX {
-        let what = format!("the credentials file {}: more than {SECRET_MAX} bytes", path.display());
-        return Err(RemoteError::new(ErrorKind::NoCredentials, what));
-    }
-    Ok(zeroize::Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_string()))
 }
 
 /// Why OpenDAL failed: mostly because of what an endpoint said, which it does not tell.

@@ -27,8 +27,8 @@ use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport};
 use sha2::{Digest, Sha256};
 
+use super::super::body::{self, read_ahead};
 use super::super::location::{Settings, is_loopback};
-use super::super::s3::body::read_ahead;
 use super::super::{Checksum, ErrorKind, PIECE, RemoteError, Result, Source};
 use super::errors;
 
@@ -371,13 +371,13 @@ pub(super) enum RequestBody {
 /// A body whose last bytes are sent only when all of them are what they should be: a source may change between the time it
 /// was hashed and the time it is sent. What lacks its end is no object at any service.
 pub(super) struct Checked {
-    inner: super::super::s3::body::Body,
+    inner: body::Body,
     hasher: Sha256,
     checksum: Checksum,
 }
 
 impl Checked {
-    fn new(inner: super::super::s3::body::Body, checksum: Checksum) -> Self {
+    fn new(inner: body::Body, checksum: Checksum) -> Self {
         Self { inner, hasher: Sha256::new(), checksum }
     }
 

@@ -28,7 +28,7 @@ use opendal::{Buffer, Operator};
 use zeroize::Zeroizing;
 
 use super::super::location::{Location, Settings};
-use super::super::s3::client::{credentials_file, require_private};
+use super::super::secret::{credentials_file, read_private};
 use super::super::walk::{DIR_ENTRIES_MAX, Entry, Pages, Tree, too_many};
 use super::super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, Page, Put, Remote, RemoteError, Result, Source, Times,
@@ -38,7 +38,7 @@ use super::locks::{Gate, Held, Hold, Turn, granted_seconds, lock_name};
 use super::propfind::{self, Member, Properties};
 use super::stream::Stream;
 use super::transport::{Call, Rules};
-use super::{ANSWER_MAX, Dal, check_source, errors, read_secret};
+use super::{ANSWER_MAX, Dal, check_source, errors};
 use crate::env::Env;
 
 /// Where objects stand until they are whole.
@@ -613,8 +613,7 @@ fn is_scratch(name: &str) -> bool {
 
 /// Reads `USER:PASSWORD`. The URL's user, if it has one, has to be the same.
 fn read_login(path: &Path, user: Option<&str>) -> Result<Zeroizing<String>> {
-    require_private(path)?;
-    let text = read_secret(path)?;
+    let text = read_private(path)?;
     let wrong = |what: &str| {
         let text = format!("the credentials file {}: {what}", path.display());
         Err(RemoteError::new(ErrorKind::NoCredentials, text))

@@ -1,6 +1,5 @@
 //! Settings to a client: region, endpoint, credentials, timeouts.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{BoxError, DisplayErrorContext};
 
 use super::super::location::Settings;
+use super::super::secret::{credentials_file, require_private};
 use super::super::{ErrorKind, RemoteError, Result};
 
 /// Waits for a connection this long.
@@ -121,40 +121,4 @@ fn region_of_environment(settings: &Settings) -> Option<String> {
     settings.endpoint.as_ref()?;
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).or_else(|| Some(REGION_OF_OTHERS.into()))
-}
-
-/// The file that the settings name for credentials, here or among those that systemd passes.
-///
-/// # Errors
-/// `NoCredentials`.
-pub(in crate::remote) fn credentials_file(settings: &Settings) -> Result<Option<std::path::PathBuf>> {
-    match (&settings.credentials_file, &settings.credential) {
-        (Some(path), _) => Ok(Some(path.clone())),
-        (None, Some(name)) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(dir) => Ok(Some(Path::new(&dir).join(name))),
-            None => Err(RemoteError::new(
-                ErrorKind::NoCredentials,
-                format!(
-                    "the credential {name} was not passed: CREDENTIALS_DIRECTORY is not set (systemd's LoadCredential=)"
-                ),
-            )),
-        },
-        (None, None) => Ok(None),
-    }
-}
-
-/// Refuses a file with secrets that others can read.
-///
-/// # Errors
-/// `NoCredentials`, `UnsafeFile`.
-pub(in crate::remote) fn require_private(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let meta = std::fs::metadata(path).map_err(|e| {
-        RemoteError::new(ErrorKind::NoCredentials, format!("the credentials file {}: {e}", path.display()))
-    })?;
-    if meta.permissions().mode() & 0o077 != 0 {
-        let text = format!("the credentials file {} can be read by group or others", path.display());
-        return Err(RemoteError::new(ErrorKind::UnsafeFile, text));
-    }
-    Ok(())
 }

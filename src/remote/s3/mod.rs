@@ -9,8 +9,8 @@
 //! A pack has at most 1 GiB, so an object is one request: no multipart uploads, which can't be conditional everywhere, keep
 //! checksums of parts only, and leave parts that cost money when they are given up.
 
-pub(super) mod body;
-pub(super) mod client;
+mod body;
+mod client;
 mod errors;
 mod retain;
 mod versions;
