@@ -1,24 +1,24 @@
 //! A real Apache with mod_dav on loopback, with a port, users and a configuration of its own.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use data_encoding::BASE64;
 
 use super::private_file;
-use crate::common::wait_until;
+use super::service::Service;
 
 pub const USER: &str = "backup";
 pub const PASSWORD: &str = "correct horse: battery";
 
 /// A running server; it ends with this value.
 pub struct Apache {
-    child: Child,
     pub port: u16,
     dir: PathBuf,
+    _service: Service,
     _tmp: tempfile::TempDir,
 }
 
@@ -59,9 +59,7 @@ impl Apache {
         .iter()
         .map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n"))
         .collect();
-        // The port may be taken between finding and using it: then another one is tried.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
+        let service = Service::start("apache2", &dir, |port| {
             let config = format!(
                 "ServerRoot {0}\nServerName 127.0.0.1\nListen 127.0.0.1:{port}\nPidFile {0}/pid\nErrorLog {0}/log\n\
                  DefaultRuntimeDir {0}\nUser www-data\nGroup www-data\n{load}\
@@ -71,26 +69,13 @@ impl Apache {
                 dir.display()
             );
             fs::write(dir.join("config"), config).unwrap();
-            let mut child = Command::new("/usr/sbin/apache2")
-                .args(["-X", "-f"])
-                .arg(dir.join("config"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(fs::File::create(dir.join("stderr")).unwrap())
-                .spawn()
-                .expect("apache2 is needed by this test (Debian: apache2-bin)");
-            let mut ended = false;
-            wait_until("apache to listen", || {
-                ended = child.try_wait().unwrap().is_some();
-                ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
-            });
-            if !ended {
-                private_file(&dir.join("login"), &format!("{USER}:{PASSWORD}\n"));
-                return Self { child, port, dir, _tmp: tmp };
-            }
-        }
-        let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
-        panic!("apache2 does not start: {}{}", text("stderr"), text("log"));
+            // Debian: apache2-bin.
+            let mut command = Command::new("/usr/sbin/apache2");
+            command.args(["-X", "-f"]).arg(dir.join("config"));
+            command
+        });
+        private_file(&dir.join("login"), &format!("{USER}:{PASSWORD}\n"));
+        Self { port: service.port, dir, _service: service, _tmp: tmp }
     }
 
     /// The collection that is the vault, as Apache's disk has it.
@@ -134,12 +119,5 @@ impl Apache {
     /// What the server complained about.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Apache {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

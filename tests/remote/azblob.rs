@@ -9,7 +9,7 @@ use strongroom::remote::{
 
 use super::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use super::scripted::{Reply, Scripted};
-use super::{comes_back, conforms, key, names, once, private_file, put, storm_passes};
+use super::{comes_back, conforms, hostile_listings, key, names, once, private_file, put, storm_passes};
 
 fn at_port(azurite: &Azurite, port: u16) -> Settings {
     let file = azurite.path("key");
@@ -180,23 +180,8 @@ fn what_azure_answers_is_not_believed() {
         );
         Reply::new("200 OK", "Content-Type: application/xml\r\n", text.as_bytes())
     };
-    // More than OpenDAL can hold of one object.
-    let long = format!("some/vault/{}", "x".repeat(70_000));
-    for (name, marker, kind) in [
-        (long.as_str(), "", ErrorKind::Corrupt),
-        ("elsewhere/x", "", ErrorKind::Corrupt),
-        ("some/vault", "", ErrorKind::Corrupt),
-        ("/", "", ErrorKind::Corrupt),
-        ("//x", "", ErrorKind::Corrupt),
-        // The same directory for ever.
-        ("some/vault/x/", "again", ErrorKind::Corrupt),
-        ("\u{e9}", "", ErrorKind::Corrupt),
-        // The same page for ever.
-        ("some/vault/x", "again", ErrorKind::Corrupt),
-        // Empty pages for ever.
-        ("", "again", ErrorKind::Timeout),
-    ] {
-        let asked_for = name.to_string();
+    for (name, marker, kind) in hostile_listings() {
+        let asked_for = name.clone();
         let server = Scripted::start(move |_| listing(&asked_for, marker));
         let remote = remote::open(&at_port(&azurite, server.port), &OpenOptions { times, ..once() }).unwrap();
         let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);

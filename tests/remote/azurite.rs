@@ -1,14 +1,14 @@
 //! Azurite, Microsoft's own emulator of Azure Storage, on loopback.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 
-use crate::common::wait_until;
+use super::service::{Service, tool};
 
 pub const ACCOUNT: &str = "backups";
 pub const CONTAINER: &str = "box";
@@ -17,43 +17,27 @@ pub const KEY: &str = "c3Ryb25ncm9vbS1zdHJvbmdyb29tLXN0cm9uZ3Jvb20=";
 
 /// A running server with a container; it ends with this value.
 pub struct Azurite {
-    child: Child,
     pub port: u16,
     pub dir: tempfile::TempDir,
+    _service: Service,
 }
 
 impl Azurite {
     pub fn start() -> Self {
-        let program =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/azurite/node_modules/.bin/azurite-blob");
-        assert!(program.exists(), "{} is missing: `./contrib/test tools` installs it", program.display());
+        let program = tool("azurite/node_modules/.bin/azurite-blob");
         let dir = tempfile::tempdir().unwrap();
-        // The port may be taken between finding and using it: then another one is tried.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
-            let log = std::fs::File::create(dir.path().join("log")).unwrap();
-            let mut child = Command::new(&program)
+        let service = Service::start("azurite", dir.path(), |port| {
+            let mut command = Command::new(&program);
+            command
                 .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--inMemoryPersistence"])
                 .args(["--skipApiVersionCheck", "--disableTelemetry", "--silent"])
                 .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"))
-                .current_dir(dir.path())
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut ended = false;
-            wait_until("azurite to listen", || {
-                ended = child.try_wait().unwrap().is_some();
-                ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
-            });
-            if !ended {
-                let azurite = Self { child, port, dir };
-                azurite.make_container();
-                return azurite;
-            }
-        }
-        panic!("{}", std::fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+                .current_dir(dir.path());
+            command
+        });
+        let azurite = Self { port: service.port, dir, _service: service };
+        azurite.make_container();
+        azurite
     }
 
     /// Places are never made by the program under test.
@@ -80,12 +64,5 @@ impl Azurite {
     /// A path for a file that tests make.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
-    }
-}
-
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

@@ -7,7 +7,7 @@ use strongroom::remote::{self, ErrorKind, OpenOptions, Put, Remote, Settings, Ti
 
 use super::gcs_server::{Defects, GcsServer};
 use super::scripted::{Reply, Scripted};
-use super::{comes_back, conforms, key, once, pattern, private_file, put, storm_passes};
+use super::{comes_back, conforms, hostile_listings, key, once, pattern, private_file, put, storm_passes};
 
 struct World {
     server: GcsServer,
@@ -141,20 +141,7 @@ fn what_google_answers_is_not_believed() {
         let ended = remote::list(remote.as_ref(), "", &mut |_| Ok(())).map_err(|e| e.kind);
         (ended, server.sent.load(std::sync::atomic::Ordering::SeqCst))
     };
-    // More than OpenDAL can hold of one object.
-    let long = format!("some/vault/{}", "x".repeat(70_000));
-    for (name, token, kind) in [
-        (long.as_str(), "", ErrorKind::Corrupt),
-        ("elsewhere/x", "", ErrorKind::Corrupt),
-        ("some/vault", "", ErrorKind::Corrupt),
-        ("/", "", ErrorKind::Corrupt),
-        ("//x", "", ErrorKind::Corrupt),
-        // The same directory for ever.
-        ("some/vault/x/", "again", ErrorKind::Corrupt),
-        ("\u{e9}", "", ErrorKind::Corrupt),
-        ("some/vault/x", "again", ErrorKind::Corrupt),
-        ("", "again", ErrorKind::Timeout),
-    ] {
+    for (name, token, kind) in hostile_listings() {
         let object = serde_json::json!({ "name": name, "size": "1", "etag": "e", "generation": "1", "md5Hash": "",
                                           "updated": "2026-11-21T10:00:00.000Z", "contentType": "a" });
         let items = if name.is_empty() { vec![] } else { vec![object] };

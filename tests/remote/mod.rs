@@ -24,6 +24,7 @@ mod moto_lock;
 mod s3;
 #[cfg(feature = "_opendal")]
 mod scripted;
+mod service;
 mod sftp;
 #[cfg(feature = "webdav")]
 mod webdav;
@@ -267,6 +268,23 @@ fn storm_passes(upstream: u16, gap: u64, settings: impl Fn(u16) -> Settings) {
     }
     assert_eq!(names(remote.as_ref(), "packs/").len(), 12);
     assert!(server.requests.load(std::sync::atomic::Ordering::SeqCst) > 5 * gap, "there was trouble");
+}
+
+/// What a hostile endpoint may list, each with what says that more follows, for a vault at `some/vault/`, and how that ends.
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+fn hostile_listings() -> Vec<(String, &'static str, ErrorKind)> {
+    // More than OpenDAL can hold of one object.
+    let long = format!("some/vault/{}", "x".repeat(70_000));
+    let once = [long.as_str(), "elsewhere/x", "some/vault", "/", "//x", "\u{e9}"];
+    let listings = once.iter().map(|name| (*name, "", ErrorKind::Corrupt)).chain([
+        // The same directory for ever.
+        ("some/vault/x/", "again", ErrorKind::Corrupt),
+        // The same page for ever.
+        ("some/vault/x", "again", ErrorKind::Corrupt),
+        // Empty pages for ever.
+        ("", "again", ErrorKind::Timeout),
+    ]);
+    listings.map(|(name, next, kind)| (name.to_string(), next, kind)).collect()
 }
 
 fn dir_settings(path: &Path) -> Settings {

@@ -1,15 +1,14 @@
 //! The same suite against moto, an S3 server that we did not write.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 
 use strongroom::remote::{self, Remote, Settings, Verdict};
 
+use super::service::{Service, tool};
 use super::{conforms_but, key, names, once, pattern, private_file, put};
-use crate::common::wait_until;
 use crate::ship::{World, fetch, files};
 
 pub const BUCKET: &str = "backups";
@@ -19,40 +18,25 @@ const AUTHORIZATION: &str =
 
 /// A running server; it ends with this value.
 pub struct Moto {
-    child: Child,
     port: u16,
     dir: tempfile::TempDir,
+    _service: Service,
 }
 
 impl Moto {
     pub fn start() -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/moto/bin/moto_server");
-        assert!(program.exists(), "{} is missing: `./contrib/test tools` installs it", program.display());
+        let program = tool("moto/bin/moto_server");
         let dir = tempfile::tempdir().unwrap();
-        // The port may be taken between finding and using it: then another one is tried.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
-            let log = std::fs::File::create(dir.path().join("log")).unwrap();
-            let mut child = Command::new(&program)
+        let service = Service::start("moto", dir.path(), |port| {
+            let mut command = Command::new(&program);
+            command
                 .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-                .env("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "67108864")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut ended = false;
-            wait_until("moto to listen", || {
-                ended = child.try_wait().unwrap().is_some();
-                ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
-            });
-            if !ended {
-                let moto = Self { child, port, dir };
-                moto.make_bucket();
-                return moto;
-            }
-        }
-        panic!("{}", std::fs::read_to_string(dir.path().join("log")).unwrap_or_default());
+                .env("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "67108864");
+            command
+        });
+        let moto = Self { port: service.port, dir, _service: service };
+        moto.make_bucket();
+        moto
     }
 
     /// Places are never made by the program under test.
@@ -111,13 +95,6 @@ impl Moto {
 
     pub fn open(&self) -> Arc<dyn Remote> {
         remote::open(&self.settings(), &once()).unwrap()
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
