@@ -51,6 +51,43 @@ impl World {
     }
 }
 
+/// Whatever is asked: an answer without end is cut off before it fills memory.
+#[cfg(feature = "_opendal")]
+#[test]
+fn answers_without_end_are_cut_off() {
+    use std::sync::atomic::Ordering;
+
+    use super::scripted::{Reply, Scripted};
+    type Ask = fn(&dyn Remote) -> bool;
+    let asks: [(&str, Ask); 6] = [
+        ("versioning", |remote| remote.features().is_err()),
+        ("object-lock", |remote| remote.features().is_err()),
+        ("list-type=2", |remote| remote.list_page("packs/", "").is_err()),
+        ("retention", |remote| remote.retention(&key("packs/aa/x"), Some("v")).is_err()),
+        ("x-id=GetObject", |remote| remote.get(&key("packs/aa/x"), 0..10).is_err()),
+        ("x-id=DeleteObject", |remote| remote.delete(&key("packs/aa/x")).is_err()),
+    ];
+    let world = World::new();
+    for (query, fails) in asks {
+        let server = Scripted::start(move |asked| match asked.path.contains(query) {
+            true => {
+                let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\n\r\n<Error>";
+                Reply::Endless(head.into(), b"<Code>x</Code>".repeat(10_000))
+            }
+            false => Reply::new(
+                "200 OK",
+                "",
+                b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+            ),
+        });
+        let endpoint = Some(format!("http://127.0.0.1:{}", server.port));
+        let remote = remote::open(&Settings { endpoint, ..world.settings.clone() }, &once()).unwrap();
+        assert!(fails(remote.as_ref()), "{query}");
+        let sent = server.sent.load(Ordering::SeqCst);
+        assert!(sent > 0 && sent < 64 << 20, "{query}: {sent} bytes");
+    }
+}
+
 #[test]
 fn an_s3_bucket_conforms() {
     let world = World::new();

@@ -9,6 +9,7 @@ use aws_sdk_s3::config::interceptors::{
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
 
 use super::super::body::read_ahead;
 use super::super::{Checksum, Source};
@@ -39,9 +40,17 @@ impl Intercept for SignBody {
     }
 }
 
-/// Bounds what a response may have: an endpoint must not be able to fill our memory.
+/// Bounds what a response may have, in bytes: an endpoint must not be able to fill our memory.
 #[derive(Debug)]
 pub(super) struct BoundResponse(pub(super) usize);
+
+impl BoundResponse {
+    fn bound(&self, context: &mut BeforeDeserializationInterceptorContextMut<'_>) {
+        let body = context.response_mut().body_mut();
+        let whole = std::mem::replace(body, SdkBody::taken());
+        *body = SdkBody::from_body_1_x(http_body_util::Limited::new(whole, self.0));
+    }
+}
 
 impl Intercept for BoundResponse {
     fn name(&self) -> &'static str {
@@ -54,9 +63,30 @@ impl Intercept for BoundResponse {
         _components: &RuntimeComponents,
         _cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let body = context.response_mut().body_mut();
-        let whole = std::mem::replace(body, SdkBody::taken());
-        *body = SdkBody::from_body_1_x(http_body_util::Limited::new(whole, self.0));
+        self.bound(context);
+        Ok(())
+    }
+}
+
+/// [`BoundResponse`] for a whole client: for every operation but one. What a range of an object may have depends on the
+/// range, so whoever asks for one bounds it.
+#[derive(Debug)]
+pub(super) struct BoundResponses(pub(super) BoundResponse);
+
+impl Intercept for BoundResponses {
+    fn name(&self) -> &'static str {
+        "BoundResponses"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if cfg.load::<Metadata>().is_none_or(|operation| operation.name() != "GetObject") {
+            self.0.bound(context);
+        }
         Ok(())
     }
 }

@@ -18,6 +18,8 @@ use aws_sdk_s3::error::{BoxError, DisplayErrorContext};
 use super::super::location::Settings;
 use super::super::secret::{credentials_file, require_private};
 use super::super::{ErrorKind, RemoteError, Result};
+use super::RESPONSE_MAX;
+use super::body::{BoundResponse, BoundResponses};
 
 /// Waits for a connection this long.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -70,6 +72,7 @@ pub(super) async fn connect(settings: &Settings, bucket: &str) -> Result<(Client
         // Every put carries a SHA-256 of ours; anything else would confuse endpoints that don't know it.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .interceptor(BoundResponses(BoundResponse(RESPONSE_MAX)))
         .build();
     let client = Client::from_conf(config);
     let place = place_of(&client, settings, bucket).await?;

@@ -200,7 +200,7 @@ impl S3Remote {
         let call = async {
             // Made in here: reading the body takes the runtime's threads.
             let request = request.body(stream(body)).customize();
-            request.interceptor(SignBody(*checksum)).interceptor(BoundResponse(RESPONSE_MAX)).send().await
+            request.interceptor(SignBody(*checksum)).send().await
         };
         self.wait(&what, body.len(), call, |e| classify(&what, e)).map_err(|e| self.explain_clock(e))
     }
@@ -348,15 +348,14 @@ impl S3Remote {
     fn ask_head(&self, key: &Key, version: Option<&str>) -> Result<HeadObjectOutput> {
         let what = format!("looking at {key}");
         let call = async {
-            let request = self
-                .client
+            self.client
                 .head_object()
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .checksum_mode(ChecksumMode::Enabled)
                 .set_version_id(version.map(String::from))
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         self.wait(&what, 0, call, |e| classify(&what, e))
     }
@@ -364,14 +363,13 @@ impl S3Remote {
     fn delete_version(&self, key: &Key, version: Option<&str>) -> Result<()> {
         let what = format!("deleting {key}");
         let call = async {
-            let request = self
-                .client
+            self.client
                 .delete_object()
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .set_version_id(version.map(String::from))
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         match self.wait(&what, 0, call, |e| classify(&what, e)) {
             Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
@@ -439,10 +437,7 @@ impl Remote for S3Remote {
             return self.replace_locked(key, was, body, checksum);
         }
         let what = format!("reading {key}");
-        let call = async {
-            let request = self.client.head_object().bucket(&self.bucket).key(self.name(key)).customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
-        };
+        let call = async { self.client.head_object().bucket(&self.bucket).key(self.name(key)).send().await };
         let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
         let Some(tag) = head.e_tag() else {
             let text =
@@ -474,16 +469,15 @@ impl Remote for S3Remote {
         let what = format!("listing {prefix:?}");
         let call = async {
             let start = (!after.is_empty()).then(|| format!("{}{after}", self.prefix));
-            let request = self
-                .client
+            self.client
                 .list_objects_v2()
                 .bucket(&self.bucket)
                 .prefix(format!("{}{prefix}", self.prefix))
                 // By name, not by token: a page can be asked for again, and an endpoint can't lead us in circles.
                 .set_start_after(start)
                 .max_keys(PAGE)
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         let answer = self.wait(&what, 0, call, |e| classify(&what, e))?;
         let mut page = Page { items: Vec::new(), more: answer.is_truncated().unwrap_or(false) };

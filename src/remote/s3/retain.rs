@@ -6,9 +6,8 @@ use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetention
 
 use super::super::lock::{LockMode, Retention, readable};
 use super::super::{Answer, ErrorKind, Key, Remote, RemoteError, Result};
-use super::body::BoundResponse;
+use super::S3Remote;
 use super::errors::classify;
-use super::{RESPONSE_MAX, S3Remote};
 use crate::env::Time;
 
 /// Endpoints may keep whole seconds, rounded either way.
@@ -81,14 +80,13 @@ impl S3Remote {
     pub(super) fn ask_retention(&self, key: &Key, version: &str) -> Result<Option<Retention>> {
         let what = format!("asking how long {key} is locked");
         let call = async {
-            let request = self
-                .client
+            self.client
                 .get_object_retention()
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .version_id(version)
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         let asked = match self.wait(&what, 0, call, |e| classify(&what, e)) {
             Ok(answer) => Ok(answer.retention().and_then(read_retention)),
@@ -119,15 +117,14 @@ impl S3Remote {
         let wanted =
             ObjectLockRetention::builder().mode(mode).retain_until_date(date(retention.until)).build();
         let call = async {
-            let request = self
-                .client
+            self.client
                 .put_object_retention()
                 .bucket(&self.bucket)
                 .key(self.name(key))
                 .version_id(version)
                 .retention(wanted)
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         self.wait(&what, 0, call, |e| classify(&what, e)).map(|_| ()).map_err(|e| self.explain_clock(e))
     }

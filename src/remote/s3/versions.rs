@@ -27,9 +27,8 @@ use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 
 use super::super::lock::{Findings, Retention, Version};
 use super::super::{Checksum, ErrorKind, Key, Listed, Page, RemoteError, Result, Source, conflict};
-use super::body::BoundResponse;
 use super::errors::classify;
-use super::{PAGE, RESPONSE_MAX, S3Remote};
+use super::{PAGE, S3Remote};
 use crate::format::Header;
 use crate::format::header::HEADER_PATH;
 
@@ -278,8 +277,8 @@ impl S3Remote {
                 .set_key_marker(at.0.clone())
                 .set_version_id_marker(at.1.clone())
                 .max_keys(max_keys)
-                .customize();
-            request.interceptor(BoundResponse(RESPONSE_MAX)).send().await
+                .send()
+                .await
         };
         self.wait(what, 0, call, |e| classify(what, e))
     }
