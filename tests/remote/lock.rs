@@ -342,6 +342,28 @@ fn a_place_that_can_not_be_asked_for_locks_is_looked_at() {
     assert!(remote::probe(world.open().as_ref()).is_err_and(|e| e.kind == ErrorKind::Unsupported));
 }
 
+/// That it can't be looked at just now is no answer. Only who may never look keeps to what was said first.
+#[test]
+fn an_endpoint_that_is_busy_is_not_taken_for_one_that_forgets_locks() {
+    let world = World::new(LockMode::Governance);
+    let remote = world.open();
+    put(remote.as_ref(), PACK, b"bytes").unwrap();
+    world.server.set_defects(Defects { blurs_retention: true, ..Defects::default() });
+    assert!(remote.retention(&key(PACK), None).unwrap().is_some(), "HeadObject tells");
+    for (status, kind) in
+        [(503, ErrorKind::Throttled), (500, ErrorKind::Unavailable), (404, ErrorKind::NotFound)]
+    {
+        world.server.set_trouble(move |_, op, _| (op == "head").then_some(Trouble::Before("Busy", status)));
+        assert_eq!(remote.retention(&key(PACK), None).unwrap_err().kind, kind);
+        let fresh = world.open();
+        assert_eq!(put(fresh.as_ref(), "packs/bb/two", b"x").unwrap_err().kind, kind, "no false alarm");
+        world.server.calm();
+        fresh.delete(&key("packs/bb/two")).unwrap_err();
+    }
+    world.server.set_trouble(|_, op, _| (op == "head").then_some(Trouble::Before("AccessDenied", 403)));
+    assert_eq!(remote.retention(&key(PACK), None).unwrap(), None);
+}
+
 #[test]
 fn a_clock_that_is_behind_is_said_to_be() {
     let world = World::new(LockMode::Governance);

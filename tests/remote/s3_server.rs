@@ -64,6 +64,8 @@ pub struct Defects {
     pub forgets_locks: bool,
     /// How long an object is locked can't be asked, only seen beside its length.
     pub hides_retention: bool,
+    /// The same, but the question is answered, with nothing.
+    pub blurs_retention: bool,
     /// A lock can be shortened, and what is locked be deleted.
     pub breaks_locks: bool,
     /// A put locks in the other mode than it was told to.
@@ -590,6 +592,9 @@ impl S3 for Backend {
         let state = self.state();
         if state.defects.hides_retention {
             return Err(fail("NotImplemented", 501));
+        }
+        if state.defects.blurs_retention {
+            return Ok(S3Response::new(GetObjectRetentionOutput::default()));
         }
         let version = state.version(&input.key, input.version_id.as_deref())?;
         let Some(kept) = &version.kept else { return Err(fail("NoSuchObjectLockConfiguration", 404)) };

@@ -101,9 +101,10 @@ impl S3Remote {
         // Endpoints exist that lock, and don't know this question: they refuse it, or answer with the object itself.
         match self.ask_head(key, Some(version)).map(|head| retention_of_head(&head)) {
             Ok(Some(retention)) => Ok(Some(retention)),
-            // Who extends locks needs no right to read objects: then the first answer stands.
-            Ok(None) | Err(_) if asked.is_ok() => asked,
             Ok(None) => asked,
+            // Who extends locks needs no right to read objects: then the first answer stands.
+            Err(e) if e.kind == ErrorKind::Denied && asked.is_ok() => asked,
+            // That it could not be asked says nothing about locks.
             Err(e) => Err(e),
         }
     }
