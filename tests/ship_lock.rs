@@ -231,6 +231,24 @@ fn a_bucket_that_was_filled_before_it_was_locked_gets_locked() {
     world.all_locked();
 }
 
+/// What was put before versions were kept has one id: a damaged copy of the header is not taken for the other one.
+#[test]
+fn a_header_copy_that_was_damaged_before_there_were_versions_is_mended() {
+    let world = World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(100_000, 1));
+    world.server.set_bucket(false, false);
+    let settings = Settings { lock: None, ..world.settings.clone() };
+    let options = ShipOptions { jobs: Jobs::Fixed(2), ..ShipOptions::default() };
+    ship::ship(&world.disk(), &world.remote_by(&settings), None, &options, &|_| {}).unwrap();
+    let [first, second] = ["vault.json", "vault.json.bak"].map(World::at);
+    let whole = world.server.stored(&first).unwrap();
+    world.server.plant(&second, &vec![0; whole.len()]);
+    world.server.set_bucket(true, true);
+    assert_eq!(world.ship().headers, 1);
+    assert_eq!([&first, &second].map(|name| world.server.stored(name).unwrap()), [whole.clone(), whole]);
+}
+
 /// The ledger saves requests, and nothing else depends on it.
 #[test]
 fn a_ledger_that_is_lost_or_lies_costs_requests_only() {

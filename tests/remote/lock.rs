@@ -364,6 +364,29 @@ fn an_endpoint_that_is_busy_is_not_taken_for_one_that_forgets_locks() {
     assert_eq!(remote.retention(&key(PACK), None).unwrap(), None);
 }
 
+/// What was put before versions were kept all has one id.
+#[test]
+fn what_was_put_before_versions_were_kept_is_not_mixed_up() {
+    let world = World::new(LockMode::Governance);
+    world.server.set_bucket(false, false);
+    world.server.plant("some/vault/vault.json", b"first");
+    world.server.plant("some/vault/vault.json.bak", b"other");
+    world.server.set_bucket(true, true);
+    let remote = world.open();
+    let found = |name: &str| {
+        let versions = remote.versions(&key(name), 100).unwrap();
+        versions.into_iter().map(|version| (version.id, version.bytes)).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(found("vault.json"), [("null".to_string(), b"first".to_vec())]);
+        assert_eq!(found("vault.json.bak"), [("null".to_string(), b"other".to_vec())]);
+    }
+    // Where versions are kept no more it is replaced, and has its id still.
+    world.server.set_bucket(false, true);
+    world.server.plant("some/vault/vault.json", b"third");
+    assert_eq!(found("vault.json"), [("null".to_string(), b"third".to_vec())]);
+}
+
 #[test]
 fn a_clock_that_is_behind_is_said_to_be() {
     let world = World::new(LockMode::Governance);

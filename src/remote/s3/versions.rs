@@ -45,8 +45,8 @@ const ID_LEN_MAX: usize = 1024;
 const MEMORY_MAX: usize = 128 << 20;
 /// What an entry takes beside its texts.
 const ENTRY: usize = 128;
-/// Bodies of headers that are remembered; a version never changes.
-const BODIES_MAX: usize = 16;
+/// Bytes of headers that are remembered, in all: a version never changes.
+const BODIES_MAX: usize = 32 << 20;
 /// What `remote test` writes is no part of a vault.
 const TEST_NAMES: &str = "strongroom-test";
 
@@ -133,7 +133,10 @@ struct State {
     memory: usize,
     /// Of packs, of snapshots, and of all else.
     findings: [Findings; 3],
-    bodies: VecDeque<(String, Arc<Vec<u8>>)>,
+    /// By names and ids of versions; and these in the order in which they came, with what they take together.
+    bodies: HashMap<(String, String), Arc<Vec<u8>>>,
+    bodies_order: VecDeque<(String, String)>,
+    bodies_len: usize,
 }
 
 /// What is known of versions. Bounded.
@@ -213,16 +216,32 @@ impl Known {
         all
     }
 
-    fn body(&self, id: &str) -> Option<Arc<Vec<u8>>> {
-        self.state().bodies.iter().find(|(other, _)| other == id).map(|(_, bytes)| Arc::clone(bytes))
+    /// The bytes of a version. Two objects may have versions of one id: where versions were not kept from the beginning, all
+    /// that was put before has the same.
+    fn body(&self, key: &Key, id: &str) -> Option<Arc<Vec<u8>>> {
+        let place = (key.as_str().to_string(), id.to_string());
+        self.state().bodies.get(&place).map(Arc::clone)
     }
 
-    fn keep_body(&self, id: &str, bytes: &Arc<Vec<u8>>) {
-        let mut state = self.state();
-        if state.bodies.len() >= BODIES_MAX {
-            state.bodies.pop_front();
+    fn keep_body(&self, key: &Key, id: &str, bytes: &Arc<Vec<u8>>) {
+        // What has this id may be replaced, and has it still.
+        if id == NO_VERSIONS {
+            return;
         }
-        state.bodies.push_back((id.to_string(), Arc::clone(bytes)));
+        let place = (key.as_str().to_string(), id.to_string());
+        let mut state = self.state();
+        if state.bodies.insert(place.clone(), Arc::clone(bytes)).is_some() {
+            // Two that asked at once.
+            return;
+        }
+        state.bodies_len += bytes.len() + ENTRY;
+        state.bodies_order.push_back(place);
+        while state.bodies_len > BODIES_MAX {
+            let Some(oldest) = state.bodies_order.pop_front() else { return };
+            if let Some(bytes) = state.bodies.remove(&oldest) {
+                state.bodies_len -= bytes.len() + ENTRY;
+            }
+        }
     }
 }
 
@@ -504,12 +523,12 @@ impl S3Remote {
                 odd = true;
                 continue;
             }
-            let bytes = match self.known.body(&one.id) {
+            let bytes = match self.known.body(key, &one.id) {
                 Some(bytes) => bytes,
                 None => match self.get_version(key, 0..one.len, Some(&one.id)) {
                     Ok(bytes) => {
                         let bytes = Arc::new(bytes);
-                        self.known.keep_body(&one.id, &bytes);
+                        self.known.keep_body(key, &one.id, &bytes);
                         bytes
                     }
                     // One version that can't be read (archived, under another's key) must not hide those that can.
