@@ -276,7 +276,7 @@ fn check_target(path: &Path) -> CliResult<()> {
             .hint("`strongroom pull` brings a copy up to date; nothing was changed"));
     }
     match RealDisk::open(path) {
-        Ok(disk) if fetch::is_begun(&disk)? => Ok(()),
+        Ok(disk) if fetch::may_clone_into(&disk)? => Ok(()),
         _ => session::require_new_vault_dir(path),
     }
 }

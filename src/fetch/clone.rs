@@ -9,7 +9,7 @@ use crate::format::Header;
 use crate::remote::Remote;
 use crate::snapshot::chain::Chain;
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
+use crate::store::header::COPIES;
 
 use super::error::{FetchError, Result};
 use super::get::{Progress, Report, fetch_chain, fetch_packs};
@@ -40,11 +40,12 @@ fn begun(disk: &dyn Disk) -> Result<Option<Begun>> {
     }
 }
 
-/// Whether a directory holds a clone that was interrupted, were it before it had said so.
+/// Whether a clone may begin in a directory or go on there: it is empty (a clone may have been interrupted before it left
+/// anything), or holds a clone that was interrupted.
 ///
 /// # Errors
 /// I/O errors; `Corrupt`.
-pub fn is_begun(disk: &dyn Disk) -> Result<bool> {
+pub fn may_clone_into(disk: &dyn Disk) -> Result<bool> {
     if begun(disk)?.is_some() {
         return Ok(true);
     }
@@ -77,7 +78,7 @@ pub fn clone(
     let vault_id = header.vault_id.to_hex();
     let incoming = Incoming::open(disk)?;
     // Another clone may have ended here until the lock was taken.
-    for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
+    for path in COPIES {
         if disk.len(path).map_err(io(path))?.is_some() {
             let holder = format!("there is a vault already: {path} exists");
             return Err(StoreError::Locked { holder }.into());
@@ -103,7 +104,7 @@ pub fn clone(
     incoming.promote(&chain)?;
     remember(&chain)?;
     // What has a header is a whole vault.
-    for path in [HEADER_BACKUP_PATH, HEADER_PATH] {
+    for path in COPIES.into_iter().rev() {
         disk.write_file_atomic(path, header_bytes).map_err(io(path))?;
     }
     disk.remove(BEGUN).and_then(|()| disk.sync_dir("live")).map_err(io(BEGUN))?;

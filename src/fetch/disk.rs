@@ -20,7 +20,7 @@ use crate::format::pack::{PACK_HEADER_LEN, PACK_LEN_MAX, TRAILER_LEN, parse_pack
 use crate::format::{PackKind, PackName};
 use crate::remote::{self, ErrorKind, Key, Remote, RemoteError};
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
+use crate::store::header::COPIES;
 
 /// The most chain files of a vault that is read from a remote: one each half hour for fifteen years.
 const CHAIN_FILES_MAX: usize = 1 << 18;
@@ -59,8 +59,8 @@ pub struct RemoteDisk {
     chain: Mutex<ChainFiles>,
     sweep: Mutex<Sweep>,
     env: Arc<dyn Env>,
-    /// When the header could last be read, in the time of `env`.
-    readable_at: Mutex<Option<Duration>>,
+    /// When the header was last seen there, in the time of `env`.
+    there_at: Mutex<Option<Duration>>,
 }
 
 /// Packs that are looked into one after the other.
@@ -130,7 +130,7 @@ impl RemoteDisk {
             chain: Mutex::default(),
             sweep: Mutex::default(),
             env: Arc::clone(&options.env),
-            readable_at: Mutex::default(),
+            there_at: Mutex::default(),
         }))
     }
 
@@ -157,20 +157,20 @@ impl RemoteDisk {
         match cause.kind {
             // Such an object says nothing of others.
             ErrorKind::Corrupt | ErrorKind::Archived => false,
-            kind if kind.is_retryable() => !self.header_is_readable(None),
+            kind if kind.is_retryable() => !self.header_is_there(None),
             // These come at once, and of many objects in a row. (A disk that was pulled out has none of its files, either.)
-            kind if kind.may_be_one_objects() => !self.header_is_readable(Some(ASK_AGAIN)),
+            kind if kind.may_be_one_objects() => !self.header_is_there(Some(ASK_AGAIN)),
             _ => true,
         }
     }
 
-    /// Whether the remote still has a header for us, in a time that is short beside the one that was waited for it already.
-    /// That it had one is believed for so long.
-    fn header_is_readable(&self, believed: Option<Duration>) -> bool {
+    /// Whether the remote still shows us a header, in a time that is short beside the one that was waited for it already. What
+    /// stands in it is not asked for: that it answers is enough. That it had one is believed for so long.
+    fn header_is_there(&self, believed: Option<Duration>) -> bool {
         // Held, so that one asks for all.
-        let mut readable_at = lock(&self.readable_at);
+        let mut there_at = lock(&self.there_at);
         let now = self.env.monotonic();
-        if let (Some(at), Some(believed)) = (*readable_at, believed)
+        if let (Some(at), Some(believed)) = (*there_at, believed)
             && now.saturating_sub(at) < believed
         {
             return true;
@@ -178,18 +178,18 @@ impl RemoteDisk {
         let (remote, (sender, receiver)) = (Arc::clone(&self.remote), std::sync::mpsc::channel());
         let asked = std::thread::Builder::new().name("sr-ask".into()).spawn(move || {
             // One true copy is enough.
-            let readable = [HEADER_PATH, HEADER_BACKUP_PATH].into_iter().any(|path| {
+            let there = COPIES.into_iter().any(|path| {
                 let answer = key(path).and_then(|key| remote.head(&key));
                 answer.inspect_err(|error| tracing::debug!(path, %error, "asking for the header")).is_ok()
             });
-            if sender.send(readable).is_err() {
+            if sender.send(there).is_err() {
                 tracing::debug!("the remote answered when nobody waited any more");
             }
         });
         let patience = (self.patience / ASK_PART).max(self.patience.min(ASK_LEAST));
-        let readable = asked.is_ok() && receiver.recv_timeout(patience).unwrap_or(false);
-        *readable_at = readable.then(|| self.env.monotonic());
-        readable
+        let there = asked.is_ok() && receiver.recv_timeout(patience).unwrap_or(false);
+        *there_at = there.then(|| self.env.monotonic());
+        there
     }
 
     /// Why its objects can't be read by version, if that was tried.

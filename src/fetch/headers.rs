@@ -13,12 +13,9 @@ use crate::format::{Header, ParsedHeader};
 use crate::remote::{self, ErrorKind, Key, Remote, RemoteError, Version};
 use crate::snapshot::open::Unlocked;
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BACKUP_PATH, HEADER_BYTES_MAX, HEADER_PATH, LoadedHeader, load_by};
+use crate::store::header::{COPIES, HEADER_BYTES_MAX, LoadedHeader, load_by};
 
 use super::error::Result;
-
-/// Both copies of a header.
-pub(super) const COPIES: [&str; 2] = [HEADER_PATH, HEADER_BACKUP_PATH];
 
 /// A header that stands there.
 #[derive(Clone, Debug)]

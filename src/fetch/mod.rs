@@ -43,7 +43,7 @@ use std::time::Duration;
 
 pub use ahead::Ahead;
 pub use cache::PIECE;
-pub use clone::{clone, is_begun};
+pub use clone::{clone, may_clone_into};
 pub use disk::RemoteDisk;
 pub use early::{Early, Wanted};
 pub use error::{FetchError, Result};

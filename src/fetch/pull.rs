@@ -22,7 +22,7 @@ use crate::snapshot::create::has_changes;
 use crate::snapshot::open::{list_packs, live_is_void, void_live};
 use crate::store::engine::Engine;
 use crate::store::error::StoreError;
-use crate::store::header::{HEADER_BACKUP_PATH, HEADER_PATH};
+use crate::store::header::COPIES;
 use crate::store::live::Live;
 
 use super::error::{FetchError, Result};
@@ -58,7 +58,7 @@ pub struct Prepared {
 /// # Errors
 /// I/O errors; at each moment one copy is whole.
 pub fn take_header(disk: &dyn Disk, bytes: &[u8]) -> Result<()> {
-    for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
+    for path in COPIES {
         disk.write_file_atomic(path, bytes).map_err(|e| StoreError::io(format!("writing {path}"), e))?;
     }
     Ok(())

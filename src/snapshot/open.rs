@@ -67,7 +67,7 @@ pub fn unlock(loaded: LoadedHeader, credential: &Credential) -> Result<Unlocked>
 /// I/O errors; a directory that has anything of a vault in it is refused.
 pub fn create_vault(disk: &dyn Disk, mut header: Header, root: &RootSecret) -> Result<()> {
     let io = |what: &'static str| move |source| StoreError::Io { what: what.into(), source };
-    for path in [header::HEADER_PATH, header::HEADER_BACKUP_PATH] {
+    for path in header::COPIES {
         if disk.len(path).map_err(io("looking for a header"))?.is_some() {
             return Err(StoreError::Locked { holder: format!("there is a vault already: {path} exists") });
         }

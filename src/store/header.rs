@@ -4,12 +4,15 @@ use std::io;
 
 use crate::crypto::{RootSecret, header_mac};
 use crate::disk::Disk;
+use crate::format::header::HEADER_LEN_MAX;
 pub use crate::format::header::{HEADER_BACKUP_PATH, HEADER_PATH};
 use crate::format::{FormatError, Header, ParsedHeader};
 use crate::store::error::{Result, StoreError};
 
-/// HDR: the largest header that is read.
-pub const HEADER_BYTES_MAX: u64 = 256 << 10;
+/// [`HEADER_LEN_MAX`], as lengths of files are.
+pub const HEADER_BYTES_MAX: u64 = HEADER_LEN_MAX as u64;
+/// Both copies of a header, the one first that is written first.
+pub const COPIES: [&str; 2] = [HEADER_PATH, HEADER_BACKUP_PATH];
 
 /// A header and what was found out about its copies.
 #[derive(Debug)]
@@ -108,7 +111,7 @@ pub fn load_by(read: &mut dyn FnMut(&str) -> io::Result<Vec<u8>>) -> Result<Load
 pub fn store(disk: &dyn Disk, header: &mut Header, root: &RootSecret) -> Result<()> {
     header.generation += 1;
     let bytes = header.encode(|input| header_mac(root, input));
-    for path in [HEADER_PATH, HEADER_BACKUP_PATH] {
+    for path in COPIES {
         disk.write_file_atomic(path, &bytes)
             .map_err(|source| StoreError::Io { what: format!("writing {path}"), source })?;
     }
