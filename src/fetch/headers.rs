@@ -6,11 +6,12 @@
 //! opens only an older one was removed or changed since, and is refused.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::io;
 
 use crate::crypto::{Budget, Claim, Credential, CryptoError, Newest, VaultKeys, check_header, unlock_newest};
 use crate::format::{Header, ParsedHeader};
-use crate::remote::{self, ErrorKind, Key, Remote, RemoteError, Version};
+use crate::remote::{self, ErrorKind, Key, Remote, RemoteError, Version, Versions};
 use crate::snapshot::open::Unlocked;
 use crate::store::error::StoreError;
 use crate::store::header::{COPIES, HEADER_BYTES_MAX, LoadedHeader, load_by};
@@ -37,6 +38,8 @@ pub struct RemoteHeader {
     candidates: Vec<Candidate>,
     /// Why none of them can be chosen without a key.
     doubt: Option<String>,
+    /// So many versions of both copies were not looked into.
+    left_out: u64,
 }
 
 /// A header that a key has proved.
@@ -45,22 +48,23 @@ pub struct Proved {
     pub unlocked: Unlocked,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// What to say of headers that nobody with the key wrote, if there are any that would hide this one.
+    /// What to say of headers that nobody with the key wrote, if there are any that would hide this one; or of headers that may
+    /// hide a newer one, since there are more than are looked into.
     pub alarm: Option<String>,
 }
 
-/// What was read of one copy: all its versions, the one first that counts.
-pub(super) type CopyRead = remote::Result<Vec<Version>>;
+/// What was read of one copy: its versions, the one first that counts.
+pub(super) type CopyRead = remote::Result<Versions>;
 
 /// Reads a copy of the header, with all its versions.
 pub(super) fn read_copy(remote: &dyn Remote, path: &str) -> CopyRead {
     let key =
         Key::new(path).ok_or_else(|| RemoteError::new(ErrorKind::Local, "a header's name is no object's"))?;
-    let versions = remote.versions(&key, HEADER_BYTES_MAX)?;
-    if versions.is_empty() {
+    let mut versions = remote.all_versions(&key, HEADER_BYTES_MAX)?;
+    if versions.list.is_empty() {
         // Missing, or too long to be a header: this says which.
         let bytes = remote::read(remote, &key, HEADER_BYTES_MAX)?;
-        return Ok(vec![Version { id: String::new(), bytes, latest: true, age: 0 }]);
+        versions.list.push(Version { id: String::new(), bytes, latest: true, age: 0 });
     }
     Ok(versions)
 }
@@ -89,9 +93,13 @@ impl RemoteHeader {
     pub(super) fn choose(copies: [CopyRead; 2]) -> Result<Self> {
         let mut read = Vec::new();
         let mut unreadable: Option<(&str, RemoteError)> = None;
+        let mut left_out = 0;
         for (path, copy) in COPIES.into_iter().zip(copies) {
             let copy = match copy {
-                Ok(versions) => Ok(versions),
+                Ok(versions) => {
+                    left_out += versions.left_out;
+                    Ok(versions.list)
+                }
                 Err(e) if e.kind == ErrorKind::NotFound => Err(io::ErrorKind::NotFound),
                 Err(e) if e.kind == ErrorKind::Corrupt => Err(io::ErrorKind::InvalidData),
                 Err(e) if e.kind.may_be_one_objects() => {
@@ -102,22 +110,25 @@ impl RemoteHeader {
             };
             read.push((path, copy));
         }
+        let first = |copy: &std::result::Result<Vec<Version>, io::ErrorKind>| {
+            copy.as_ref().ok().and_then(|versions| versions.first()).map(|version| version.bytes.clone())
+        };
         let loaded = load_by(&mut |path| match read.iter().find(|(name, _)| *name == path) {
-            Some((_, Ok(versions))) => {
-                versions.first().map(|version| version.bytes.clone()).ok_or(io::ErrorKind::NotFound.into())
-            }
+            Some((_, copy @ Ok(_))) => first(copy).ok_or(io::ErrorKind::NotFound.into()),
             Some((_, Err(kind))) => Err((*kind).into()),
             None => Err(io::ErrorKind::NotFound.into()),
         });
         let mut candidates: Vec<Candidate> = Vec::new();
+        // There may be thousands, most of them forged.
+        let mut known: HashMap<blake3::Hash, usize> = HashMap::new();
         for Version { bytes, age, .. } in read.into_iter().filter_map(|(_, versions)| versions.ok()).flatten()
         {
-            match candidates.iter_mut().find(|other| other.bytes == bytes) {
-                Some(known) => known.age = known.age.min(age),
-                None => {
-                    let parsed = Header::parse(&bytes).ok();
-                    candidates.extend(parsed.map(|parsed| Candidate { parsed, bytes, age }));
-                }
+            let id = blake3::hash(&bytes);
+            if let Some(known) = known.get(&id).and_then(|at| candidates.get_mut(*at)) {
+                known.age = known.age.min(age);
+            } else if let Ok(parsed) = Header::parse(&bytes) {
+                known.insert(id, candidates.len());
+                candidates.push(Candidate { parsed, bytes, age });
             }
         }
         // Stable: of one generation the one first that counts for more there.
@@ -138,7 +149,16 @@ impl RemoteHeader {
         // The one that was chosen is one of them.
         let bytes = candidates.iter().find(|one| one.parsed == loaded.parsed);
         let bytes = bytes.map(|one| one.bytes.clone()).ok_or(StoreError::NotAVault)?;
-        Ok(Self { loaded, bytes, candidates, doubt })
+        Ok(Self { loaded, bytes, candidates, doubt, left_out })
+    }
+
+    /// That not all versions were looked into.
+    fn too_many(&self) -> String {
+        format!(
+            "{} versions of the header there were not looked into, since there are so many that only the oldest and the newest \
+             are",
+            self.left_out
+        )
     }
 
     /// What it says.
@@ -184,11 +204,17 @@ impl RemoteHeader {
         candidates.insert(0, Candidate { parsed: ours.clone(), bytes, age: 0 });
         candidates.sort_by_key(|one| Reverse(one.parsed.header.generation));
         let loaded = LoadedHeader { parsed: ours.clone(), warning: None };
-        Self { loaded, bytes: ours.header.encode(|_| ours.mac), candidates, doubt: None }
+        Self {
+            loaded,
+            bytes: ours.header.encode(|_| ours.mac),
+            candidates,
+            doubt: None,
+            left_out: self.left_out,
+        }
     }
 
-    /// Unlocks the newest header that somebody wrote who has the key. `say` is told why a key is refused that would open an
-    /// older one.
+    /// Unlocks the newest header that somebody wrote who has the key, among those that were looked into. `say` is told why a
+    /// key is refused that would open an older one, and what was not looked into where no key opens.
     ///
     /// # Errors
     /// `WrongKey` when no slot opens, or only one of an older header; `HeaderTampered` when none is true.
@@ -225,6 +251,9 @@ impl RemoteHeader {
                 budget.skipped()
             ));
         }
+        if opened.is_err() && self.left_out > 0 {
+            say(&format!("{}: this key may be one of a header among those", self.too_many()));
+        }
         let headers: Vec<&ParsedHeader> = these.iter().map(|one| &one.parsed).collect();
         let generation = |at: usize| headers[at].header.generation;
         let (at, root, slot) = match opened? {
@@ -254,10 +283,17 @@ impl RemoteHeader {
         });
         let Candidate { parsed, bytes, .. } = these[at];
         let stranger = || "a header of another vault lies over this vault's".to_string();
-        let alarm = alarm.or_else(|| (!is_of(parsed)).then(stranger));
+        let mut alarm = alarm.or_else(|| (!is_of(parsed)).then(stranger));
         let header = parsed.header.clone();
         let keys = VaultKeys::derive(&root, &header)?.into();
         let warning = self.loaded.warning.clone().filter(|_| alarm.is_none());
+        if self.left_out > 0 {
+            let text = format!(
+                "{}: whether a newer one is among those, and whether this key was removed in it, is not known",
+                self.too_many()
+            );
+            alarm = Some(alarm.map_or_else(|| text.clone(), |alarm| format!("{alarm}; and {text}")));
+        }
         Ok(Proved { unlocked: Unlocked { header, root, keys, slot, warning }, bytes: bytes.clone(), alarm })
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{
     Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, RemoteError, Result,
-    Retention, Source, Version,
+    Retention, Source, Version, Versions,
 };
 
 /// Calls that are under way, those that were given up included. More are refused: they would not return either.
@@ -150,6 +150,11 @@ impl Remote for Bounded {
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         let own = key.clone();
         self.run(key.as_str(), move |inner| inner.versions(&own, max))
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        let own = key.clone();
+        self.run(key.as_str(), move |inner| inner.all_versions(&own, max))
     }
 
     fn findings(&self) -> Findings {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, Result, Retention, Source,
-    Version,
+    Version, Versions,
 };
 
 /// What was asked and moved so far.
@@ -131,6 +131,10 @@ impl Remote for Counted {
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         self.counters.call(|| self.inner.versions(key, max))
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        self.counters.call(|| self.inner.all_versions(key, max))
     }
 
     fn findings(&self) -> Findings {

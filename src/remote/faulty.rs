@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, RemoteError, Result,
-    Retention, Source, Version,
+    Retention, Source, Version, Versions,
 };
 
 /// A kind of call.
@@ -31,7 +31,7 @@ pub enum Op {
     Retention,
     /// [`Remote::retain`].
     Retain,
-    /// [`Remote::versions`].
+    /// [`Remote::versions`], [`Remote::all_versions`].
     Versions,
 }
 
@@ -175,6 +175,11 @@ impl Remote for FaultyRemote {
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         self.run(Op::Versions, key.as_str(), || self.inner.versions(key, max), |versions| versions.clear())
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        let lie = |found: &mut Versions| found.list.clear();
+        self.run(Op::Versions, key.as_str(), || self.inner.all_versions(key, max), lie)
     }
 
     fn findings(&self) -> Findings {

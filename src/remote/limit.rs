@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Checksum, Features, Findings, Key, Locked, Meta, PIECE, Page, Pause, Put, Remote, Result, Retention,
-    Source, Version,
+    Source, Version, Versions,
 };
 use crate::env::Env;
 
@@ -155,6 +155,10 @@ impl Remote for Limited {
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         self.inner.versions(key, max)
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        self.inner.all_versions(key, max)
     }
 
     fn findings(&self) -> Findings {

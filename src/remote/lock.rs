@@ -136,6 +136,15 @@ pub struct Version {
     pub age: usize,
 }
 
+/// Versions of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// The one first that counts.
+    pub list: Vec<Version>,
+    /// So many were not looked into, since there are too many, or they are too long together.
+    pub left_out: u64,
+}
+
 /// What somebody did to a place where nothing is ever changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {

@@ -47,7 +47,7 @@ pub use error::{ErrorKind, RemoteError, Result};
 pub use faulty::{Fault, FaultyRemote, Op};
 pub use limit::{Limited, Limiter};
 pub use location::{Location, Settings, parse_speed};
-pub use lock::{Findings, LOCK_DAYS_MAX, Lock, LockMode, Locked, Names, Retention, Version};
+pub use lock::{Findings, LOCK_DAYS_MAX, Lock, LockMode, Locked, Names, Retention, Version, Versions};
 pub use open::{OpenOptions, open};
 pub use probe::{Check, Probe, Verdict, probe};
 pub use retry::{Pause, RealPause, RetryPolicy, Retrying};
@@ -352,6 +352,15 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// What [`Remote::head`] and [`Remote::get`] say; no such object is no error.
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         only_version(self, key, max)
+    }
+
+    /// [`Remote::versions`] for who can tell which of them are true, and must not miss any: very many are looked into, and it
+    /// says how many were not even so.
+    ///
+    /// # Errors
+    /// As [`Remote::versions`].
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        Ok(Versions { list: self.versions(key, max)?, left_out: 0 })
     }
 
     /// What was found while listing and reading: somebody hid objects, or wrote over them.

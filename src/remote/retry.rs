@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{
     Checksum, ErrorKind, Features, Findings, Key, Locked, Meta, Page, Put, Remote, RemoteError, Result,
-    Retention, Source, Version,
+    Retention, Source, Version, Versions,
 };
 use crate::env::Env;
 
@@ -199,6 +199,10 @@ impl Remote for Retrying {
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         self.run("versions", &|| self.inner.versions(key, max))
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        self.run("all_versions", &|| self.inner.all_versions(key, max))
     }
 
     fn findings(&self) -> Findings {

@@ -233,3 +233,51 @@ fn a_key_that_was_removed_opens_nothing_though_its_header_is_there() {
     attacked.run(&["ls"], &[&target, "--keyfile", &key]).fails(11);
     attacked.run(&["ls"], &[&target, "--passfile", &world.sandbox.passfile()]).ok();
 }
+
+/// However many headers somebody puts around it: the newest true one counts. So a key that was removed stays removed, and one
+/// that was added opens.
+#[test]
+fn the_newest_true_header_among_very_many_is_found() {
+    let attacked = Attacked::new();
+    let (world, target) = (&attacked.world, attacked.world.at("latest", ""));
+    // Older ones, so that a ship goes on.
+    let plant_many = || {
+        for n in 0..70 {
+            attacked.plant(&forged(&attacked.header(), |header| {
+                header.generation -= 1;
+                header.slots.iter_mut().for_each(|slot| slot.wrapped[0] ^= 1 + n);
+            }));
+        }
+    };
+    plant_many();
+    world.sandbox.private_file("new", &[9; 64]);
+    let (old, new) = (world.sandbox.str("key"), world.sandbox.str("new"));
+    world.sandbox.keyed(&["key", "add", world.vault(), "--new-keyfile", &new]).ok();
+    world.sandbox.keyed(&["key", "remove", world.vault(), "3"]).ok();
+    world.ship();
+    plant_many();
+    let said = attacked.run(&["ls"], &[&target, "--keyfile", &old]).fails(11);
+    assert!(said.contains("it was removed or changed since"), "{said}");
+    let done = attacked.run(&["ls"], &[&target, "--keyfile", &new]);
+    assert!(!done.stderr.contains("not looked into"), "{}", done.stderr);
+    assert!(!done.ok().is_empty());
+}
+
+/// So many that not all are looked into: what is found can't be said to be the newest, and that is told.
+#[test]
+fn headers_that_were_not_looked_into_are_told() {
+    let attacked = Attacked::new();
+    let (world, target) = (&attacked.world, attacked.world.at("latest", ""));
+    for n in 0..140 {
+        attacked.server.plant("some/vault/vault.json", &vec![n; 256 << 10]);
+    }
+    let key = world.sandbox.str("key");
+    let done = attacked.run(&["ls"], &[&target, "--keyfile", &key]);
+    let (told, doubt) =
+        ("versions of the header there were not looked into", "whether a newer one is among those");
+    assert!(done.stderr.contains(told) && done.stderr.contains(doubt), "{}", done.stderr);
+    done.ok();
+    world.sandbox.private_file("wrong", &[8; 64]);
+    let said = attacked.run(&["ls"], &[&target, "--keyfile", &world.sandbox.str("wrong")]).fails(11);
+    assert!(said.contains(told) && said.contains("this key may be one of"), "{said}");
+}

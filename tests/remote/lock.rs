@@ -387,6 +387,41 @@ fn what_was_put_before_versions_were_kept_is_not_mixed_up() {
     assert_eq!(found("vault.json"), [("null".to_string(), b"third".to_vec())]);
 }
 
+/// Whoever may put headers decides how many there are: no more than some are read, and the others are counted.
+#[test]
+fn headers_that_are_too_many_are_counted() {
+    let world = World::new(LockMode::Governance);
+    let (name, at) = (key("vault.json"), "some/vault/vault.json");
+    put(world.open().as_ref(), "vault.json", b"first").unwrap();
+    for n in 0..200_u32 {
+        world.server.plant(at, &n.to_le_bytes());
+    }
+    let remote = world.open();
+    assert_eq!(remote.versions(&name, 1 << 18).unwrap().len(), 128, "by who has no key");
+    let all = remote.all_versions(&name, 1 << 18).unwrap();
+    assert_eq!((all.list.len(), all.left_out), (201, 0));
+    let ages: std::collections::BTreeSet<usize> = all.list.iter().map(|version| version.age).collect();
+    assert!(ages.into_iter().eq(0..201), "all of them");
+    let oldest = all.list.iter().find(|version| version.age == 0).unwrap();
+    let latest = all.list.iter().find(|version| version.latest).unwrap();
+    assert_eq!((&oldest.bytes[..], &latest.bytes[..]), (&b"first"[..], &199_u32.to_le_bytes()[..]));
+    // They are remembered: only the listing is asked for again.
+    world.server.forget_ops();
+    assert_eq!(remote.all_versions(&name, 1 << 18).unwrap(), all);
+    assert_eq!((world.server.ops("get"), world.server.all_ops()), (0, 1));
+    // The longest that may be headers: the oldest and the newest of them are read. What is longer is none, and not missed.
+    for n in 0..140 {
+        world.server.plant(at, &vec![n; 1 << 18]);
+    }
+    world.server.plant(at, &vec![0; (1 << 18) + 1]);
+    let many = world.open().all_versions(&name, 1 << 18).unwrap();
+    let bytes: usize = many.list.iter().map(|version| version.bytes.len()).sum();
+    assert!(bytes <= 128 << 18 && many.left_out >= 12, "{bytes} {}", many.left_out);
+    assert_eq!(many.list.len() as u64 + many.left_out, 201 + 140);
+    let has = |bytes: &[u8]| many.list.iter().any(|version| version.bytes == bytes);
+    assert!(has(b"first") && has(&[139; 1 << 18]) && !has(&[0; 1 << 18]));
+}
+
 #[test]
 fn a_clock_that_is_behind_is_said_to_be() {
     let world = World::new(LockMode::Governance);

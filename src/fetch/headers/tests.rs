@@ -7,6 +7,11 @@ fn version(bytes: Vec<u8>, age: usize) -> Version {
     Version { id: age.to_string(), bytes, latest: age == 0, age }
 }
 
+/// A copy of which these versions were read.
+fn copy(list: Vec<Version>) -> CopyRead {
+    Ok(Versions { list, left_out: 0 })
+}
+
 fn header(generation: u64) -> Vec<u8> {
     let mut header = samples::header();
     header.generation = generation;
@@ -20,7 +25,7 @@ fn refused(kind: ErrorKind) -> CopyRead {
 /// One copy may be archived, or under another's key: then the other one counts, and it is said.
 #[test]
 fn a_copy_that_can_not_be_read_leaves_the_other_one() {
-    let good = || Ok(vec![version(header(3), 0)]);
+    let good = || copy(vec![version(header(3), 0)]);
     for kind in [ErrorKind::Archived, ErrorKind::Denied, ErrorKind::Misconfigured, ErrorKind::Unsupported] {
         for (copies, path) in
             [([refused(kind), good()], "vault.json"), ([good(), refused(kind)], "vault.json.bak")]
@@ -33,7 +38,7 @@ fn a_copy_that_can_not_be_read_leaves_the_other_one() {
         // Nothing else is there, or nothing that will do: what is wrong is said.
         let others: [fn() -> CopyRead; 3] = [
             || refused(ErrorKind::NotFound),
-            || Ok(vec![version(b"{}".to_vec(), 0)]),
+            || copy(vec![version(b"{}".to_vec(), 0)]),
             || refused(ErrorKind::Archived),
         ];
         for other in others {
@@ -52,8 +57,9 @@ fn other_trouble() -> CopyRead {
 /// How old a header is is known by the oldest version that has its bytes; what is here is older than all that is there.
 #[test]
 fn headers_know_how_old_they_are() {
-    let first = Ok(vec![version(header(9), 2), version(header(8), 1), version(header(7), 0)]);
-    let second = Ok(vec![version(header(9), 1), version(header(7), 5)]);
+    let first = copy(vec![version(header(9), 2), version(header(8), 1), version(header(7), 0)]);
+    let rubbish = || version(b"{}".to_vec(), 8);
+    let second = copy(vec![rubbish(), version(header(9), 1), rubbish(), version(header(7), 5)]);
     let found = RemoteHeader::choose([first, second]).unwrap();
     let ages = |list: &RemoteHeader| -> Vec<(u64, usize)> {
         list.candidates.iter().map(|one| (one.parsed.header.generation, one.age)).collect()

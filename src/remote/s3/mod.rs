@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use super::location::Settings;
 use super::{
     Answer, Checksum, ErrorKind, Features, Findings, Key, Listed, Lock, Locked, Meta, Page, Put, Remote,
-    RemoteError, Result, Retention, Source, Version, check_replaceable, conflict, only_version,
+    RemoteError, Result, Retention, Source, Version, Versions, check_replaceable, conflict, only_version,
     stored_checksum,
 };
 use crate::env::Env;
@@ -586,8 +586,15 @@ impl Remote for S3Remote {
 
     fn versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
         match self.is_by_version()? {
-            true => self.all_versions(key, max),
+            true => Ok(self.read_versions(key, max, false)?.list),
             false => only_version(self, key, max),
+        }
+    }
+
+    fn all_versions(&self, key: &Key, max: u64) -> Result<Versions> {
+        match self.is_by_version()? {
+            true => self.read_versions(key, max, true),
+            false => Ok(Versions { list: only_version(self, key, max)?, left_out: 0 }),
         }
     }
 

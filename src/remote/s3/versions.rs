@@ -16,27 +16,37 @@
 //! - The highest generation counts. Of two of the same generation the older one does: an honest vault makes one of each.
 //! - So what is left to somebody who may write here is a forged header of a higher generation, with key slots that open
 //!   nothing. It is not a secret: the next ship sees that the newest version is not its own, and says so. It is not the
-//!   end of the vault either: [`Remote::versions`](super::super::Remote::versions) gives all of them in this order, and with
+//!   end of the vault either: [`Remote::all_versions`](super::super::Remote::all_versions) gives them in this order, and with
 //!   a passphrase or a recovery key the header's MAC tells which one is true.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 
-use super::super::lock::{Findings, Retention, Version};
+use super::super::lock::{Findings, Retention, Version, Versions};
 use super::super::{Checksum, ErrorKind, Key, Listed, Page, RemoteError, Result, Source, conflict};
 use super::errors::classify;
 use super::{PAGE, S3Remote};
 use crate::format::Header;
-use crate::format::header::HEADER_PATH;
+use crate::format::header::{HEADER_LEN_MAX, HEADER_PATH};
 
 /// Pages that are read without coming to the end of a name that has a version: 2^26 versions or delete markers. They take
 /// time, and no memory.
 const PAGES_MAX: usize = 1 << 16;
-/// Of a header's versions, so many of the oldest and so many of the newest are looked into.
+/// Of a header's versions, so many of the oldest and so many of the newest are looked into, ...
 const HEADERS_MAX: usize = 64;
+/// ... and so many by who has a key, who can tell which are true: whoever may put headers must not be able to hide the newest
+/// true one between others.
+const HEADERS_MANY: usize = 1024;
+/// They are looked into until so many of their bytes were read: 128 of the longest headers.
+const HEADERS_BYTES_MAX: u64 = 128 * HEADER_LEN_MAX as u64;
+/// Each of so many is read by one thread, ...
+const READS_EACH: usize = 8;
+/// ... but by no more threads than this.
+const READERS_MAX: usize = 16;
 /// The name of the only version that an object has where none are kept.
 const NO_VERSIONS: &str = "null";
 /// The longest name of a version.
@@ -78,10 +88,13 @@ pub(super) struct Seen {
     hidden: bool,
     /// There are versions that differ from each other.
     changed: bool,
+    /// How many there are.
+    count: u64,
 }
 
 impl Seen {
     fn push(&mut self, one: One, keep: usize) {
+        self.count += 1;
         if self.newest.first().is_some_and(|first| (first.len, &first.etag) != (one.len, &one.etag)) {
             self.changed = true;
         }
@@ -97,12 +110,14 @@ impl Seen {
     fn merge(&mut self, later: Self, keep: usize) {
         self.hidden |= later.hidden;
         self.changed |= later.changed;
+        let count = self.count + later.count;
         // In order of the listing; what `later` has dropped lies between its newest and its oldest.
-        let ids: Vec<String> = later.newest.iter().map(|one| one.id.clone()).collect();
+        let ids: HashSet<String> = later.newest.iter().map(|one| one.id.clone()).collect();
         let rest = later.oldest.into_iter().filter(|one| !ids.contains(&one.id)).collect::<Vec<_>>();
         for one in later.newest.into_iter().chain(rest) {
             self.push(one, keep);
         }
+        self.count = count;
     }
 
     fn first(&self) -> Option<&One> {
@@ -112,8 +127,8 @@ impl Seen {
     /// What is known of the versions, oldest first.
     fn oldest_first(&self) -> Vec<One> {
         let mut all: Vec<One> = self.oldest.iter().rev().cloned().collect();
-        let more = self.newest.iter().rev().filter(|one| !self.oldest.iter().any(|other| other.id == one.id));
-        all.extend(more.cloned());
+        let known: HashSet<&str> = self.oldest.iter().map(|one| one.id.as_str()).collect();
+        all.extend(self.newest.iter().rev().filter(|one| !known.contains(one.id.as_str())).cloned());
         all
     }
 }
@@ -279,6 +294,38 @@ fn rank(versions: Vec<Body>) -> Vec<(One, Arc<Vec<u8>>, bool)> {
     out
 }
 
+/// Of what was listed, oldest first, so much as has no more than so many bytes, from both ends; and how many are left out.
+fn within_bytes(all: Vec<One>, bytes_max: u64) -> (Vec<One>, u64) {
+    let mut left = bytes_max;
+    let mut takes = |one: &One| {
+        let fits = one.len <= left;
+        left = left.saturating_sub(one.len);
+        fits
+    };
+    let (mut first, mut last) = (0, all.len());
+    while first < last && takes(&all[first]) {
+        first += 1;
+        if first < last && takes(&all[last - 1]) {
+            last -= 1;
+        } else {
+            break;
+        }
+    }
+    let keep = |at: usize| at < first || at >= last;
+    let wanted = all.into_iter().enumerate().filter(|(at, _)| keep(*at)).map(|(_, one)| one).collect();
+    (wanted, (last - first) as u64)
+}
+
+/// What a header's versions are.
+struct Found {
+    /// In the order in which they count.
+    ranked: Vec<Body>,
+    /// What those see who don't ask for versions.
+    latest: Option<One>,
+    /// How many were not looked into.
+    left_out: u64,
+}
+
 impl S3Remote {
     fn ask_versions(
         &self,
@@ -288,8 +335,7 @@ impl S3Remote {
         max_keys: i32,
     ) -> Result<ListObjectVersionsOutput> {
         let call = async {
-            let request = self
-                .client
+            self.client
                 .list_object_versions()
                 .bucket(&self.bucket)
                 .prefix(prefix)
@@ -508,39 +554,34 @@ impl S3Remote {
     /// versions.
     fn header_versions(&self, key: &Key, max: u64) -> Result<(Vec<Body>, Option<One>)> {
         let Some(seen) = self.scan_one(key, HEADERS_MAX, PAGE)? else { return Ok((Vec::new(), None)) };
-        self.header_bodies(key, &seen, max)
+        let found = self.header_bodies(key, &seen, max)?;
+        Ok((found.ranked, found.latest))
     }
 
     /// [`Self::header_versions`] of what was listed.
-    fn header_bodies(&self, key: &Key, seen: &Seen, max: u64) -> Result<(Vec<Body>, Option<One>)> {
+    fn header_bodies(&self, key: &Key, seen: &Seen, max: u64) -> Result<Found> {
         let all = seen.oldest_first();
         let latest = all.last().filter(|_| !seen.hidden).cloned();
-        let mut bodies = Vec::new();
+        let mut left_out = seen.count.saturating_sub(all.len() as u64);
+        let count = all.len();
+        // What is longer is no header.
+        let fitting = all.into_iter().filter(|one| one.len <= max.min(HEADER_LEN_MAX as u64)).collect();
         let mut odd = false;
+        let (wanted, too_many) = within_bytes(fitting, HEADERS_BYTES_MAX);
+        left_out += too_many;
+        odd |= wanted.len() < count;
+        let mut bodies = Vec::new();
         let mut unreadable = None;
-        for one in all {
-            if one.len > max.min(crate::format::header::HEADER_LEN_MAX as u64) {
-                odd = true;
-                continue;
+        for (one, read) in self.read_headers(key, wanted) {
+            match read {
+                Ok(bytes) => bodies.push((one, bytes)),
+                // One version that can't be read (archived, under another's key) must not hide those that can.
+                Err(e) if e.kind.may_be_one_objects() => {
+                    unreadable = Some(e);
+                    odd = true;
+                }
+                Err(e) => return Err(e),
             }
-            let bytes = match self.known.body(key, &one.id) {
-                Some(bytes) => bytes,
-                None => match self.get_version(key, 0..one.len, Some(&one.id)) {
-                    Ok(bytes) => {
-                        let bytes = Arc::new(bytes);
-                        self.known.keep_body(key, &one.id, &bytes);
-                        bytes
-                    }
-                    // One version that can't be read (archived, under another's key) must not hide those that can.
-                    Err(e) if e.kind.may_be_one_objects() => {
-                        unreadable = Some(e);
-                        odd = true;
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                },
-            };
-            bodies.push((one, bytes));
         }
         if let (true, Some(error)) = (bodies.is_empty(), unreadable) {
             return Err(error);
@@ -548,25 +589,62 @@ impl S3Remote {
         let ranked = rank(bodies);
         odd |= ranked.iter().any(|(_, _, fits)| !fits);
         self.known.note(key.as_str(), seen.hidden, odd);
-        Ok((ranked.into_iter().map(|(one, bytes, _)| (one, bytes)).collect(), latest))
+        let ranked = ranked.into_iter().map(|(one, bytes, _)| (one, bytes)).collect();
+        Ok(Found { ranked, latest, left_out })
     }
 
-    /// [`Remote::versions`](super::super::Remote::versions).
-    pub(super) fn all_versions(&self, key: &Key, max: u64) -> Result<Vec<Version>> {
-        let Some(seen) = self.scan_one(key, HEADERS_MAX, PAGE)? else { return Ok(Vec::new()) };
+    /// Reads versions of a header, in any order; few of them one after the other.
+    fn read_headers(&self, key: &Key, wanted: Vec<One>) -> Vec<(One, Result<Arc<Vec<u8>>>)> {
+        let read = |one: &One| match self.known.body(key, &one.id) {
+            Some(bytes) => Ok(bytes),
+            None => self.get_version(key, 0..one.len, Some(&one.id)).map(|bytes| {
+                let bytes = Arc::new(bytes);
+                self.known.keep_body(key, &one.id, &bytes);
+                bytes
+            }),
+        };
+        let threads = wanted.len().div_ceil(READS_EACH).min(READERS_MAX);
+        let next = AtomicUsize::new(0);
+        let done: Vec<OnceLock<Result<Arc<Vec<u8>>>>> = wanted.iter().map(|_| OnceLock::new()).collect();
+        let failed = AtomicBool::new(false);
+        let work = || {
+            while !failed.load(Ordering::Relaxed) {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some((one, place)) = wanted.get(n).zip(done.get(n)) else { return };
+                let answer = read(one);
+                if answer.as_ref().is_err_and(|e| !e.kind.may_be_one_objects()) {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                place.get_or_init(|| answer);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        // Some have no answer only if one has failed for good.
+        let answers = done.into_iter().map(OnceLock::into_inner);
+        wanted.into_iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))).collect()
+    }
+
+    /// [`Remote::versions`](super::super::Remote::versions), and, with `many`,
+    /// [`Remote::all_versions`](super::super::Remote::all_versions).
+    pub(super) fn read_versions(&self, key: &Key, max: u64, many: bool) -> Result<Versions> {
+        let keep = if many { HEADERS_MANY } else { HEADERS_MAX };
+        let Some(seen) = self.scan_one(key, keep, PAGE)? else { return Ok(Versions::default()) };
         let ages: HashMap<String, usize> =
             seen.oldest_first().into_iter().enumerate().map(|(age, one)| (one.id, age)).collect();
-        let (ranked, latest) = self.header_bodies(key, &seen, max)?;
+        let Found { ranked, latest, left_out } = self.header_bodies(key, &seen, max)?;
         let latest = latest.map(|one| one.id);
-        Ok(ranked
-            .into_iter()
-            .map(|(one, bytes)| Version {
-                latest: latest.as_deref() == Some(&one.id),
-                bytes: bytes.to_vec(),
-                age: ages.get(&one.id).copied().unwrap_or(ages.len()),
-                id: one.id,
-            })
-            .collect())
+        let list = ranked.into_iter().map(|(one, bytes)| Version {
+            latest: latest.as_deref() == Some(&one.id),
+            bytes: bytes.to_vec(),
+            age: ages.get(&one.id).copied().unwrap_or(ages.len()),
+            id: one.id,
+        });
+        Ok(Versions { list: list.collect(), left_out })
     }
 
     /// [`Remote::replace`](super::super::Remote::replace), where nothing is lost by it: the new version lies over those that
