@@ -38,6 +38,8 @@ pub struct RemoteHeader {
     candidates: Vec<Candidate>,
     /// Why none of them can be chosen without a key.
     doubt: Option<String>,
+    /// The warning says no more than that its copies differ.
+    only_differs: bool,
     /// So many versions of both copies were not looked into.
     left_out: u64,
 }
@@ -113,6 +115,8 @@ impl RemoteHeader {
         let first = |copy: &std::result::Result<Vec<Version>, io::ErrorKind>| {
             copy.as_ref().ok().and_then(|versions| versions.first()).map(|version| version.bytes.clone())
         };
+        let only_differs =
+            read.iter().all(|(_, copy)| first(copy).is_some_and(|bytes| Header::parse(&bytes).is_ok()));
         let loaded = load_by(&mut |path| match read.iter().find(|(name, _)| *name == path) {
             Some((_, copy @ Ok(_))) => first(copy).ok_or(io::ErrorKind::NotFound.into()),
             Some((_, Err(kind))) => Err((*kind).into()),
@@ -149,7 +153,7 @@ impl RemoteHeader {
         // The one that was chosen is one of them.
         let bytes = candidates.iter().find(|one| one.parsed == loaded.parsed);
         let bytes = bytes.map(|one| one.bytes.clone()).ok_or(StoreError::NotAVault)?;
-        Ok(Self { loaded, bytes, candidates, doubt, left_out })
+        Ok(Self { loaded, bytes, candidates, doubt, only_differs, left_out })
     }
 
     /// That not all versions were looked into.
@@ -209,6 +213,7 @@ impl RemoteHeader {
             bytes: ours.header.encode(|_| ours.mac),
             candidates,
             doubt: None,
+            only_differs: false,
             left_out: self.left_out,
         }
     }
@@ -286,7 +291,8 @@ impl RemoteHeader {
         let mut alarm = alarm.or_else(|| (!is_of(parsed)).then(stranger));
         let header = parsed.header.clone();
         let keys = VaultKeys::derive(&root, &header)?.into();
-        let warning = self.loaded.warning.clone().filter(|_| alarm.is_none());
+        // The alarm says why they differ.
+        let warning = self.loaded.warning.clone().filter(|_| alarm.is_none() || !self.only_differs);
         if self.left_out > 0 {
             let text = format!(
                 "{}: whether a newer one is among those, and whether this key was removed in it, is not known",

@@ -281,3 +281,22 @@ fn headers_that_were_not_looked_into_are_told() {
     let said = attacked.run(&["ls"], &[&target, "--keyfile", &world.sandbox.str("wrong")]).fails(11);
     assert!(said.contains(told) && said.contains("this key may be one of"), "{said}");
 }
+
+/// A forged header over ours is no reason not to say that a copy can't be read.
+#[test]
+fn an_unreadable_copy_is_told_beside_a_forged_one() {
+    let attacked = Attacked::new();
+    let (world, target) = (&attacked.world, attacked.world.at("latest", ""));
+    attacked.plant(&forged(&attacked.header(), |header| header.generation += 1000));
+    let key = world.sandbox.str("key");
+    let said = attacked.run(&["ls"], &[&target, "--keyfile", &key]);
+    assert!(said.stderr.contains(TOLD) && !said.stderr.contains("the header copies differ"), "{said:?}");
+    said.ok();
+    attacked.server.set_trouble(|_, op, key| {
+        let hit = op == "get" && key.ends_with("some/vault/vault.json");
+        hit.then_some(Trouble::Before("InvalidObjectState", 403))
+    });
+    let done = attacked.run(&["ls"], &[&target, "--keyfile", &key]);
+    assert!(done.stderr.contains(TOLD) && done.stderr.contains("vault.json can't be read there"), "{done:?}");
+    done.ok();
+}
