@@ -5,22 +5,39 @@
 //! does so on a condition with a deadline, never in a call of the remote. What nobody reads at the moment is given up, the
 //! least recently used first, when there is more than the cache may hold; what was planned and not yet read comes last.
 //!
+//! # How long is waited
+//!
+//! As long as anything arrives, for whomever, the remote is there: a wait ends when nothing at all has come for the whole
+//! patience, or when its own request takes several times as long. On a slow line several requests share what it carries, and
+//! all of them end at about the same time; so their pieces become so small that some arrive well within the patience.
+//!
 //! Everything here is ciphertext, and is believed no more than the remote is.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::scratch::{Scratch, Slot, rounded};
 use super::to_io;
+use crate::env::Env;
 use crate::format::PackName;
 use crate::format::pack::pack_path;
 use crate::remote::{ErrorKind, Key, Remote, RemoteError};
 
 /// The longest range of one request, in bytes: so many are in memory for each thread that fetches.
 pub const PIECE: u64 = 4 << 20;
+/// The shortest one where more is wanted.
+const PIECE_MIN: u64 = 128 << 10;
+/// Before anything is known of the line it is taken to carry so many bytes a second (half a Mbit).
+const LINE: u64 = 64 << 10;
+/// Pieces that take longer than this part of the patience become shorter, ...
+const SLOW_PART: u32 = 8;
+/// ... and those that take less than this part become longer.
+const QUICK_PART: u32 = 32;
+/// A single request is waited for by one reader for no longer than so many times the patience, whatever else arrives.
+const STUCK: u32 = 4;
 /// Once a wait was in vain, others are this much shorter until something arrives: not each of a hundred readers of a dead
 /// remote is to wait for the whole time, one after the other.
 const HOPELESS: u32 = 16;
@@ -28,8 +45,16 @@ const HOPELESS: u32 = 16;
 /// A planned segment has been read when no more than this part of it is left.
 const UNREAD_PART: u64 = 8;
 
-/// How a request ended: `None` is well.
-type Flight = Arc<OnceLock<Option<RemoteError>>>;
+/// A request.
+#[derive(Debug, Default)]
+struct Request {
+    /// When it was begun.
+    begun: OnceLock<Duration>,
+    /// How it ended: `None` is well.
+    end: OnceLock<Option<RemoteError>>,
+}
+
+type Flight = Arc<Request>;
 
 /// Bytes of a pack that are here, or on their way.
 struct Segment {
@@ -61,6 +86,7 @@ struct Job {
     pack: PackName,
     start: u64,
     len: u64,
+    flight: Flight,
 }
 
 #[derive(Default)]
@@ -82,12 +108,17 @@ struct State {
     tickets: u64,
     /// The last wait was in vain, and nothing has arrived since.
     hopeless: bool,
+    /// When something arrived last.
+    arrived: Duration,
+    /// The longest range of the next requests.
+    piece: u64,
     stop: bool,
 }
 
 struct Shared {
     remote: Arc<dyn Remote>,
     scratch: Scratch,
+    env: Arc<dyn Env>,
     bytes_max: u64,
     patience: Duration,
     /// What was planned stays until it was read: right for plans, not for guesses.
@@ -128,8 +159,19 @@ impl Shared {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
+            let begun = *job.flight.begun.get_or_init(|| self.env.monotonic());
             let fetched = self.get(&job);
-            self.lock().settle(&job, fetched, self.keep);
+            let now = self.env.monotonic();
+            let mut state = self.lock();
+            // That there is no such object is an answer, too.
+            if fetched.as_ref().map_or_else(|e| !e.kind.is_retryable(), |_| true) {
+                state.arrived = now;
+            }
+            if fetched.is_ok() {
+                state.piece = next_piece(state.piece, job.len, now.saturating_sub(begun), self.patience);
+            }
+            state.settle(&job, fetched, self.keep);
+            drop(state);
             self.arrived.notify_all();
         }
     }
@@ -180,9 +222,10 @@ impl State {
             }
             let segments = self.packs.entry(*pack).or_default();
             let free = segments.range(at..).next().map_or(range.end, |(next, _)| range.end.min(*next));
-            let len = PIECE.min(free - at);
-            let state = SegmentState::Flying(Arc::default());
-            let job = Job { pack: *pack, start: at, len };
+            let len = self.piece.min(free - at);
+            let flight = Flight::default();
+            let state = SegmentState::Flying(Arc::clone(&flight));
+            let job = Job { pack: *pack, start: at, len, flight };
             // Each has its own.
             self.tickets += 1;
             let ticket = match urgent {
@@ -266,10 +309,11 @@ impl State {
     fn settle(&mut self, job: &Job, fetched: Result<Slot, RemoteError>, keep: bool) {
         let Some(segments) = self.packs.get_mut(&job.pack) else { return };
         let Some(segment) = segments.get_mut(&job.start) else { return };
-        let SegmentState::Flying(flight) = &segment.state else { return };
-        let flight = Arc::clone(flight);
+        if !matches!(segment.state, SegmentState::Flying(_)) {
+            return;
+        }
         // Set nowhere else.
-        let end = |how| drop(flight.set(how));
+        let end = |how| drop(job.flight.end.set(how));
         match fetched {
             Ok(slot) => {
                 self.clock += 1;
@@ -364,9 +408,36 @@ impl State {
     }
 }
 
+/// How a cache fetches and waits.
+pub(super) struct Waits {
+    /// Threads that fetch.
+    pub(super) jobs: usize,
+    /// How long nothing may arrive while somebody waits.
+    pub(super) patience: Duration,
+    /// The clock.
+    pub(super) env: Arc<dyn Env>,
+}
+
+/// The longest range of the first requests: so long that all threads together get theirs within the patience, on a slow line.
+fn first_piece(jobs: usize, patience: Duration) -> u64 {
+    let carried = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).saturating_mul(LINE) / 1000;
+    (carried / jobs.max(1) as u64).clamp(PIECE_MIN, PIECE)
+}
+
+/// The longest range of the next requests, after one of `len` bytes took so long.
+fn next_piece(piece: u64, len: u64, took: Duration, patience: Duration) -> u64 {
+    if took > patience / SLOW_PART {
+        // Of several that were under way together each may say so.
+        return piece.min((len / 2).max(PIECE_MIN));
+    }
+    match len >= piece && took < patience / QUICK_PART {
+        true => (piece * 2).min(PIECE),
+        false => piece,
+    }
+}
+
 impl PackCache {
-    /// A cache with `jobs` threads that fetch. Nobody waits longer than `patience` for bytes. `keep`: what is planned will be
-    /// read, so it is given up only after everything else.
+    /// A cache of at most `bytes_max` bytes. `keep`: what is planned will be read, so it is given up only after everything else.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -374,17 +445,19 @@ impl PackCache {
         remote: Arc<dyn Remote>,
         scratch: Scratch,
         bytes_max: u64,
-        jobs: usize,
-        patience: Duration,
         keep: bool,
+        waits: Waits,
     ) -> io::Result<Self> {
+        let Waits { jobs, patience, env } = waits;
+        let state = State { piece: first_piece(jobs, patience), ..State::default() };
         let cache = Self(Arc::new(Shared {
             remote,
             scratch,
+            env,
             bytes_max,
             patience,
             keep,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             work: Condvar::new(),
             arrived: Condvar::new(),
         }));
@@ -439,7 +512,7 @@ impl PackCache {
     /// Fills `buf` with a pack's bytes from `off` on. `fetch`: what to fetch if any of it is missing; it has all of it.
     ///
     /// # Errors
-    /// What the remote says; `TimedOut` when nothing comes in time.
+    /// What the remote says; `TimedOut` when nothing comes in time: nothing at all, or nothing of this by far.
     pub(super) fn read(
         &self,
         pack: &PackName,
@@ -448,7 +521,6 @@ impl PackCache {
         fetch: &Range<u64>,
     ) -> io::Result<()> {
         let end = off + buf.len() as u64;
-        let begun = Instant::now();
         let mut done = 0;
         let mut state = self.0.lock();
         while done < buf.len() {
@@ -463,7 +535,7 @@ impl PackCache {
             if let SegmentState::Flying(flight) = &segment.state {
                 let flight = Arc::clone(flight);
                 state.hurry(pack, start);
-                state = self.wait(state, pack, &flight, begun)?;
+                state = self.wait(state, pack, &flight)?;
                 continue;
             }
             let Some(slot) = state.enter(pack, start) else { continue };
@@ -488,23 +560,36 @@ impl PackCache {
         mut state: MutexGuard<'a, State>,
         pack: &PackName,
         flight: &Flight,
-        begun: Instant,
     ) -> io::Result<MutexGuard<'a, State>> {
+        let since = self.0.env.monotonic();
         loop {
-            match flight.get() {
+            match flight.end.get() {
                 Some(None) => return Ok(state),
                 Some(Some(error)) => return Err(to_io(error.clone())),
                 None => {}
             }
+            let now = self.0.env.monotonic();
             let patience = if state.hopeless { self.0.patience / HOPELESS } else { self.0.patience };
-            let left = patience.saturating_sub(begun.elapsed());
+            let silent = now.saturating_sub(since.max(state.arrived));
+            let left = patience.saturating_sub(silent);
             if left.is_zero() {
                 state.lose_hope();
                 let text =
                     format!("{}: nothing came within {:.1} s", pack_path(pack), patience.as_secs_f64());
                 return Err(to_io(RemoteError::new(ErrorKind::Timeout, text)));
             }
-            let waited = self.0.arrived.wait_timeout(state, left);
+            // Before it is begun others arrive, and there are ever fewer before it.
+            let long = self.0.patience * STUCK;
+            let taken = flight.begun.get().map_or(Duration::ZERO, |at| now.saturating_sub(since.max(*at)));
+            if taken >= long {
+                let text = format!(
+                    "{}: other requests were answered, and this one not within {:.1} s",
+                    pack_path(pack),
+                    long.as_secs_f64()
+                );
+                return Err(to_io(RemoteError::new(ErrorKind::Timeout, text)));
+            }
+            let waited = self.0.arrived.wait_timeout(state, left.min(long.saturating_sub(taken)));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

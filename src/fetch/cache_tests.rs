@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::env::SystemEnv;
+use crate::env::{SystemEnv, TestEnv};
 use crate::remote::{Checksum, Features, Meta, Page, Put, Source};
 
 /// Packs of this length whose bytes tell where they stand.
@@ -18,14 +18,28 @@ fn byte(pack: u8, at: u64) -> u8 {
 struct Fake {
     fetched: AtomicU64,
     requests: AtomicU64,
-    closed: Mutex<bool>,
+    closed: Mutex<Closed>,
     opened: Condvar,
     fails: AtomicBool,
+    /// A clock that each request moves on by so much.
+    slow: Option<(Arc<TestEnv>, Duration)>,
+}
+
+#[derive(Debug, Default)]
+struct Closed {
+    all: bool,
+    /// The requests of one pack only.
+    one: Option<u8>,
 }
 
 impl Fake {
     fn set_closed(&self, closed: bool) {
-        *self.closed.lock().unwrap() = closed;
+        self.closed.lock().unwrap().all = closed;
+        self.opened.notify_all();
+    }
+
+    fn set_closed_for(&self, pack: Option<u8>) {
+        self.closed.lock().unwrap().one = pack;
         self.opened.notify_all();
     }
 }
@@ -45,16 +59,19 @@ impl Remote for Fake {
 
     fn get(&self, key: &Key, range: Range<u64>) -> crate::remote::Result<Vec<u8>> {
         self.requests.fetch_add(1, Ordering::SeqCst);
+        let name = crate::format::pack::parse_pack_path(key.as_str()).unwrap();
         let mut closed = self.closed.lock().unwrap();
-        while *closed {
+        while closed.all || closed.one == Some(name.0[0]) {
             closed = self.opened.wait(closed).unwrap();
         }
         drop(closed);
+        if let Some((clock, by)) = &self.slow {
+            clock.advance(*by);
+        }
         if self.fails.load(Ordering::SeqCst) {
             return Err(RemoteError::new(ErrorKind::Denied, format!("{key}: not for you")));
         }
         self.fetched.fetch_add(range.end - range.start, Ordering::SeqCst);
-        let name = crate::format::pack::parse_pack_path(key.as_str()).unwrap();
         Ok(range.map(|at| byte(name.0[0], at)).collect())
     }
 
@@ -76,10 +93,14 @@ impl Remote for Fake {
 }
 
 fn cache(fake: &Arc<Fake>, bytes_max: u64, patience: Duration) -> PackCache {
+    cache_with(fake, bytes_max, Waits { jobs: 4, patience, env: Arc::new(SystemEnv) })
+}
+
+fn cache_with(fake: &Arc<Fake>, bytes_max: u64, waits: Waits) -> PackCache {
     let dir = tempfile::tempdir().unwrap();
     // The file has no name, so it outlives its directory.
     let scratch = Scratch::create(dir.path(), Arc::new(SystemEnv), 0).unwrap();
-    PackCache::new(Arc::clone(fake) as Arc<dyn Remote>, scratch, bytes_max, 4, patience, true).unwrap()
+    PackCache::new(Arc::clone(fake) as Arc<dyn Remote>, scratch, bytes_max, true, waits).unwrap()
 }
 
 const LONG: Duration = Duration::from_secs(600);
@@ -209,6 +230,88 @@ fn a_remote_that_stalls_is_given_up_and_taken_up_again() {
     while read(&cache, 3, 0..1000).is_err() {}
     assert!(!cache.0.lock().hopeless, "something came");
     assert_eq!(fake.fetched.load(Ordering::SeqCst), 1000);
+}
+
+/// A cache whose clock is moved on by each request that is answered, by most of the patience.
+fn slow(jobs: usize) -> (Arc<Fake>, PackCache, Arc<TestEnv>) {
+    let (env, patience) = (Arc::new(TestEnv::new(1)), Duration::from_millis(50));
+    let slow = Some((Arc::clone(&env), Duration::from_millis(40)));
+    let fake = Arc::new(Fake { slow, ..Fake::default() });
+    let waits = Waits { jobs, patience, env: Arc::clone(&env) as Arc<dyn Env> };
+    let cache = cache_with(&fake, 1 << 30, waits);
+    (fake, cache, env)
+}
+
+/// A NAS behind a slow line: what is wanted comes last, long after the patience, and all the time something came.
+#[test]
+fn only_silence_ends_a_wait() {
+    let (fake, cache, env) = slow(1);
+    let end = 20 * PIECE_MIN;
+    let mut last = [0; 10];
+    cache.read(&PackName([1; 32]), &mut last, end - 10, &(0..end)).unwrap();
+    assert_eq!(last.to_vec(), (end - 10..end).map(|at| byte(1, at)).collect::<Vec<u8>>());
+    assert_eq!(fake.requests.load(Ordering::SeqCst), 20);
+    assert_eq!(env.monotonic(), Duration::from_millis(800), "sixteen times as long as nothing may come");
+    assert!(!cache.0.lock().hopeless);
+}
+
+/// A request that is never answered has an end for who waits for it, and the others go on.
+#[test]
+fn one_request_that_hangs_is_given_up_while_others_are_answered() {
+    let (fake, cache, _) = slow(2);
+    fake.set_closed_for(Some(9));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| read(&cache, 9, 0..1000));
+        let mut at = 0;
+        while !waits.is_finished() {
+            read(&cache, 1, at..at + 1).unwrap();
+            at += 1;
+        }
+        let error = waits.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let cause = super::super::remote_cause(&error).unwrap();
+        assert!(
+            cause.message.contains("packs/09/0909") && cause.message.contains("other requests"),
+            "{cause}"
+        );
+    });
+    assert!(!cache.0.lock().hopeless, "the remote is there");
+    fake.set_closed_for(None);
+    while read(&cache, 9, 0..1000).is_err() {}
+}
+
+/// All threads share what a line carries, so their pieces end at about the same time: within the patience, on any line that
+/// is not slower than half a Mbit a second, whatever is tried first.
+#[test]
+fn pieces_fit_the_line() {
+    for (patience, jobs) in [(60, 4), (60, 16), (10, 4), (1200, 16)].map(|(s, j)| (Duration::from_secs(s), j))
+    {
+        for line in [LINE, 250_000, 1 << 20, 100 << 20] {
+            let mut piece = first_piece(jobs, patience);
+            let mut took = Duration::ZERO;
+            for _ in 0..20 {
+                took = Duration::from_millis(jobs as u64 * piece * 1000 / line);
+                // In ten seconds four of the shortest ones come on the slowest line; not more.
+                assert!(took <= patience || piece == PIECE_MIN, "{took:?} for {piece} bytes at {line} B/s");
+                for _ in 0..jobs {
+                    piece = next_piece(piece, piece, took, patience);
+                }
+                assert!((PIECE_MIN..=PIECE).contains(&piece));
+            }
+            assert!(took <= patience / 4 || piece == PIECE_MIN, "{took:?} at {line} B/s, {patience:?}");
+            assert!(line < 100 << 20 || piece == PIECE, "{piece} at {line} B/s");
+        }
+    }
+    let minute = Duration::from_secs(60);
+    assert_eq!(first_piece(4, Duration::from_secs(1200)), PIECE);
+    assert_eq!(first_piece(4, minute), 960 << 10);
+    assert_eq!(next_piece(PIECE, PIECE, minute / 2, minute), PIECE / 2);
+    assert_eq!(next_piece(PIECE / 2, PIECE, minute / 2, minute), PIECE / 2, "it was known already");
+    assert_eq!(
+        next_piece(1 << 20, 100, Duration::ZERO, minute),
+        1 << 20,
+        "short ones say nothing of longer ones"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::cache::PackCache;
+use super::cache::{PackCache, Waits};
 use super::headers::{RemoteHeader, remote_header};
 use super::reads::{Reads, RemoteFile};
 use super::scratch::{Scratch, UNIT};
@@ -111,14 +111,8 @@ impl RemoteDisk {
         // A mount stays for long, and would hold it for that time.
         let memory = if options.read_ahead { 0 } else { MEMORY_BYTES.min(cache_bytes) };
         let scratch = Scratch::create(&options.cache_dir, Arc::clone(&options.env), memory)?;
-        let cache = PackCache::new(
-            Arc::clone(&remote),
-            scratch,
-            cache_bytes,
-            options.jobs,
-            options.patience,
-            !options.read_ahead,
-        )?;
+        let waits = Waits { jobs: options.jobs, patience: options.patience, env: Arc::clone(&options.env) };
+        let cache = PackCache::new(Arc::clone(&remote), scratch, cache_bytes, !options.read_ahead, waits)?;
         Ok(Arc::new(Self {
             remote,
             reads: Arc::new(Reads::new(cache, options.read_ahead)),

@@ -70,11 +70,12 @@ pub struct FetchOptions {
     pub cache_bytes: u64,
     /// Requests at a time.
     pub jobs: usize,
-    /// The longest time that anybody waits for bytes of a pack.
+    /// How long nothing may arrive while somebody waits for bytes of a pack. Who waits for a request that is not answered while
+    /// others are waits four times as long.
     pub patience: Duration,
     /// Fetch more of a pack than is asked for, when it is read in order. For those who can't say what they will want.
     pub read_ahead: bool,
-    /// Randomness.
+    /// Clock and randomness.
     pub env: Arc<dyn Env>,
 }
 
