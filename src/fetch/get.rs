@@ -26,12 +26,15 @@ const PIECE: u64 = 8 << 20;
 const CHAIN_JOBS_MAX: usize = 4;
 /// The most chain files that a listing may have: one each minute for two years.
 const CHAIN_FILES_MAX: usize = 1 << 20;
-/// The most of them that may be longer than any chain file: each is named.
+/// The most of them that may be longer than any chain file, and that may be missing or refused: each is named.
 const DAMAGED_MAX: usize = 10_000;
-/// So many files that have the name of a chain file and are none are looked into, and so many of their bytes.
+/// So many files that have the name of a chain file and are none are read, and so many of their bytes.
 const BAD_FILES_MAX: u64 = 64;
 const BAD_BYTES_MAX: u64 = 256 << 20;
-/// What arrives with other bytes than its name promises may have been damaged on the way: it is asked for so often.
+/// One refused object of so many leads to a question whether anything can be read.
+const ASK_EACH: u64 = 64;
+/// A pack that arrives with other bytes than its name promises may have been damaged on the way: it is fetched so often. So is
+/// a chain file.
 const TRIES: u32 = 2;
 
 /// How far it is.
@@ -122,23 +125,67 @@ fn in_parallel<T: Send, R: Send>(
     }
 }
 
-/// What a fetched object was found to be.
+/// What a fetched pack was found to be.
 enum Got {
     Good(u64),
-    Bad { name: String, why: String, len: u64 },
+    Bad { name: String, why: String },
 }
 
-/// The answer to one request, told apart: what is wrong with this object, and what is wrong with everything.
-fn one_object<T>(remote: &dyn Remote, answer: remote::Result<T>) -> Result<std::result::Result<T, String>> {
-    match answer {
-        Ok(value) => Ok(Ok(value)),
-        Err(e) if e.kind == ErrorKind::NotFound => Ok(Err("is missing".into())),
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(Err(format!("is damaged: {}", e.message))),
-        // Archived, or under another's key, if the header can be read as before.
-        Err(e) if e.kind.may_be_one_objects() && remote.head(&key_of(HEADER_PATH)?).is_ok() => {
-            Ok(Err(format!("can't be read: {}", e.message)))
+/// What is wrong with one object.
+#[derive(Debug)]
+enum Wrong {
+    /// It is not there.
+    Missing,
+    /// It can't be read: archived, or under another's key.
+    Refused(RemoteError),
+    /// What was sent is not what was asked for. Another try may bring something else.
+    Damaged(String),
+    /// It has the bytes that its name promises, and they are not what it should be.
+    Forged(String),
+}
+
+impl Wrong {
+    fn text(&self) -> String {
+        match self {
+            Self::Missing => "is missing".into(),
+            Self::Refused(e) => format!("can't be read: {}", e.message),
+            Self::Damaged(what) | Self::Forged(what) => what.clone(),
         }
-        Err(e) => Err(e.into()),
+    }
+}
+
+/// What one object has, or what is wrong with it.
+type OfOne<T> = std::result::Result<T, Wrong>;
+
+/// Tells apart what is wrong with one object, and what is wrong with everything.
+struct Asked<'a> {
+    remote: &'a dyn Remote,
+    refused: AtomicU64,
+}
+
+impl<'a> Asked<'a> {
+    fn new(remote: &'a dyn Remote) -> Self {
+        Self { remote, refused: AtomicU64::new(0) }
+    }
+
+    /// The answer to one request.
+    fn one_object<T>(&self, answer: remote::Result<T>) -> Result<OfOne<T>> {
+        match answer {
+            Ok(value) => Ok(Ok(value)),
+            Err(e) if e.kind == ErrorKind::NotFound => Ok(Err(Wrong::Missing)),
+            Err(e) if e.kind == ErrorKind::Corrupt => {
+                Ok(Err(Wrong::Damaged(format!("is damaged: {}", e.message))))
+            }
+            Err(e) if e.kind.may_be_one_objects() && self.answers()? => Ok(Err(Wrong::Refused(e))),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the header is still shown, where an object was refused. That it was is believed for some refusals more: there
+    /// may be a thousand objects in an archive.
+    fn answers(&self) -> Result<bool> {
+        let ask = self.refused.fetch_add(1, Ordering::Relaxed).is_multiple_of(ASK_EACH);
+        Ok(!ask || self.remote.head(&key_of(HEADER_PATH)?).is_ok())
     }
 }
 
@@ -200,59 +247,59 @@ pub(super) fn fetch_chain(
             todo.push((seq, id, name, len));
         }
     }
-    let (bad_files, bad_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (bad_files, bad_bytes, unread) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let asked = Asked::new(remote);
     let fetched = in_parallel(jobs.min(CHAIN_JOBS_MAX), todo, &|(seq, id, name, len)| {
-        let mut why = String::new();
-        for _ in 0..TRIES {
-            let bytes = match one_object(remote, remote.get(&key_of(&format!("{DIR}/{name}"))?, 0..len))? {
-                Ok(bytes) => bytes,
-                Err(what) => {
-                    why = what;
-                    continue;
-                }
+        let get = || -> Result<OfOne<Vec<u8>>> {
+            let answer = asked.one_object(remote.get(&key_of(&format!("{DIR}/{name}"))?, 0..len))?;
+            Ok(answer.and_then(|bytes| check_chain_file(header, seq, &id, &bytes).map(|()| bytes)))
+        };
+        let mut got = get();
+        if let Ok(Err(Wrong::Damaged(_))) = got {
+            got = get();
+        }
+        let wrong = match got? {
+            Ok(bytes) => {
+                stage(incoming, &name, &bytes)?;
+                return Ok((name, Ok(len)));
+            }
+            Err(wrong) => wrong,
+        };
+        // What was not read takes no more than a name.
+        if let Wrong::Missing | Wrong::Refused(_) = wrong {
+            let count = unread.fetch_add(1, Ordering::Relaxed) + 1;
+            return match wrong {
+                wrong if count <= DAMAGED_MAX as u64 => Ok((name, Err(wrong))),
+                Wrong::Refused(error) => Err(error.into()),
+                _ => Err(FetchError::Flooded { file: name, count }),
             };
-            // FORMAT LAY-1, SNAP-1, SNAP-4
-            if id_of(&bytes) != id {
-                why = "has other bytes than its name promises".into();
-                continue;
-            }
-            match verify_chain_file(header, &bytes) {
-                Ok(file) if file.public.seq == seq => {}
-                Ok(_) => {
-                    why = "has another sequence than its name".into();
-                    break;
-                }
-                Err(e) => {
-                    why = e.to_string();
-                    break;
-                }
-            }
-            let path = Incoming::staged_path(&name);
-            incoming.write(&path, false, &mut |file| {
-                file.write_all_at(&bytes, 0).map_err(|e| StoreError::io(format!("writing {path}"), e))?;
-                Ok(Written::Yes)
-            })?;
-            return Ok((name, Got::Good(len)));
         }
         let count = bad_files.fetch_add(1, Ordering::Relaxed) + 1;
         if count > BAD_FILES_MAX || bad_bytes.fetch_add(len, Ordering::Relaxed) + len > BAD_BYTES_MAX {
             return Err(FetchError::Flooded { file: name, count });
         }
-        let got = Got::Bad { name: format!("{DIR}/{name}"), why, len };
-        Ok((name, got))
+        Ok((name, Err(wrong)))
     })?;
+    let mut refusal = None;
     for (name, got) in fetched {
         match got {
-            Got::Good(len) => {
+            Ok(len) => {
                 report.chain_files += 1;
                 report.bytes += len;
                 files.push((name.clone(), Incoming::staged_path(&name)));
             }
-            Got::Bad { name, why, len } => {
-                tracing::debug!(name, len, why, "no chain file");
-                report.damaged.push(format!("{name} {why}"));
+            Err(wrong) => {
+                tracing::debug!(name, ?wrong, "no chain file");
+                report.damaged.push(format!("{DIR}/{name} {}", wrong.text()));
+                if let Wrong::Refused(error) = wrong {
+                    refusal.get_or_insert(error);
+                }
             }
         }
+    }
+    // There is nothing to go on with.
+    if let Some(error) = refusal.filter(|_| files.is_empty()) {
+        return Err(error.into());
     }
     let chain = Chain::load_files(disk, header, files)?;
     report.damaged.extend(chain.problems().iter().map(|p| format!("{}: {}", p.file, p.what)));
@@ -260,6 +307,29 @@ pub(super) fn fetch_chain(
     report.snapshots = chain.snapshots().count() as u64;
     report.newest = chain.head().map(|info| info.seq);
     Ok(chain)
+}
+
+/// Whether bytes are those of a chain file with this sequence and id.
+fn check_chain_file(header: &Header, seq: u64, id: &SnapshotId, bytes: &[u8]) -> OfOne<()> {
+    // FORMAT LAY-1, SNAP-1, SNAP-4
+    if id_of(bytes) != *id {
+        return Err(Wrong::Damaged("has other bytes than its name promises".into()));
+    }
+    match verify_chain_file(header, bytes) {
+        Ok(file) if file.public.seq == seq => Ok(()),
+        Ok(_) => Err(Wrong::Forged("has another sequence than its name".into())),
+        Err(e) => Err(Wrong::Forged(e.to_string())),
+    }
+}
+
+/// Lets a chain file wait for its packs.
+fn stage(incoming: &Incoming, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = Incoming::staged_path(name);
+    incoming.write(&path, false, &mut |file| {
+        file.write_all_at(bytes, 0).map_err(|e| StoreError::io(format!("writing {path}"), e))?;
+        Ok(Written::Yes)
+    })?;
+    Ok(())
 }
 
 /// A pack that is to be fetched.
@@ -321,9 +391,10 @@ pub(super) fn fetch_packs(
         });
     };
     show();
+    let asked = Asked::new(remote);
     let fetched = in_parallel(jobs, todo, &|wanted| {
         let path = pack_path(&wanted.name);
-        let got = fetch_pack(incoming, remote, &wanted, &path, &|n| {
+        let got = fetch_pack(incoming, &asked, &wanted, &path, &|n| {
             bytes.fetch_add(n, Ordering::Relaxed);
             show();
         })?;
@@ -337,7 +408,7 @@ pub(super) fn fetch_packs(
                 report.packs += 1;
                 report.bytes += len;
             }
-            Got::Bad { name, why, .. } => report.damaged.push(format!("{name} {why}")),
+            Got::Bad { name, why } => report.damaged.push(format!("{name} {why}")),
         }
     }
     judge(disk, chain, &needed, report)
@@ -388,7 +459,7 @@ fn is_whole(disk: &dyn Disk, name: &PackName) -> Result<bool> {
 
 fn fetch_pack(
     incoming: &Incoming,
-    remote: &dyn Remote,
+    asked: &Asked<'_>,
     wanted: &Wanted,
     path: &str,
     arrived: &dyn Fn(u64),
@@ -396,10 +467,11 @@ fn fetch_pack(
     let key = key_of(path)?;
     let mut why = String::new();
     let mut shown = 0;
+    let mut refused = false;
     for _ in 0..TRIES {
         let mut seen = 0;
         let written = incoming.write(path, wanted.replace, &mut |file| {
-            fill_pack(remote, &key, wanted, file, &mut |n| {
+            fill_pack(asked, &key, wanted, file, &mut refused, &mut |n| {
                 // A second try shows only what the first one did not reach.
                 seen += n;
                 if seen > shown {
@@ -412,16 +484,22 @@ fn fetch_pack(
             Written::Yes => return Ok(Got::Good(wanted.len)),
             Written::No(what) => why = what,
         }
+        // Unlike what arrived damaged, that has been tried again.
+        if refused {
+            break;
+        }
     }
-    Ok(Got::Bad { name: path.to_string(), why, len: wanted.len })
+    Ok(Got::Bad { name: path.to_string(), why })
 }
 
-/// Writes the pieces of a pack, and compares the hash of what was written with its name.
+/// Writes the pieces of a pack, and compares the hash of what was written with its name. `refused`: it is not there, or can't
+/// be read.
 fn fill_pack(
-    remote: &dyn Remote,
+    asked: &Asked<'_>,
     key: &Key,
     wanted: &Wanted,
     file: &dyn DiskFile,
+    refused: &mut bool,
     arrived: &mut dyn FnMut(u64),
 ) -> Result<Written> {
     let failed = |e| StoreError::io(format!("writing {key}"), e);
@@ -430,9 +508,12 @@ fn fill_pack(
     let mut off = 0;
     while off < wanted.len {
         let end = wanted.len.min(off + PIECE);
-        let bytes = match one_object(remote, remote.get(key, off..end))? {
+        let bytes = match asked.one_object(asked.remote.get(key, off..end))? {
             Ok(bytes) => bytes,
-            Err(why) => return Ok(Written::No(why)),
+            Err(wrong) => {
+                *refused = !matches!(wrong, Wrong::Damaged(_));
+                return Ok(Written::No(wrong.text()));
+            }
         };
         hasher.update(&bytes);
         file.write_all_at(&bytes, off).map_err(failed)?;

@@ -211,6 +211,39 @@ fn a_flood_of_rubbish_is_bounded() {
     assert!(!world.sandbox.path("cli/vault.json").exists());
 }
 
+/// Files in an archive are no rubbish, however many there are: each is named, and asked for once. Where there are only such,
+/// that is said.
+#[test]
+fn any_number_of_archived_snapshot_files_is_no_flood() {
+    let (world, _) = three();
+    for n in 0..200_u64 {
+        let name = format!("snapshots/{:010}-{}", 5000 + n, "ab".repeat(32));
+        fs::write(world.far().join(name), "what an archive does not give").unwrap();
+    }
+    let counts: [Arc<AtomicU64>; 2] = Default::default();
+    let archived = |begin: &'static str| -> Arc<dyn Remote> {
+        let [gets, heads] = counts.clone();
+        Arc::new(remote::FaultyRemote::new(open_dir(&world.far()), move |_, op, name| {
+            gets.fetch_add(
+                u64::from(op == remote::Op::Get && name.starts_with("snapshots/")),
+                Ordering::Relaxed,
+            );
+            heads.fetch_add(u64::from(op == remote::Op::Head && name == "vault.json"), Ordering::Relaxed);
+            let hit = op == remote::Op::Get && name.starts_with(begin);
+            hit.then_some(remote::Fault::Before(ErrorKind::Archived))
+        }))
+    };
+    let report = clone_from(&archived("snapshots/0000005"), &world.sandbox.path("copy")).unwrap();
+    assert_eq!((report.damaged.len(), report.latest_complete), (200, Some(3)));
+    assert!(report.damaged.iter().all(|text| text.contains("can't be read")), "{:?}", report.damaged[0]);
+    let [gets, heads] = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+    assert_eq!(gets, 203, "each once");
+    assert!((1..=4).contains(&heads), "{heads} times it was asked whether anything can be read");
+    world.restores(&world.sandbox.path("copy"));
+    let error = clone_from(&archived("snapshots/"), &world.sandbox.path("none")).unwrap_err();
+    assert!(matches!(&error, FetchError::Remote(e) if e.kind == ErrorKind::Archived), "{error}");
+}
+
 /// A remote whose listings never end, or lie.
 #[derive(Debug)]
 struct Endless {
