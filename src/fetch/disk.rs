@@ -266,7 +266,9 @@ impl RemoteDisk {
                     Ok(None) => {}
                     // Said again, and named, when something of it is wanted.
                     Err(e) if remote_cause(&e).is_some_and(|cause| cause.kind.may_be_one_objects()) => {
-                        refused.get_or_insert(e);
+                        if e.kind() == io::ErrorKind::PermissionDenied {
+                            refused.get_or_insert(e);
+                        }
                     }
                     Err(e) => return Err(e),
                 }
@@ -277,7 +279,7 @@ impl RemoteDisk {
         }
         match refused {
             // Not one of them can be read: archived, or these credentials may not.
-            Some(error) if kinds.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Some(error) if kinds.is_empty() => Err(error),
             _ => Ok(kinds),
         }
     }
@@ -579,6 +581,8 @@ mod tests {
         requests: Mutex<BTreeMap<String, u64>>,
         open: Mutex<bool>,
         opened: Condvar,
+        /// What is wrong with the pack of this number, if anything.
+        refuses: Option<fn(u64) -> ErrorKind>,
     }
 
     impl Remote for Many {
@@ -600,6 +604,10 @@ mod tests {
                 open = self.opened.wait(open).unwrap();
             }
             drop(open);
+            if let (Some(refuses), Some(PackName(name))) = (self.refuses, parse_pack_path(key.as_str())) {
+                let n = u64::from_be_bytes(name[..8].try_into().unwrap());
+                return Err(RemoteError::new(refuses(n), format!("{key}: not for you")));
+            }
             *lock(&self.requests).entry(format!("{key} {}", range.start)).or_default() += 1;
             Ok(range.map(|at| if at == 8 { 2 } else { 0 }).collect())
         }
@@ -628,6 +636,25 @@ mod tests {
         let mut name = [7; 32];
         name[..8].copy_from_slice(&n.to_be_bytes());
         PackName(name)
+    }
+
+    /// Of packs that are gone, damaged and archived, that some are archived is said: there is something to do about it.
+    #[test]
+    fn an_archive_is_told_whatever_else_is_wrong() {
+        let others: [fn(u64) -> ErrorKind; 3] = [
+            |n| if n == 2 { ErrorKind::Archived } else { ErrorKind::NotFound },
+            |n| if n == 2 { ErrorKind::Archived } else { ErrorKind::Corrupt },
+            |n| if n == 0 { ErrorKind::Archived } else { ErrorKind::NotFound },
+        ];
+        for refuses in others {
+            let open = Mutex::new(true);
+            let many = Arc::new(Many { packs: 4, open, refuses: Some(refuses), ..Many::default() });
+            let dir = tempfile::tempdir().unwrap();
+            let options = FetchOptions::new(dir.path().join("cache"));
+            let disk = RemoteDisk::new(many as Arc<dyn Remote>, &options).unwrap();
+            let error = disk.kinds(&(0..4).map(name).collect(), false).unwrap_err();
+            assert_eq!(remote_cause(&error).unwrap().kind, ErrorKind::Archived, "{error}");
+        }
     }
 
     /// However many packs there are: no more than some are planned at a time, none is asked for twice, and nothing stays
