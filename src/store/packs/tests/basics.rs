@@ -232,7 +232,8 @@ fn what_is_new_in_known_data_is_compressed_as_configured() {
         }
         go.send(()).unwrap();
         drop(send);
-        assert_eq!(receive.iter().map(|id| id.unwrap()).count(), 4);
+        let ids: Vec<_> = receive.iter().map(|id| id.unwrap()).collect();
+        assert_eq!(ids.len(), 4);
         store.packs.stats().stored_bytes - before
     };
     let (fast, thorough) = (alone(Effort::Fast), alone(Effort::Thorough));
