@@ -40,30 +40,33 @@ need_crate() {
   cargo install --locked --quiet --root target/tools --version "$version" "$@" "$name"
 }
 
-# need_venv NAME REQUIREMENT...: installs Python programs below target/tools/NAME, unless these versions are there already.
+# need_venv NAME: installs Python programs below target/tools/NAME, unless they are there already: exactly what
+# contrib/tools/NAME.txt has (made with `pip freeze`), and nothing that it does not have.
 need_venv() {
-  local dir=target/tools/$1
-  shift
-  [ "$(cat "$dir/installed" 2>/dev/null)" = "$*" ] && return 0
+  local dir=target/tools/$1 pins=contrib/tools/$1.txt
+  cmp -s "$pins" "$dir/installed" && return 0
   # Debian has it in a package of its own, under no program's name.
   python3 -c 'import ensurepip' 2>/dev/null || need_packages no-venv=python3-venv
-  say "installing $*"
+  say "installing $1"
   rm -rf "$dir"
   python3 -m venv "$dir"
-  "$dir/bin/pip" install --quiet --disable-pip-version-check "$@"
-  printf '%s' "$*" >"$dir/installed"
+  "$dir/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$pins"
+  "$dir/bin/pip" check --disable-pip-version-check >/dev/null || die "$pins lacks something: $("$dir/bin/pip" check)"
+  cp "$pins" "$dir/installed"
 }
 
-# need_npm NAME VERSION: installs a Node program below target/tools/NAME, unless this version is there already.
+# need_npm NAME: installs a Node program below target/tools/NAME, unless it is there already: exactly what the lock file in
+# contrib/tools/NAME has, by its hashes. No script of any package is run.
 need_npm() {
-  local name=$1 version=$2 dir=target/tools/$1
-  [ "$(cat "$dir/installed" 2>/dev/null)" = "$name@$version" ] && return 0
+  local dir=target/tools/$1 pins=contrib/tools/$1
+  cmp -s "$pins/package-lock.json" "$dir/installed" && return 0
   need_packages node=nodejs npm=npm
-  say "installing $name $version"
+  say "installing $1"
   rm -rf "$dir"
   mkdir -p "$dir"
-  npm install --silent --no-fund --no-audit --prefix "$dir" "$name@$version"
-  printf '%s' "$name@$version" >"$dir/installed"
+  cp "$pins/package.json" "$pins/package-lock.json" "$dir"
+  npm ci --silent --no-fund --no-audit --ignore-scripts --prefix "$dir"
+  cp "$pins/package-lock.json" "$dir/installed"
 }
 
 need_fuse() {
