@@ -355,3 +355,40 @@ fn what_can_not_be_read_hides_nothing() {
     let found = (0..5).any(|_| ship_to(&world.disk(), &unreadable(true), None).is_err());
     assert!(found, "{theirs}");
 }
+
+/// Names that are short in the listing, and long when they are read: no more is read than was reckoned with.
+#[test]
+fn what_grew_since_it_was_listed_is_not_read() {
+    let world = World::new();
+    world.snapshot("one", b"1");
+    world.ship();
+    litter(&world, std::iter::repeat_n(2, 5));
+    for len in [60 << 20, 3] {
+        let (usb_dir, gets) = (world.usb(), Arc::new(AtomicU64::new(0)));
+        let counter = Arc::clone(&gets);
+        let remote: Arc<dyn Remote> = Arc::new(FaultyRemote::new(usb(&world), move |_, op, name| {
+            if name.starts_with("snapshots/0000000002-") {
+                match op {
+                    Op::Head => fs::File::options()
+                        .write(true)
+                        .open(usb_dir.join(name))
+                        .and_then(|file| file.set_len(len))
+                        .unwrap(),
+                    Op::Get => drop(counter.fetch_add(1, Ordering::SeqCst)),
+                    _ => {}
+                }
+            }
+            None
+        }));
+        let report = ship_to(&world.disk(), &remote, None).unwrap().0;
+        assert_eq!(report.unjudged, 5, "it is not known what they are");
+        assert!(len < 100 || gets.load(Ordering::SeqCst) == 0, "{gets:?} of {len} bytes were read");
+        for (name, _) in files(&world.usb()) {
+            if name.starts_with("snapshots/0000000002-") {
+                fs::write(world.usb().join(name), b"rubbish").unwrap();
+            }
+        }
+    }
+    let (report, _) = ship_to(&world.disk(), &usb(&world), None).unwrap();
+    assert_eq!((report.unjudged, report.foreign), (0, 5));
+}

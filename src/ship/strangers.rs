@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::verify_chain_file;
 use crate::disk::Disk;
-use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, name, parse_name};
+use crate::format::chain::{id_of, name, parse_name};
 use crate::format::{Header, SnapshotId};
 use crate::remote::{self, Key, Remote};
 
@@ -181,7 +181,7 @@ impl Strangers {
         let (mut genuine, mut open, mut bytes) = (Vec::new(), self.open, 0_u64);
         for (_, len, name) in chosen {
             bytes = bytes.saturating_add(len);
-            let found = look_into(remote, header, name)?;
+            let found = look_into(remote, header, name, len)?;
             match found {
                 Found::Genuine => genuine.push(name),
                 Found::Rubbish => open = open.saturating_sub(1),
@@ -205,12 +205,18 @@ impl Strangers {
     }
 }
 
-/// Anything that was not signed with this vault's keys is rubbish that somebody put there, and no reason to stop.
-fn look_into(remote: &dyn Remote, header: &Header, (seq, id): Name) -> Result<Found> {
+/// Anything that was not signed with this vault's keys is rubbish that somebody put there, and no reason to stop. Whose length
+/// is not the one that was listed is not read: how much is read at a time is reckoned by that.
+fn look_into(remote: &dyn Remote, header: &Header, (seq, id): Name, listed: u64) -> Result<Found> {
     let path = format!("snapshots/{}", name(seq, &id));
     let Some(key) = Key::new(&path) else { return Ok(Found::Rubbish) };
-    let bytes = match remote::read(remote, &key, CHAIN_FILE_LEN_MAX as u64) {
-        Ok(bytes) => bytes,
+    let bytes = match remote::read(remote, &key, listed) {
+        Ok(bytes) if bytes.len() as u64 == listed => bytes,
+        Ok(bytes) => {
+            let read = bytes.len();
+            tracing::warn!(name = path, listed, read, "a file that this vault does not know became shorter");
+            return Ok(Found::Unreadable);
+        }
         // Whoever may write there could make an object that nobody can read: that must not stop shipments for good.
         Err(error) if error.kind.may_be_one_objects() => {
             tracing::warn!(name = path, %error, "a snapshot file that this vault does not know can't be read");
