@@ -16,6 +16,7 @@ use strongroom::ship::{self, Cursor, Jobs, Report, ShipError, ShipOptions};
 use strongroom::snapshot::open::list_packs;
 
 use crate::common::{Finished, Sandbox};
+use crate::remote::s3_lock::Kept;
 use crate::remote::s3_server::{Defects, Server, Trouble};
 use crate::remote::{key, once, pattern, put, s3_settings};
 
@@ -720,4 +721,42 @@ fn what_was_found_is_said_although_shipping_failed() {
     let line: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!((done.code, &line["lock"]["hidden"]), (25, &serde_json::json!([pack])), "{done:?}");
     assert!(line["error"].is_string() && done.stderr.contains("a delete marker"), "{done:?}");
+}
+
+/// What may not be locked in one mode, and in the other can't be or is gone: said, and no reason not to ship.
+#[test]
+fn a_lock_that_can_not_be_made_stricter_stops_nothing() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    for (kind, refused, gone) in
+        [(ErrorKind::Denied, 1, 0), (ErrorKind::Unsupported, 1, 0), (ErrorKind::NotFound, 0, 1)]
+    {
+        let mut world = World::new();
+        world.advance(0);
+        world.settings.lock = Some(Lock { mode: LockMode::Governance, days: DAYS as u32 });
+        world.snapshot("one", &pattern(100_000, 1));
+        world.ship();
+        // Somebody made them strict behind our back.
+        for name in world.names() {
+            let kept = world.server.kept(&World::at(&name)).unwrap();
+            world.server.set_kept(&World::at(&name), Some(Kept { compliance: true, ..kept }));
+        }
+        world.advance(10);
+        let (pack, tries) = (world.first("packs/"), AtomicU64::new(0));
+        let remote: Arc<dyn Remote> =
+            Arc::new(remote::FaultyRemote::new(world.remote(), move |_, op, name| {
+                let is_it = op == remote::Op::Retain && name == pack;
+                // The first try, in the weaker mode, is refused by the server itself.
+                let fails = is_it && tries.fetch_add(1, Ordering::SeqCst) > 0;
+                fails.then_some(remote::Fault::Before(kind))
+            }));
+        let options = ShipOptions { jobs: Jobs::Fixed(1), ..ShipOptions::default() };
+        let (report, _) = ship::ship(&world.disk(), &remote, None, &options, &|_| {})
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        let lock = report.lock.unwrap();
+        // It is tried before and after what is sent.
+        assert_eq!((lock.refused.min(1), lock.gone_total), (refused, gone), "{kind:?}: {lock:?}");
+        let lock = world.ship().lock.unwrap();
+        assert_eq!((lock.extended, lock.refused, lock.gone_total), (1, 0, 0), "{kind:?}: {lock:?}");
+        world.all_locked();
+    }
 }

@@ -384,10 +384,7 @@ impl<'a> Keeper<'a> {
         match self.remote.retain(key, version, &wanted) {
             Ok(()) => Ok((End::Extended(wanted.until.secs), asked)),
             Err(e) if e.kind == ErrorKind::NotFound => Ok((End::Absent, asked)),
-            // An endpoint that locks with a put, but can't extend, is no reason not to ship what is new.
-            Err(e) if matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) => {
-                Ok((self.denied(need, held, &wanted)?, true))
-            }
+            Err(e) if is_refusal(e.kind) => Ok((self.denied(need, held, &wanted)?, true)),
             Err(e) => Err(e.into()),
         }
     }
@@ -409,7 +406,8 @@ impl<'a> Keeper<'a> {
                 let wanted = Retention { mode: LockMode::Compliance, ..*wanted };
                 match self.remote.retain(key, version, &wanted) {
                     Ok(()) => Ok(End::Extended(wanted.until.secs)),
-                    Err(e) if e.kind == ErrorKind::Denied => Ok(End::Refused),
+                    Err(e) if e.kind == ErrorKind::NotFound => Ok(End::Absent),
+                    Err(e) if is_refusal(e.kind) => Ok(End::Refused),
                     Err(e) => Err(e.into()),
                 }
             }
@@ -462,6 +460,12 @@ impl<'a> Keeper<'a> {
 fn is_weaker(kept: &Retention, held: &Locked) -> bool {
     kept.mode == LockMode::Governance && held.lock.mode == LockMode::Compliance
 }
+/// Whether a lock was not extended because it can't be. An endpoint that locks with a put, but can't extend, is no reason not
+/// to ship what is new.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Denied | ErrorKind::Unsupported)
+}
+
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
