@@ -17,7 +17,7 @@ use strongroom::store::header;
 use crate::common::Sandbox;
 use crate::remote::s3_server::{Server, Trouble};
 use crate::remote::sshd::Sshd;
-use crate::remote::{once, patient, pattern};
+use crate::remote::{once, patient, pattern, s3_settings};
 
 /// A sandbox with a vault, a directory `source`, and a directory `usb` that is its remote.
 pub struct World {
@@ -64,6 +64,15 @@ impl World {
 
     pub fn ship(&self) -> Value {
         self.cli(&["ship", self.vault(), "--json"]).json()
+    }
+
+    /// A server's bucket as the remote `s3`.
+    pub fn add_s3(&self, server: &Server) {
+        let settings = s3_settings(server, &self.sandbox.path(""));
+        let file = settings.credentials_file.as_ref().unwrap().to_str().unwrap();
+        let endpoint = server.endpoint();
+        let add = ["remote", "add", self.vault(), "s3", &settings.url, "--endpoint", &endpoint];
+        self.cli(&[&add[..], &["--path-style", "--credentials-file", file]].concat()).ok();
     }
 
     pub fn disk(&self) -> Arc<dyn Disk> {

@@ -21,11 +21,7 @@ fn usb(world: &World) -> Arc<dyn Remote> {
 /// A server as the remote `s3` of a vault.
 fn with_server(world: &World) -> Server {
     let server = Server::start();
-    let settings = s3_settings(&server, &world.sandbox.path(""));
-    let file = settings.credentials_file.as_ref().unwrap().to_str().unwrap();
-    let endpoint = server.endpoint();
-    let add = ["remote", "add", world.vault(), "s3", &settings.url, "--endpoint", &endpoint, "--path-style"];
-    world.cli(&[&add[..], &["--credentials-file", file]].concat()).ok();
+    world.add_s3(&server);
     server
 }
 
@@ -126,12 +122,59 @@ fn what_was_shipped_is_said_although_it_can_not_be_remembered() {
         "{done:?}"
     );
     assert!(line["error"].as_str().unwrap().contains("usb.json"), "{line}");
+    let usb = world.cli(&["status", world.vault(), "--json"]).fails_json(25)["remotes"][0].clone();
+    assert!(usb["verified"].is_string(), "the verification came to its end: {usb}");
+    assert!(usb["damaged_there"] == 1 && usb["error"].as_str().unwrap().contains("usb.json"), "{usb}");
     bytes.1[50] ^= 1;
     fs::write(world.usb().join(&bytes.0), &bytes.1).unwrap();
     let done = world.cli(&["ship", world.vault()]);
     assert!(done.code == 20 && done.stdout.contains("snapshot 2 is the newest"), "{done:?}");
     fs::remove_dir(&in_the_way).unwrap();
     world.ship();
+}
+
+/// A verification takes hours. What another process finds meanwhile is not written over.
+#[test]
+fn a_long_verification_hides_no_alarm_of_others() {
+    let world = World::new();
+    world.snapshot("one", &pattern(200_000, 1));
+    let server = with_server(&world);
+    let ship = ["ship", world.vault(), "--to", "s3"];
+    world.cli(&ship).ok();
+    let path = world.sandbox.vault().join("live/remotes/s3.last.json");
+    let disk = world.disk();
+    server.set_trouble(move |_, op, key| {
+        if op == "head" && key.contains("/packs/") {
+            // Whoever shipped in between holds the right to.
+            let _held = strongroom::ship::lock_remote(disk.as_ref(), "s3", "another").ok()?;
+            let mut last: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            last["is_alarm"] = true.into();
+            last["error"] = "found by another".into();
+            fs::write(&path, last.to_string()).unwrap();
+        }
+        None
+    });
+    world.cli(&[&ship[..], &["--verify"]].concat()).ok();
+    let status = world.cli(&["status", world.vault(), "--json"]).fails_json(25);
+    let remotes = status["remotes"].as_array().unwrap();
+    let s3 = remotes.iter().find(|remote| remote["name"] == "s3").unwrap();
+    assert_eq!((&s3["error"], &s3["is_alarm"]), (&"found by another".into(), &true.into()), "{s3}");
+    assert!(s3["verified"].is_string() && s3["damaged_there"] == 0, "{s3}");
+}
+
+/// Output that nobody takes any more is a failure, and none of the verification.
+#[test]
+fn a_verification_counts_although_nobody_listens() {
+    let world = World::new();
+    world.snapshot("one", &pattern(100_000, 1));
+    let command = format!(
+        "{} ship {} --verify --json >/dev/full",
+        world.sandbox.strongroom().get_program().to_str().unwrap(),
+        world.vault()
+    );
+    assert_ne!(world.sandbox.sh(&command).code, 0);
+    let usb = world.cli(&["status", world.vault(), "--json"]).json()["remotes"][0].clone();
+    assert!(usb["verified"].is_string() && usb["error"].is_null(), "{usb}");
 }
 
 /// A pack can't be sent: its snapshot is not, and neither is what comes after it.

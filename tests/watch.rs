@@ -1,19 +1,24 @@
 //! `ship --watch`: what appears is shipped, whatever goes away meanwhile.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use strongroom::env::SystemEnv;
 use strongroom::remote::{self, Fault, FaultyRemote, Op, Remote, Settings};
-use strongroom::ship::{Jobs, ShipOptions, Stop, Watched, lock_remote, ship};
+use strongroom::ship::{
+    Event, Jobs, Opened, ShipOptions, Stop, Watched, Watching, load_last, lock_remote, ship, watch,
+};
 
 use crate::common::{signal, wait_until};
 use crate::remote::s3_server::{Server, Trouble};
-use crate::remote::{once, pattern, s3_settings};
+use crate::remote::{once, pattern};
 use crate::ship::{World, files, newest_complete};
 
 /// A running `ship --watch --json`.
@@ -70,7 +75,7 @@ impl Watch {
     fn stop(mut self, signals: &[Signal]) -> Vec<Value> {
         for wanted in signals {
             signal(self.pid(), *wanted);
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
         self.reader.take().unwrap().join().unwrap();
@@ -118,7 +123,7 @@ fn what_appears_is_shipped() {
     wait_until("its line", || headers() == 2);
     // While nothing changes nobody is asked.
     let rounds = watch.lines("shipped", "").len();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(watch.lines("shipped", "").len(), rounds);
     // Beside it, `ship` has nothing left to do, and is not in its way.
     assert_eq!(world.ship()["bytes"], 0);
@@ -267,7 +272,7 @@ fn a_remote_that_is_away_is_told_once_and_shipped_to_when_it_is_back() {
     world.snapshot("one", &pattern(100_000, 1));
     wait_until("the other remote", || newest_complete(&world.sandbox.path("other")) == 1);
     // Through at least one more try.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    std::thread::sleep(Duration::from_secs(6));
     fs::rename(world.sandbox.path("unplugged"), world.usb()).unwrap();
     wait_until("it was found again", || has(&world, 1));
     watch.wait("shipped", "usb");
@@ -275,19 +280,11 @@ fn a_remote_that_is_away_is_told_once_and_shipped_to_when_it_is_back() {
     watch.stop(&[Signal::TERM]);
 }
 
-/// Adds the server's bucket as a remote.
-fn add_s3(world: &World, server: &Server) {
-    let settings = s3_settings(server, &world.sandbox.path(""));
-    let file = settings.credentials_file.as_ref().unwrap().to_str().unwrap().to_string();
-    let add = ["remote", "add", world.vault(), "s3", &settings.url, "--endpoint", &server.endpoint()];
-    world.cli(&[&add[..], &["--path-style", "--credentials-file", &file]].concat()).ok();
-}
-
 #[test]
 fn one_that_hangs_holds_nobody_and_is_not_shipped_to_twice() {
     let world = World::new();
     let server = Server::start();
-    add_s3(&world, &server);
+    world.add_s3(&server);
     server.set_trouble(|_, _, _| Some(Trouble::Stall));
     let watch = Watch::start(&world, &[]);
     wait_until("it hangs", || server.requests() > 0);
@@ -297,7 +294,8 @@ fn one_that_hangs_holds_nobody_and_is_not_shipped_to_twice() {
     let who = format!("strongroom ship --watch, process {}", watch.pid());
     assert!(said.contains(&who) && said.contains("hint: "), "{said}");
     // With --dry-run nothing is sent, so nobody is asked for leave. (It would hang here: only the parts that matter.)
-    lock_remote(world.disk().as_ref(), "usb", "test").unwrap();
+    // The other one's round ends after what came of it was remembered.
+    wait_until("the other lock", || lock_remote(world.disk().as_ref(), "usb", "test").is_ok());
     watch.stop(&[Signal::TERM, Signal::TERM]);
     lock_remote(world.disk().as_ref(), "s3", "test").unwrap();
 }
@@ -427,4 +425,33 @@ fn the_unit_calls_what_there_is() {
     wait_until("it ships", || world.usb().join("vault.json.bak").exists());
     signal(i32::try_from(watch.id()).unwrap(), Signal::TERM);
     assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
+/// What came of a round is remembered while nobody else can ship, and then told: it writes over nothing that is newer.
+#[test]
+fn a_round_is_remembered_before_it_is_told() {
+    let world = World::new();
+    world.snapshot("one", b"1");
+    let (stop, seen) = (Arc::new(Stop::new().unwrap()), Arc::new(Mutex::new(Vec::new())));
+    let (ends, into, disk, url) = (Arc::clone(&stop), Arc::clone(&seen), world.disk(), world.usb_url());
+    let watching = Watching {
+        only: BTreeSet::new(),
+        interval: Duration::from_secs(1),
+        quiet: Duration::ZERO,
+        longest: Duration::ZERO,
+        env: Arc::new(SystemEnv),
+        open: Box::new(|settings, _, _| {
+            Ok(Opened { remote: remote::open(settings, &once())?, jobs: Jobs::Fixed(1) })
+        }),
+        note: "test".into(),
+        tell: Box::new(move |event| {
+            if let Event::Shipped { .. } = event {
+                let last = load_last(disk.as_ref(), "usb", &url).unwrap();
+                into.lock().unwrap().push(last.and_then(|last| last.complete));
+                ends.finish();
+            }
+        }),
+    };
+    watch(&world.sandbox.vault(), watching, &stop).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [Some(1)]);
 }

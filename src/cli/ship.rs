@@ -19,6 +19,7 @@ use crate::remote::{
     self, Counters, ErrorKind, OpenOptions, Pause, RealPause, Remote, RemoteError, Settings,
 };
 use crate::ship::{self, Bounds, Ended, Jobs, LockReport, Remotes, Report, ShipOptions, Verified};
+use crate::store::error::StoreError;
 
 /// Names that a warning shows.
 const NAMES_SHOWN: usize = 5;
@@ -201,90 +202,138 @@ impl Done {
     }
 }
 
-/// Ships to one remote, and looks at what it has if that is wanted.
-fn try_one(
-    args: &ShipArgs,
-    disk: &Arc<dyn Disk>,
-    name: &str,
-    remote: &Arc<dyn Remote>,
-    jobs: &Jobs,
-    bars: (&ProgressBar, &Output),
-) -> Done {
-    let (bar, out) = bars;
-    let mut done = Done::default();
-    let shown = |bar: &ProgressBar, progress: ship::Progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes);
-        bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
-    };
-    let begun = || -> CliResult<_> {
-        let lock = match args.dry_run {
-            true => None,
-            false => Some(ship::lock_remote(disk.as_ref(), name, &note("ship"))?),
-        };
-        Ok((lock, ship::load_cursor(disk.as_ref(), name)?))
-    };
-    let (lock, cursor) = match begun() {
-        Ok(begun) => begun,
-        Err(error) => {
-            done.failed(error);
-            return done;
-        }
-    };
-    let how = ShipOptions {
-        jobs: jobs.clone(),
-        dry_run: args.dry_run,
-        start_over: args.start_over,
-        ..ShipOptions::default()
-    };
-    let report = done.report.insert(Report::default());
-    if args.extend_only {
-        if let Err(error) = ship::extend_into(disk, remote, cursor.as_ref(), &how, report) {
-            done.failed(error);
-        }
-        return done;
+/// A remote that is shipped to.
+struct Job<'a> {
+    args: &'a ShipArgs,
+    disk: &'a Arc<dyn Disk>,
+    name: &'a str,
+    url: &'a str,
+    out: &'a Output,
+}
+
+impl Job<'_> {
+    /// Nothing is remembered of a dry run; with --extend-only nothing is sent.
+    fn remembers(&self) -> bool {
+        !self.args.dry_run && !self.args.extend_only
     }
-    match ship::ship_into(disk, remote, cursor.as_ref(), &how, &|progress| shown(bar, progress), report) {
-        Ok(Some(cursor)) if !args.dry_run => {
-            if let Err(error) = ship::store_cursor(disk.as_ref(), name, &cursor) {
+
+    /// Ships, and looks at what is there if that is wanted.
+    fn run(&self, settings: &Settings, counters: &Arc<Counters>, bar: &ProgressBar, done: &mut Done) {
+        let lock = match self.args.dry_run {
+            true => None,
+            false => match ship::lock_remote(self.disk.as_ref(), self.name, &note("ship")) {
+                Ok(lock) => Some(lock),
+                // Who has it remembers what comes of it.
+                Err(error) => return done.failed(error),
+            },
+        };
+        let patience =
+            Patience { name: self.name.into(), out: *self.out, bar: bar.clone(), said: Mutex::default() };
+        let options = OpenOptions { pause: Arc::new(patience), ..open_options(self.args, counters) };
+        let opened = jobs(self.args, settings, counters)
+            .and_then(|jobs| Ok((jobs, remote::open(settings, &options)?)));
+        let is_shipped = match &opened {
+            Ok((jobs, remote)) => self.ship(remote, jobs, bar, done),
+            Err(error) => {
+                done.failed(error.clone());
+                false
+            }
+        };
+        bar.finish_and_clear();
+        // While nobody else can ship: an alarm of theirs would be written over.
+        if self.remembers() {
+            self.remember(done);
+        }
+        // Looking takes long, and is in nobody's way.
+        drop(lock);
+        if let (Ok((jobs, remote)), true) = (&opened, self.args.verify && is_shipped) {
+            self.verify(remote, jobs, done);
+        }
+    }
+
+    /// Returns whether everything is there, though that may be forgotten.
+    fn ship(&self, remote: &Arc<dyn Remote>, jobs: &Jobs, bar: &ProgressBar, done: &mut Done) -> bool {
+        let (args, disk) = (self.args, self.disk);
+        let cursor = match ship::load_cursor(disk.as_ref(), self.name) {
+            Ok(cursor) => cursor,
+            Err(error) => {
                 done.failed(error);
+                return false;
+            }
+        };
+        let how = ShipOptions {
+            jobs: jobs.clone(),
+            dry_run: args.dry_run,
+            start_over: args.start_over,
+            ..ShipOptions::default()
+        };
+        let report = done.report.insert(Report::default());
+        let cursor = cursor.as_ref();
+        let ended = match args.extend_only {
+            true => ship::extend_into(disk, remote, cursor, &how, report).map(|()| None),
+            false => ship::ship_into(disk, remote, cursor, &how, &|progress| show(bar, progress), report),
+        };
+        match ended {
+            Ok(Some(cursor)) if !args.dry_run => {
+                if let Err(error) = ship::store_cursor(disk.as_ref(), self.name, &cursor) {
+                    done.failed(error);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                done.failed(error);
+                return false;
             }
         }
-        Ok(_) => {}
-        Err(error) => {
-            done.failed(error);
-            return done;
-        }
+        true
     }
-    bar.finish_and_clear();
-    // Looking takes long, and is in nobody's way.
-    drop(lock);
-    if args.verify {
-        let bar = out.progress(Some(0), &format!("{name}: verifying"));
-        let verified = done.verified.insert(Verified::default());
-        let looked = ship::verify_into(disk, remote, name, jobs.first(), &|p| shown(&bar, p), verified);
+
+    fn verify(&self, remote: &Arc<dyn Remote>, jobs: &Jobs, done: &mut Done) {
+        let bar = self.out.progress(Some(0), &format!("{}: verifying", self.name));
+        let mut verified = Verified::default();
+        let jobs = jobs.first();
+        let looked = ship::verify_into(self.disk, remote, self.name, jobs, &|p| show(&bar, p), &mut verified);
         bar.finish_and_clear();
+        if self.remembers() {
+            // What else failed is no matter of it.
+            let (disk, at, is_whole) = (self.disk.as_ref(), SystemEnv.now(), looked.is_ok());
+            self.warn_of(ship::store_verified(disk, self.name, self.url, at, &verified, is_whole));
+        }
+        done.verified = Some(verified);
         if let Err(error) = looked {
             done.failed(error);
         }
     }
-    done
+
+    fn remember(&self, done: &Done) {
+        let is_alarm = done.report.as_ref().is_some_and(Report::is_alarming)
+            || done.errors.iter().any(|error| error.code == ExitCode::RemoteAlarm);
+        let error = done.errors.first().map(|error| error.message.as_str());
+        let ended = Ended { at: SystemEnv.now(), is_alarm, error };
+        let report = done.report.as_ref();
+        self.warn_of(ship::store_last(self.disk.as_ref(), self.name, self.url, &ended, report));
+    }
+
+    /// What can't be remembered makes `status` say less; that is no reason to fail.
+    fn warn_of(&self, stored: Result<(), StoreError>) {
+        if let Err(error) = stored {
+            self.out.warning(&super::show_bytes(format!("{}: {error}", self.name).as_bytes()));
+        }
+    }
+}
+
+fn show(bar: &ProgressBar, progress: ship::Progress) {
+    bar.set_length(progress.bytes_total);
+    bar.set_position(progress.bytes);
+    bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
 }
 
 fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> ExitCode {
     let started = Instant::now();
     let counters = Arc::new(Counters::default());
     let bar = out.progress(Some(0), name);
-    let pause =
-        Arc::new(Patience { name: name.to_string(), out: *out, bar: bar.clone(), said: Mutex::default() });
-    let options = OpenOptions { pause, ..open_options(args, &counters) };
-    let opened = jobs(args, settings, &counters)
-        .and_then(|jobs| Ok((jobs, remote::open(settings, &options)?)))
-        .map_err(CliError::from);
-    let mut done = match opened {
-        Ok((jobs, remote)) => try_one(args, disk, name, &remote, &jobs, (&bar, out)),
-        Err(error) => Done { errors: vec![error], ..Done::default() },
-    };
+    let mut done = Done::default();
+    Job { args, disk, name, url: &settings.url, out }.run(settings, &counters, &bar, &mut done);
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     let line = Line {
@@ -301,9 +350,13 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
     }
     let mut worst = ExitCode::Ok;
     let found = done.report.as_ref().map_or(ExitCode::Ok, |report| warn(report, out));
+    let mut damaged_here = ExitCode::Ok;
     if let Some(verified) = &done.verified {
         for text in verified.damaged_here.iter().chain(&verified.wrong) {
             out.warning(&super::show_bytes(text.as_bytes()));
+        }
+        if !verified.damaged_here.is_empty() {
+            damaged_here = ExitCode::Corrupt;
         }
         if verified.wrong_total > 0 {
             let text = format!("{} objects there are not what was shipped", verified.wrong_total);
@@ -315,26 +368,11 @@ fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, o
             out.error(&error.context(name));
         }
     }
-    let error = done.errors.first().map(|error| error.message.clone());
     for error in std::mem::take(&mut done.errors) {
         worst = worst.and(error.code);
         out.error(&error.context(name));
     }
-    if done.verified.as_ref().is_some_and(|verified| !verified.damaged_here.is_empty()) {
-        worst = worst.and(ExitCode::Corrupt);
-    }
-    worst = worst.and(found);
-    // Who holds the lock remembers what came of it; with --extend-only nothing is sent.
-    if !args.dry_run && !args.extend_only && worst != ExitCode::InUse {
-        let (at, error) = (SystemEnv.now(), error.as_deref());
-        let ended = Ended { at, is_alarm: worst == ExitCode::RemoteAlarm, error };
-        let (report, verified) = (done.report.as_ref(), done.verified.as_ref());
-        if let Err(error) = ship::store_last(disk.as_ref(), name, &settings.url, &ended, report, verified) {
-            // `status` says less; that is no reason to fail.
-            out.warning(&super::show_bytes(format!("{name}: {error}").as_bytes()));
-        }
-    }
-    worst
+    worst.and(damaged_here).and(found)
 }
 
 /// Prints what was done with one remote.

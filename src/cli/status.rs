@@ -66,7 +66,7 @@ struct RemoteReport {
     complete: Option<u64>,
     /// What was made since; not known where the vault's own snapshots can't be read.
     behind: Option<Behind>,
-    /// The last ship found something there that should not be.
+    /// The last ship, or the last verification, found something there that should not be.
     is_alarm: bool,
     /// What it found to be wrong.
     wrong: Vec<String>,
@@ -82,7 +82,6 @@ impl RemoteReport {
     fn code(&self) -> ExitCode {
         match self {
             Self { is_alarm: true, .. } => ExitCode::RemoteAlarm,
-            Self { damaged_there: 1.., .. } => ExitCode::RemoteAlarm,
             Self { error: Some(_), .. } => ExitCode::Remote,
             Self { wrong, .. } if !wrong.is_empty() => ExitCode::Remote,
             _ => ExitCode::Ok,
@@ -121,7 +120,7 @@ fn remotes(disk: &dyn Disk) -> CliResult<Vec<RemoteReport>> {
             newest,
             complete,
             behind,
-            is_alarm,
+            is_alarm: is_alarm || damaged_there > 0,
             wrong,
             verified,
             damaged_there,

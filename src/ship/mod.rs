@@ -42,7 +42,7 @@ pub use lock::LockReport;
 pub use settings::{
     Cursor, Remotes, ShipLock, forget_cursor, forget_places, is_name, load_cursor, lock_remote, store_cursor,
 };
-pub use standing::{Behind, Ended, Last, behind, chain_of, load_last, store_last};
+pub use standing::{Behind, Ended, Last, behind, chain_of, load_last, store_last, store_verified};
 pub use stop::{Stop, Woken};
 pub use tune::{Bounds, Sample, Tuner};
 pub use verify::{Verified, verify, verify_into};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,29 @@ pub(super) fn write(disk: &dyn Disk, path: &str, value: &impl Serialize) -> Resu
     disk.create_dir_all(crate::disk::parent(path))
         .and_then(|()| disk.write_file_atomic(path, &text))
         .map_err(|e| StoreError::io(format!("writing {path}"), e))
+}
+
+/// So often a short lock is asked for,
+const HOLD_TRIES: u32 = 500;
+/// with so long a pause.
+const HOLD_PAUSE: Duration = Duration::from_millis(20);
+
+/// Keeps other processes from changing one of these files until it is dropped: for reading, changing and writing it, not for
+/// more.
+///
+/// # Errors
+/// I/O errors; `Locked` when another process has it for long.
+pub(super) fn hold(disk: &dyn Disk, path: &str) -> Result<Box<dyn DiskLock>> {
+    let path = format!("{path}.lock");
+    let failed = |e| StoreError::io(format!("locking {path}"), e);
+    disk.create_dir_all(crate::disk::parent(&path)).map_err(failed)?;
+    for _ in 0..HOLD_TRIES {
+        if let Some(lock) = disk.lock(&path).map_err(failed)? {
+            return Ok(lock);
+        }
+        std::thread::sleep(HOLD_PAUSE);
+    }
+    Err(StoreError::Locked { holder: format!("another process that has {path}") })
 }
 
 impl Remotes {

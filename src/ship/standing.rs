@@ -13,7 +13,7 @@ use crate::snapshot::chain::Chain;
 use crate::snapshot::describe::rfc3339;
 use crate::store::error::{Result, StoreError};
 
-use super::settings::{CURSOR_DIR, read, write};
+use super::settings::{CURSOR_DIR, hold, read, write};
 use super::{Report, Vault, Verified};
 
 /// What came of the last shipment to a remote.
@@ -37,12 +37,20 @@ pub struct Last {
     /// What it found to be wrong, there or here.
     pub wrong: Vec<String>,
     /// When all objects there were verified last.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     pub verified: Option<String>,
-    /// So many of them were found not to be what was shipped. Only a later verification can say that it is mended: they
-    /// have the right length, so a shipment sees nothing of it.
-    #[serde(default)]
+    /// So many objects were not what was shipped, by the last verification.
+    #[serde(default, skip_serializing)]
     pub damaged_there: u64,
+}
+
+/// What came of verifying, in a file of its own: it takes hours, in which other processes ship there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Looked {
+    url: String,
+    verified: Option<String>,
+    damaged_there: u64,
 }
 
 /// What was made since, and is not there.
@@ -56,7 +64,7 @@ pub struct Behind {
     pub bytes: u64,
 }
 
-/// How a shipment ended.
+/// How a shipment ended. A verification is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended<'a> {
     /// When.
@@ -74,15 +82,44 @@ fn path(name: &str) -> String {
     format!("{CURSOR_DIR}/{name}.last.json")
 }
 
-/// Reads what came of the last shipment to a remote; what is of another URL is of another remote.
+fn looked_path(name: &str) -> String {
+    format!("{CURSOR_DIR}/{name}.verified.json")
+}
+
+/// Reads what came of the last shipment to a remote, and of the last verification; what is of another URL is of another
+/// remote.
 ///
 /// # Errors
 /// I/O errors; `Corrupt`.
 pub fn load_last(disk: &dyn Disk, name: &str, url: &str) -> Result<Option<Last>> {
-    Ok(read::<Last>(disk, &path(name))?.filter(|last| last.url == url))
+    let last = read::<Last>(disk, &path(name))?.filter(|last| last.url == url);
+    let looked = read::<Looked>(disk, &looked_path(name))?.filter(|looked| looked.url == url);
+    if last.is_none() && looked.is_none() {
+        return Ok(None);
+    }
+    let Looked { verified, damaged_there, .. } = looked.unwrap_or_default();
+    let last = last.unwrap_or_else(|| Last { url: url.to_string(), ..Last::default() });
+    Ok(Some(Last { verified, damaged_there, ..last }))
 }
 
-/// Remembers what came of a shipment.
+/// Reads what was written of this URL. What makes no sense is begun anew.
+fn before<T: Default + for<'a> Deserialize<'a>>(
+    disk: &dyn Disk,
+    path: &str,
+    is_of: impl Fn(&T) -> bool,
+) -> Result<T> {
+    match read::<T>(disk, path) {
+        Ok(before) => Ok(before.filter(is_of).unwrap_or_default()),
+        Err(error) if is_nonsense(&error) => {
+            tracing::warn!(%error, "what is known of a remote begins anew");
+            Ok(T::default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Remembers what came of a shipment. For who has the right to ship there ([`super::lock_remote`]): it would write over what
+/// another one has just found.
 ///
 /// # Errors
 /// I/O errors.
@@ -92,16 +129,8 @@ pub fn store_last(
     url: &str,
     ended: &Ended<'_>,
     report: Option<&Report>,
-    verified: Option<&Verified>,
 ) -> Result<()> {
-    let before = match load_last(disk, name, url) {
-        Ok(before) => before.unwrap_or_default(),
-        Err(error) if is_nonsense(&error) => {
-            tracing::warn!(%error, "what is known of a remote begins anew");
-            Last::default()
-        }
-        Err(error) => return Err(error),
-    };
+    let before: Last = before(disk, &path(name), |last: &Last| last.url == url)?;
     let at = rfc3339(ended.at.secs, ended.at.nanos);
     let mut last = Last {
         url: url.to_string(),
@@ -111,17 +140,6 @@ pub fn store_last(
         wrong: report.map(Report::wrong).unwrap_or_default(),
         ..before
     };
-    if let Some(verified) = verified {
-        let is_whole = ended.error.is_none();
-        if is_whole {
-            last.verified = Some(at.clone());
-        }
-        // One that was interrupted has seen no more than what it found.
-        last.damaged_there = match is_whole {
-            true => verified.wrong_total,
-            false => last.damaged_there.max(verified.wrong_total),
-        };
-    }
     if let Some(report) = report {
         last.newest = report.newest.max(last.newest);
         if report.is_finished {
@@ -129,6 +147,37 @@ pub fn store_last(
         }
     }
     write(disk, &path(name), &last)
+}
+
+/// Remembers what came of a verification. `is_whole`: it came to its end; otherwise it has seen no more than what it found.
+/// Needs no right to ship: nothing else is touched.
+///
+/// # Errors
+/// I/O errors.
+pub fn store_verified(
+    disk: &dyn Disk,
+    name: &str,
+    url: &str,
+    at: Time,
+    verified: &Verified,
+    is_whole: bool,
+) -> Result<()> {
+    let path = looked_path(name);
+    let _held = hold(disk, &path)?;
+    let before: Looked = before(disk, &path, |looked: &Looked| looked.url == url)?;
+    let looked = match is_whole {
+        true => Looked {
+            url: url.to_string(),
+            verified: Some(rfc3339(at.secs, at.nanos)),
+            damaged_there: verified.wrong_total,
+        },
+        false => Looked {
+            url: url.to_string(),
+            damaged_there: before.damaged_there.max(verified.wrong_total),
+            ..before
+        },
+    };
+    write(disk, &path, &looked)
 }
 
 /// Whether a file is none that we wrote: not understood, or too long.
@@ -145,12 +194,15 @@ fn is_nonsense(error: &StoreError) -> bool {
 /// # Errors
 /// I/O errors.
 pub(super) fn forget_last(disk: &dyn Disk, name: &str) -> Result<()> {
-    match disk.remove(&path(name)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io(format!("removing {}", path(name)), e))
+    for path in [path(name), looked_path(name)] {
+        match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io(format!("removing {path}"), e));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// The chain of a vault, for [`behind`].

@@ -134,7 +134,7 @@ pub enum Event<'a> {
         requests: u64,
         /// How long it took.
         time: Duration,
-        /// The one before had failed.
+        /// The one before had failed, and nothing is wrong there now.
         recovered: bool,
     },
     /// A round has failed, and this is what it did and found until then. Not told where it did and found nothing.
@@ -450,16 +450,46 @@ impl Rounds {
         if self.shipped == Some(state) && !due {
             return Ok(Round::Nothing);
         }
-        let mut report = None;
-        let ended = self.ship(&disk, due, &mut report);
-        // Being asked to end is no failure, and somebody else who ships remembers what came of it.
-        let is_cut_short = ended.is_err() && self.stop.is_asked();
-        if !(is_cut_short || matches!(ended, Err(ShipError::Busy(_)))) {
+        // Somebody else who ships remembers what comes of it.
+        let lock = lock_remote(disk.as_ref(), &self.name, &watching.note)?;
+        if due || lock.previous != watching.note {
+            // Nothing is known of what somebody else did there.
+            drop(self.watched.take_known());
+            self.listed = Some(now);
+        }
+        let (counters, mut report) = (Arc::new(Counters::default()), None);
+        let ended = self.ship(&disk, &counters, &mut report);
+        // Being asked to end is no failure.
+        if ended.is_ok() || !self.stop.is_asked() {
             self.remember(disk.as_ref(), report.as_ref(), ended.as_ref().err());
         }
-        ended?;
-        self.shipped = Some(state);
-        Ok(Round::Shipped)
+        // Only now: whoever ships next may find something else.
+        drop(lock);
+        let (name, url, requests) = (&*self.name, &*self.settings.url, counters.requests());
+        let time = self.common.watching.env.monotonic().saturating_sub(now);
+        match (ended, report) {
+            (Ok(()), Some(report)) => {
+                // What is wrong there is said with the report, and was not mended by shipping.
+                let recovered = self.failing.take().is_some() && !report.is_alarming();
+                (self.common.watching.tell)(Event::Shipped {
+                    name,
+                    url,
+                    report: &report,
+                    requests,
+                    time,
+                    recovered,
+                });
+                self.shipped = Some(state);
+                Ok(Round::Shipped)
+            }
+            (Err(error), report) => {
+                if let Some(report) = report.as_ref().filter(|report| report.says_something()) {
+                    (self.common.watching.tell)(Event::Unfinished { name, url, report, requests, time });
+                }
+                Err(error)
+            }
+            (Ok(()), None) => Err(StoreError::Poisoned("a round without a report".into()).into()),
+        }
     }
 
     /// Remembers what came of a round, for `status`.
@@ -472,23 +502,20 @@ impl Rounds {
         let text = error.map(ToString::to_string);
         let is_alarm = report.is_some_and(Report::is_alarming) || error.is_some_and(ShipError::is_alarm);
         let ended = Ended { at: self.common.watching.env.now(), is_alarm, error: text.as_deref() };
-        if let Err(error) = store_last(disk, &self.name, &self.settings.url, &ended, report, None) {
+        if let Err(error) = store_last(disk, &self.name, &self.settings.url, &ended, report) {
             tracing::warn!(name = self.name, %error, "what came of a round can't be remembered");
         }
     }
 
     /// Ships once. What was done and found is left in `done`, whatever the end.
-    fn ship(&mut self, disk: &Arc<dyn Disk>, due: bool, done: &mut Option<Report>) -> Result<()> {
+    fn ship(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        counters: &Arc<Counters>,
+        done: &mut Option<Report>,
+    ) -> Result<()> {
         let watching = &self.common.watching;
-        let now = watching.env.monotonic();
-        let lock = lock_remote(disk.as_ref(), &self.name, &watching.note)?;
-        if due || lock.previous != watching.note {
-            // Nothing is known of what somebody else did there.
-            drop(self.watched.take_known());
-            self.listed = Some(now);
-        }
-        let counters = Arc::new(Counters::default());
-        let Opened { remote, mut jobs } = (watching.open)(&self.settings, Arc::clone(&counters), &self.stop)?;
+        let Opened { remote, mut jobs } = (watching.open)(&self.settings, Arc::clone(counters), &self.stop)?;
         if let (Some(best), Jobs::Measured { bounds, .. }) = (self.jobs, &mut jobs) {
             bounds.first = best.min(bounds.max);
         }
@@ -496,28 +523,14 @@ impl Rounds {
         let options =
             ShipOptions { jobs, watched: Some(Arc::clone(&self.watched)), ..ShipOptions::default() };
         let report = done.insert(Report::default());
-        let ended = ship_into(disk, &remote, cursor.as_ref(), &options, &|_| {}, report);
-        let ended = ended.and_then(|cursor| {
-            // A remote that was removed meanwhile leaves nothing behind.
-            let wanted = Remotes::load(disk.as_ref())?.remotes.get(&self.name) == Some(&self.settings);
-            match cursor.filter(|_| wanted) {
-                Some(cursor) => Ok(store_cursor(disk.as_ref(), &self.name, &cursor)?),
-                None => Ok(()),
-            }
-        });
-        let (name, url, requests) = (&*self.name, &*self.settings.url, counters.requests());
-        let time = watching.env.monotonic().saturating_sub(now);
-        if let Err(error) = ended {
-            if report.says_something() {
-                (watching.tell)(Event::Unfinished { name, url, report, requests, time });
-            }
-            return Err(error);
-        }
-        drop(lock);
+        let cursor = ship_into(disk, &remote, cursor.as_ref(), &options, &|_| {}, report)?;
         self.jobs = Some(report.jobs);
-        let recovered = self.failing.take().is_some();
-        (watching.tell)(Event::Shipped { name, url, report, requests, time, recovered });
-        Ok(())
+        // A remote that was removed meanwhile leaves nothing behind.
+        let wanted = Remotes::load(disk.as_ref())?.remotes.get(&self.name) == Some(&self.settings);
+        match cursor.filter(|_| wanted) {
+            Some(cursor) => Ok(store_cursor(disk.as_ref(), &self.name, &cursor)?),
+            None => Ok(()),
+        }
     }
 }
 

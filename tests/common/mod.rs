@@ -55,8 +55,14 @@ impl Finished {
     /// Asserts success and parses standard output as JSON.
     #[track_caller]
     pub fn json(self) -> serde_json::Value {
-        let text = self.ok();
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
+        self.fails_json(0)
+    }
+
+    /// Asserts an exit code and parses standard output as JSON.
+    #[track_caller]
+    pub fn fails_json(self, code: i32) -> serde_json::Value {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {}", self.stdout))
     }
 }
 
