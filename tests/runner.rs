@@ -34,6 +34,7 @@ mod remount;
 mod rotation;
 mod rsync_tree;
 mod ship;
+mod ship_damaged;
 mod ship_findings;
 mod ship_iam;
 mod ship_lock;

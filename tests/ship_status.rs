@@ -84,9 +84,10 @@ fn each_remote_is_shown_as_it_was_left() {
         code == 25 && away["error"].as_str().unwrap().contains("away.last.json can't be understood"),
         "{away}"
     );
+    world.cli(&["ship", world.vault(), "--to", "usb"]).fails(25);
     bytes[40] ^= 1;
     fs::write(world.usb().join(&name), &bytes).unwrap();
-    // A shipment that looks at names and lengths does not know that it is mended; a verification does.
+    // A shipment looks again at what was damaged, and at nothing else. Only a verification knows of everything.
     world.cli(&["ship", world.vault(), "--to", "usb"]).ok();
     let (code, usb) = remote(&world, "usb");
     assert_eq!((code, &usb["damaged_there"], &usb["wrong"]), (25, &1.into(), &serde_json::json!([])));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
 use strongroom::remote::{self, ErrorKind, Fault, FaultyRemote, Op, Remote, Settings};
-use strongroom::ship::{Verified, verify};
+use strongroom::ship::{ShipError, Verified, verify_into};
 
 use crate::remote::s3_server::{Defects, Server};
 use crate::remote::{once, pattern, s3_settings};
@@ -17,7 +17,13 @@ fn packs(world: &World) -> Vec<(String, Vec<u8>)> {
 }
 
 fn look(world: &World, remote: &Arc<dyn Remote>) -> Verified {
-    verify(&world.disk(), remote, "usb", 2, &|_| {}).unwrap()
+    try_to_look(world, remote, 2).unwrap()
+}
+
+fn try_to_look(world: &World, remote: &Arc<dyn Remote>, jobs: usize) -> Result<Verified, ShipError> {
+    let mut verified = Verified::default();
+    verify_into(&world.disk(), remote, "usb", jobs, &|_| {}, &mut verified)?;
+    Ok(verified)
 }
 
 fn usb(world: &World) -> Arc<dyn Remote> {
@@ -75,11 +81,7 @@ fn an_endpoint_with_checksums_is_not_read() {
     let world = World::new();
     world.snapshot("one", &pattern(500_000, 1));
     let server = Server::start();
-    let settings = s3_settings(&server, &world.sandbox.path(""));
-    let file = settings.credentials_file.as_ref().unwrap().to_str().unwrap();
-    let endpoint = server.endpoint();
-    let add = ["remote", "add", world.vault(), "s3", &settings.url, "--endpoint", &endpoint, "--path-style"];
-    world.cli(&[&add[..], &["--credentials-file", file]].concat()).ok();
+    world.add_s3(&server);
     let ship = |world: &World| world.cli(&["ship", world.vault(), "--to", "s3", "--verify", "--json"]);
     let sound = ship(&world).json();
     let verified = &sound["verified"];
@@ -102,6 +104,7 @@ fn an_endpoint_with_checksums_is_not_read() {
     server.set_defects(Defects { knows_no_checksums: true, ..Defects::default() });
     let world = World::new();
     world.snapshot("one", &pattern(500_000, 2));
+    let settings = s3_settings(&server, &world.sandbox.path(""));
     let remote =
         remote::open(&Settings { url: format!("{}/other", settings.url), ..settings }, &once()).unwrap();
     crate::ship::ship_to(&world.disk(), &remote, None).unwrap();
@@ -199,7 +202,7 @@ fn an_interrupted_verification_goes_on() {
         (breaks.load(Ordering::SeqCst) && op == Op::Head && name.starts_with("snapshots/"))
             .then_some(Fault::Before(ErrorKind::Unreachable))
     }));
-    let failed = verify(&world.disk(), &remote, "usb", 2, &|_| {}).unwrap_err();
+    let failed = try_to_look(&world, &remote, 2).unwrap_err();
     assert!(failed.to_string().contains("injected"), "{failed}");
     assert!(path.exists(), "what is remembered stays");
     asked.store(0, Ordering::SeqCst);
@@ -236,7 +239,7 @@ fn how_far_it_came_is_remembered_as_it_goes() {
     let remote: Arc<dyn Remote> = Arc::new(FaultyRemote::new(usb(&world), |_, op, name| {
         (op == Op::Head && name.starts_with("snapshots/")).then_some(Fault::Before(ErrorKind::Denied))
     }));
-    verify(&world.disk(), &remote, "usb", 4, &|_| {}).unwrap_err();
+    try_to_look(&world, &remote, 4).unwrap_err();
     let verified = look(&world, &usb(&world));
     assert!(verified.resumed && verified.objects < 150, "{verified:?}");
     let whole = look(&world, &usb(&world));

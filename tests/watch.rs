@@ -17,7 +17,7 @@ use strongroom::ship::{
 };
 
 use crate::common::{signal, wait_until};
-use crate::remote::s3_server::{Server, Trouble};
+use crate::remote::s3_server::{Defects, Server, Trouble};
 use crate::remote::{once, pattern};
 use crate::ship::{World, files, newest_complete};
 
@@ -425,6 +425,44 @@ fn the_unit_calls_what_there_is() {
     wait_until("it ships", || world.usb().join("vault.json.bak").exists());
     signal(i32::try_from(watch.id()).unwrap(), Signal::TERM);
     assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
+/// A pack that was damaged there, and that nobody can remove, is an alarm in each round until it is gone.
+#[test]
+fn what_was_damaged_there_stays_an_alarm() {
+    let world = World::new();
+    let server = Server::start();
+    world.add_s3(&server);
+    world.snapshot("one", &pattern(200_000, 1));
+    world.cli(&["ship", world.vault(), "--to", "s3"]).ok();
+    let before = server.keys();
+    world.snapshot("two", &pattern(200_000, 2));
+    server.set_defects(Defects { stores_other_bytes: true, ..Defects::default() });
+    let watch = Watch::start(&world, &["--to", "s3", "--jobs", "1"]);
+    assert_eq!(watch.wait("failing", "s3")["exit_code"], 25);
+    server.set_defects(Defects::default());
+    let line = watch.wait("shipped", "s3");
+    let bad: Vec<String> = serde_json::from_value(line["damaged_there_names"].clone()).unwrap();
+    assert!(!bad.is_empty() && line["damaged_there"] == bad.len(), "{line}");
+    assert_eq!((&line["complete"], &line["newest"]), (&1.into(), &2.into()), "{line}");
+    let usb = |code: i32| {
+        let done = world.cli(&["status", world.vault(), "--json"]);
+        assert_eq!(done.code, code, "{done:?}");
+        let status: Value = serde_json::from_str(&done.stdout).unwrap();
+        status["remotes"].as_array().unwrap().iter().find(|remote| remote["name"] == "s3").unwrap().clone()
+    };
+    assert_eq!((&usb(25)["is_alarm"], &usb(25)["error"]), (&true.into(), &Value::Null));
+    // Somebody who may removes it: it is sent anew when something changes here, or after an hour.
+    for name in &bad {
+        let key = format!("some/vault/{name}");
+        assert!(!before.contains(&key));
+        server.remove(&key);
+    }
+    world.snapshot("three", b"3");
+    wait_until("all is there", || watch.lines("shipped", "s3").iter().any(|line| line["complete"] == 3));
+    assert_eq!(watch.wait("shipped", "s3")["damaged_there"], 0);
+    assert_eq!(usb(0)["is_alarm"], false);
+    watch.stop(&[Signal::TERM]);
 }
 
 /// What came of a round is remembered while nobody else can ship, and then told: it writes over nothing that is newer.

@@ -407,6 +407,15 @@ pub(super) fn warn(report: &Report, out: &Output) -> ExitCode {
     if let Some(lock) = &report.lock {
         code = code.and(warn_of_lock(lock, out));
     }
+    if report.damaged_there > 0 {
+        let names = some(&report.damaged_there_names, report.damaged_there);
+        out.warning(&format!(
+            "{} objects there are known not to be what was shipped; no snapshot that needs one counts as complete there: \
+             {names}. Remove them there (all their versions), then ship again while this vault is sound; or ship to a new place",
+            report.damaged_there
+        ));
+        code = code.and(ExitCode::RemoteAlarm);
+    }
     if report.foreign > 0 {
         let names = some(&report.foreign_names, report.foreign);
         out.warning(&format!("{} objects there are no part of this vault: {names}", report.foreign));

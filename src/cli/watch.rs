@@ -192,7 +192,8 @@ fn alarms(report: &Report) -> String {
         (lock.refused, hidden, overwritten, (&lock.gone, lock.gone_total))
     });
     let foreign = (&report.foreign_names, report.foreign, report.unjudged);
-    format!("{:?}", (&report.damaged, foreign, report.header_refused, locks))
+    let there = (&report.damaged_there_names, report.damaged_there);
+    format!("{:?}", (&report.damaged, there, foreign, report.header_refused, locks))
 }
 
 /// Trouble in one line, with what to do about it.

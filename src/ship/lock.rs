@@ -170,12 +170,15 @@ impl Needed {
 
     /// What of it is there.
     pub(super) fn among(&self, there: &There) -> Result<Vec<Need>> {
-        self.choose(|name| there.packs.contains_key(name), |file| there.files.contains_key(file))
+        self.choose(|name| there.has_pack(name), |file| there.has_file(file))
     }
 
     /// What of it is there once a plan was carried out.
-    pub(super) fn after(&self, plan: &Plan) -> Result<Vec<Need>> {
-        self.choose(|name| !plan.missing.contains(name), |_| true)
+    pub(super) fn after(&self, plan: &Plan, there: &There) -> Result<Vec<Need>> {
+        self.choose(
+            |name| !plan.missing.contains(name) && !there.bad_packs.contains(name),
+            |file| !there.bad_files.contains(file),
+        )
     }
 
     fn choose(
@@ -457,15 +460,15 @@ impl<'a> Keeper<'a> {
     }
 }
 
-fn is_weaker(kept: &Retention, held: &Locked) -> bool {
-    kept.mode == LockMode::Governance && held.lock.mode == LockMode::Compliance
-}
 /// Whether a lock was not extended because it can't be. An endpoint that locks with a put, but can't extend, is no reason not
 /// to ship what is new.
 fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Denied | ErrorKind::Unsupported)
 }
 
+fn is_weaker(kept: &Retention, held: &Locked) -> bool {
+    kept.mode == LockMode::Governance && held.lock.mode == LockMode::Compliance
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

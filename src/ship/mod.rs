@@ -7,6 +7,7 @@
 //! A pack is checked against its name before it is sent: damage here is found, and not shipped. Everything that is there
 //! already is skipped, so an interrupted shipment goes on where it was, at the cost of the objects that were under way.
 
+mod damaged;
 mod error;
 mod header;
 mod lock;
@@ -45,9 +46,10 @@ pub use settings::{
 pub use standing::{Behind, Ended, Last, behind, chain_of, load_last, store_last, store_verified};
 pub use stop::{Stop, Woken};
 pub use tune::{Bounds, Sample, Tuner};
-pub use verify::{Verified, verify, verify_into};
+pub use verify::{Verified, verify_into};
 pub use watch::{Event, Opened, Watched, Watching, watch};
 
+use damaged::Damaged;
 use header::Copies;
 use lock::{Keeper, Needed};
 use plan::{Plan, State, plan};
@@ -58,6 +60,10 @@ use there::{Place, There};
 const ROUNDS_MAX: usize = 16;
 /// And so often it is read anew when that happens while it is read.
 const LOADS_MAX: usize = 5;
+
+/// So many objects that were damaged are looked at again in a shipment: where the endpoint keeps no checksums they are read. A
+/// verification looks at all.
+const LOOKS_MAX: usize = 16;
 
 /// How many packs are under way at a time.
 #[derive(Clone, Debug)]
@@ -154,6 +160,11 @@ pub struct Report {
     pub is_finished: bool,
     /// What is wrong here: packs that are damaged or missing. Snapshots that need them are incomplete at the remote.
     pub damaged: Vec<String>,
+    /// Objects at the remote that are known not to be what was shipped: a put ended so, or a verification found it. They
+    /// count as not being there.
+    pub damaged_there: u64,
+    /// Names of them, at most 100.
+    pub damaged_there_names: Vec<String>,
     /// Objects at the remote that are no part of this vault.
     pub foreign: u64,
     /// Names of them, at most 100.
@@ -177,6 +188,7 @@ impl Report {
         let lock = |total: fn(&LockReport) -> u64| self.lock.as_ref().map_or(0, total);
         let counted = [
             (self.damaged.len() as u64, "packs are damaged or missing here"),
+            (self.damaged_there, "objects there are not what was shipped"),
             (lock(|lock| lock.hidden_total), "objects there are under delete markers"),
             (lock(|lock| lock.overwritten_total), "objects there were written over"),
             (lock(|lock| lock.gone_total), "objects there are gone"),
@@ -191,14 +203,14 @@ impl Report {
     #[must_use]
     pub fn is_alarming(&self) -> bool {
         let of_locks = |lock: &LockReport| lock.hidden_total + lock.overwritten_total + lock.gone_total;
-        self.unjudged + self.lock.as_ref().map_or(0, of_locks) > 0
+        self.damaged_there + self.unjudged + self.lock.as_ref().map_or(0, of_locks) > 0
     }
 
     /// Whether anything was sent, or found to be wrong.
     #[must_use]
     pub fn says_something(&self) -> bool {
         let sent = self.packs + self.chain_files + self.headers;
-        let found = self.foreign + self.unjudged + self.damaged.len() as u64;
+        let found = self.foreign + self.unjudged + self.damaged_there + self.damaged.len() as u64;
         let of_locks = |lock: &LockReport| {
             lock.extended + lock.refused + lock.hidden_total + lock.overwritten_total + lock.gone_total
         };
@@ -239,6 +251,9 @@ pub fn ship_into(
         // Before anything is put.
         remote.require_lock()?;
     }
+    let damaged = Damaged::load(disk.as_ref(), remote.as_ref())?;
+    // An alarm that goes on, also where nothing can be asked today.
+    (report.damaged_there, report.damaged_there_names) = damaged.told();
     let mut shipment = Shipment {
         disk,
         remote,
@@ -248,15 +263,24 @@ pub fn ship_into(
         report,
         keeper: None,
         judged: Judged::load(disk.as_ref(), remote.as_ref()),
+        damaged: &damaged,
+        has_looked: false,
         is_listed_again: false,
     };
-    let ended = shipment.run();
+    let mut ended = shipment.run();
+    if let (Err(_), Some(mut keeper)) = (&ended, shipment.keeper.take()) {
+        shipment.report.lock = Some(keeper.end_early());
+    }
     if !options.dry_run {
         shipment.judged.save(disk.as_ref());
+        if let Err(error) = damaged.save(disk.as_ref()) {
+            match ended {
+                Ok(_) => ended = Err(error.into()),
+                Err(_) => tracing::warn!(%error, "what is damaged there can't be remembered"),
+            }
+        }
     }
-    if let (Err(_), Some(mut keeper)) = (&ended, shipment.keeper.take()) {
-        report.lock = Some(keeper.end_early());
-    }
+    (report.damaged_there, report.damaged_there_names) = damaged.told();
     Ok(ended?.map(|(seq, id)| Cursor { url: remote.url(), seq, id }))
 }
 
@@ -273,6 +297,9 @@ struct Shipment<'a> {
     report: &'a mut Report,
     keeper: Option<Keeper<'a>>,
     judged: Judged,
+    damaged: &'a Damaged,
+    /// What is damaged there was looked at again.
+    has_looked: bool,
     /// Something was gone that had been listed, so all was listed once more.
     is_listed_again: bool,
 }
@@ -311,11 +338,13 @@ impl Shipment<'_> {
         };
         // Whatever fails from here on, the next one lists everything again.
         let known = options.watched.as_ref().and_then(|watched| watched.take_known());
+        let is_anew = known.is_none();
         let mut there = There::list(&place, &here, known, &self.judged)?;
+        self.set_damaged(&place, &here, &mut there, is_anew)?;
         self.report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
         self.report.foreign = there.foreign.count();
         self.report.foreign_names = there.foreign.iter().map(String::from).collect();
-        self.report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+        self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
         self.report.jobs = options.jobs.first();
         let (mut needed, mut headers) = (None, (Vec::new(), Vec::new()));
         if let Some(keeper) = &mut self.keeper {
@@ -364,7 +393,7 @@ impl Shipment<'_> {
         let done = self.send(&place, &plan, copies, &header_bytes)?;
         self.report.newest = newest;
         if let (Some(keeper), Some(needed)) = (&mut self.keeper, needed) {
-            let mut needs = needed.after(&plan)?;
+            let mut needs = needed.after(&plan, &there)?;
             if copies != Copies::Current {
                 headers = header::kept(remote.as_ref(), &header_bytes)?;
             }
@@ -372,8 +401,7 @@ impl Shipment<'_> {
             keeper.keep(&needs)?;
         }
         there.packs.extend(done);
-        let present: BTreeSet<PackName> = there.packs.keys().copied().collect();
-        self.report.complete = chain.latest(&present, None).complete.map(|info| info.seq);
+        self.report.complete = there.complete(&chain);
         self.report.is_finished = true;
         let lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
         let is_all_there = lock.as_ref().is_none_or(|lock| lock.gone_total == 0);
@@ -382,6 +410,46 @@ impl Shipment<'_> {
             watched.remember(there.packs);
         }
         Ok(Some(head))
+    }
+
+    /// Tells what of it is known to be damaged. What is not there any more is forgotten: it is sent anew. What was mended
+    /// is found by `looks` at the bytes.
+    fn set_damaged(
+        &mut self,
+        place: &Place<'_>,
+        here: &BTreeMap<PackName, u64>,
+        there: &mut There,
+        looks: bool,
+    ) -> Result<()> {
+        let mut left = match looks && !std::mem::replace(&mut self.has_looked, true) {
+            true => LOOKS_MAX,
+            false => 0,
+        };
+        for name in self.damaged.names() {
+            let is_over = match verify::item(&name, there, here, place.chain) {
+                None => true,
+                Some(item) if left > 0 => {
+                    left -= 1;
+                    match verify::is_sound(place.disk, place.remote, &item) {
+                        // What can't be read is not known to be mended.
+                        Err(ShipError::Remote(error)) if error.kind.may_be_one_objects() => {
+                            tracing::warn!(name, %error, "what is damaged there can't be looked at again");
+                            false
+                        }
+                        looked => looked?,
+                    }
+                }
+                Some(_) => false,
+            };
+            if is_over {
+                self.damaged.note(&name, false);
+            }
+        }
+        if !self.options.dry_run {
+            self.damaged.save(place.disk)?;
+        }
+        there.set_damaged(&self.damaged.names());
+        Ok(())
     }
 
     /// Sends what a plan has, and returns the packs that were sent.
@@ -396,7 +464,7 @@ impl Shipment<'_> {
         let mut unjudged = self.report.unjudged;
         let (packs_to_send, _, files_to_send) = plan.totals();
         let (sent, ended) =
-            send::send(self.disk, self.remote, plan, self.options, self.progress, &mut || {
+            send::send(self.disk, self.remote, plan, self.options, self.progress, self.damaged, &mut || {
                 if packs_to_send > 0 && files_to_send > 0 {
                     // Sending packs may have taken hours.
                     unjudged = there::look_again(place, judged)?;
@@ -473,8 +541,12 @@ fn extend_what_is_there(
     let header = &parsed.header;
     let here = list_packs(disk.as_ref())?;
     let place = Place { disk: disk.as_ref(), remote: remote.as_ref(), header, chain: &chain };
-    let there = There::list(&place, &here, None, judged)?;
-    report.packs_there = here.keys().filter(|name| there.packs.contains_key(name)).count() as u64;
+    let mut there = There::list(&place, &here, None, judged)?;
+    // Who may do nothing else may not read either: what is known is believed.
+    let damaged = Damaged::load(disk.as_ref(), remote.as_ref())?;
+    (report.damaged_there, report.damaged_there_names) = damaged.told();
+    there.set_damaged(&damaged.names());
+    report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
     report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
     report.foreign = there.foreign.count();
     report.foreign_names = there.foreign.iter().map(String::from).collect();

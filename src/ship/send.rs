@@ -12,6 +12,7 @@ use crate::remote::{Bytes, Checksum, Key, Remote, Source};
 use crate::store::error::StoreError;
 
 use super::Progress;
+use super::damaged::Damaged;
 use super::error::{Result, ShipError};
 use super::plan::Plan;
 use super::stop::Stop;
@@ -152,6 +153,7 @@ struct Work {
 }
 
 struct Shared<'a> {
+    damaged: &'a Damaged,
     options: &'a ShipOptions,
     /// The group that may vanish here.
     ahead: Option<usize>,
@@ -195,6 +197,7 @@ pub(super) fn send(
     plan: &Plan,
     options: &ShipOptions,
     progress: &(dyn Fn(Progress) + Sync),
+    damaged: &Damaged,
     headers: &mut dyn FnMut() -> Result<u64>,
 ) -> (Sent, Result<()>) {
     let (packs, bytes_total, files) = plan.totals();
@@ -207,6 +210,7 @@ pub(super) fn send(
     // Threads beyond the limit wait until it grows.
     let jobs = max.clamp(1, 256).min(todo.len());
     let shared = Shared {
+        damaged,
         options,
         ahead: plan.ahead(),
         disk,
@@ -350,9 +354,20 @@ fn send_pack(shared: &Shared<'_>, name: PackName, len: u64) -> Result<Outcome> {
     let (source, gauge) =
         PackSource::new(&file, len, Arc::clone(&shared.bytes), shared.options.stop().cloned());
     let source: Arc<dyn Source> = Arc::new(source);
-    shared.remote.put_if_absent(&key_of(&path)?, &source, &checksum)?;
+    put(shared, &path, &source, &checksum)?;
     gauge.finish();
     Ok(Outcome::Sent)
+}
+
+/// Puts an object. Where other bytes are under its name afterwards, that is remembered: the next listing shows a sound one.
+fn put(shared: &Shared<'_>, path: &str, source: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
+    match shared.remote.put_if_absent(&key_of(path)?, source, checksum) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            shared.damaged.put_failed(shared.disk.as_ref(), path, &error);
+            Err(error.into())
+        }
+    }
 }
 
 /// The checksum of a pack; `None` when its bytes are not what its name says, or not so many.
@@ -433,6 +448,6 @@ fn send_file(shared: &Shared<'_>, path: &str) -> Result<u64> {
         .map_err(|e| ShipError::from(StoreError::io(format!("reading {path}"), e)))?;
     let checksum = Checksum::of(&bytes);
     let len = bytes.len() as u64;
-    shared.remote.put_if_absent(&key_of(path)?, &Bytes::source(bytes), &checksum)?;
+    put(shared, path, &Bytes::source(bytes), &checksum)?;
     Ok(len)
 }

@@ -174,7 +174,8 @@ fn short(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
 }
 
-/// Forgets what is known of all places with a URL: what is retained there, what was looked into. The next shipment asks.
+/// Forgets what is known of all places with a URL: what is retained there, what was looked into, what is damaged. The next
+/// shipment asks.
 ///
 /// # Errors
 /// I/O errors.
@@ -186,8 +187,8 @@ pub fn forget_places(disk: &dyn Disk, url: &str) -> Result<()> {
         Err(e) => return Err(StoreError::io(format!("listing {CURSOR_DIR}"), e)),
     };
     // A remote's name may look like that; its files have another kind.
-    let is_ours =
-        |name: &str| name.starts_with(&begins) && (name.ends_with(".retained") || name.ends_with(".judged"));
+    let kinds = [".retained", ".judged", ".damaged"];
+    let is_ours = |name: &str| name.starts_with(&begins) && kinds.iter().any(|kind| name.ends_with(kind));
     for item in items.iter().filter(|item| is_ours(&item.name)) {
         let path = format!("{CURSOR_DIR}/{}", item.name);
         match disk.remove(&path) {

@@ -29,6 +29,9 @@ pub(super) struct There {
     pub(super) packs: BTreeMap<PackName, u64>,
     /// Chain files that are here, with their lengths.
     pub(super) files: BTreeMap<(u64, SnapshotId), u64>,
+    /// Of those, the packs and chain files that are known to have other bytes.
+    pub(super) bad_packs: BTreeSet<PackName>,
+    pub(super) bad_files: BTreeSet<(u64, SnapshotId)>,
     /// Chain files that are not here.
     strangers: Strangers,
     /// Names that are no part of this vault.
@@ -52,6 +55,33 @@ impl There {
             None => there.list_packs(place.remote, &place.chain.named(), here)?,
         }
         Ok(there)
+    }
+
+    /// Tells what of it is known to be damaged.
+    pub(super) fn set_damaged(&mut self, names: &BTreeSet<String>) {
+        let packs = names.iter().filter_map(|name| parse_pack_path(name));
+        self.bad_packs = packs.filter(|name| self.packs.contains_key(name)).collect();
+        let files = names.iter().filter_map(|name| parse_name(name.strip_prefix("snapshots/")?));
+        self.bad_files = files.filter(|name| self.files.contains_key(name)).collect();
+    }
+
+    /// Whether a pack is there, as far as is known.
+    pub(super) fn has_pack(&self, name: &PackName) -> bool {
+        self.packs.contains_key(name) && !self.bad_packs.contains(name)
+    }
+
+    /// Whether a chain file is.
+    pub(super) fn has_file(&self, file: &(u64, SnapshotId)) -> bool {
+        self.files.contains_key(file) && !self.bad_files.contains(file)
+    }
+
+    /// The newest snapshot of which everything is there. A damaged chain file is the end of the chain for who reads it there.
+    pub(super) fn complete(&self, chain: &Chain) -> Option<u64> {
+        let present: BTreeSet<PackName> =
+            self.packs.keys().filter(|name| !self.bad_packs.contains(name)).copied().collect();
+        let end = self.bad_files.first().map(|(seq, _)| *seq);
+        let mut sound = chain.snapshots().rev().filter(|info| end.is_none_or(|end| info.seq < end));
+        sound.find(|info| chain.is_complete(info.seq, &present)).map(|info| info.seq)
     }
 
     /// Fails if one of the strangers was signed with this vault's keys. Returns of how many this is not known.

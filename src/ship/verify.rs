@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use crate::disk::{Disk, OpenMode};
-use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of};
-use crate::format::pack::pack_path;
+use crate::format::chain::{CHAIN_FILE_LEN_MAX, id_of, parse_name};
+use crate::format::pack::{pack_path, parse_pack_path};
 use crate::format::{PackName, SnapshotId};
 use crate::remote::{Checksum, ErrorKind, Key, PIECE, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
 use crate::store::error::StoreError;
 
+use super::damaged::Damaged;
 use super::error::{Result, ShipError};
 use super::settings::{Position, load_position, store_position};
 use super::strangers::Judged;
@@ -60,7 +61,7 @@ pub struct Verified {
 
 /// An object that is to be looked at.
 #[derive(Clone, Debug)]
-enum Item {
+pub(super) enum Item {
     Pack { name: PackName, len: u64, here: bool },
     File { path: String, id: SnapshotId, len: u64, here: bool },
 }
@@ -112,6 +113,8 @@ struct Work {
 }
 
 struct Shared<'a> {
+    /// Shipments are told what was found.
+    damaged: &'a Damaged,
     disk: &'a dyn Disk,
     remote: &'a dyn Remote,
     name: &'a str,
@@ -128,26 +131,11 @@ impl Shared<'_> {
 }
 
 /// Looks at everything that a remote has of this vault: packs and chain files. (The header's copies are compared whenever
-/// something is shipped.) `name`: of the remote, under which it is remembered how far this came.
+/// something is shipped.) `name`: of the remote, under which it is remembered how far this came. What was found until a
+/// failure is in `verified` all the same, and kept for the next one.
 ///
 /// # Errors
-/// See [`ShipError`]. What was found so far is kept for the next one; [`verify_into`] tells it as well.
-pub fn verify(
-    disk: &Arc<dyn Disk>,
-    remote: &Arc<dyn Remote>,
-    name: &str,
-    jobs: usize,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Verified> {
-    let mut verified = Verified::default();
-    verify_into(disk, remote, name, jobs, progress, &mut verified)?;
-    Ok(verified)
-}
-
-/// As [`verify`]. What was found until a failure is in `verified` all the same.
-///
-/// # Errors
-/// As [`verify`].
+/// See [`ShipError`].
 pub fn verify_into(
     disk: &Arc<dyn Disk>,
     remote: &Arc<dyn Remote>,
@@ -180,7 +168,9 @@ pub fn verify_into(
         verified.wrong_total = position.wrong_more;
         verified.resumed = true;
     }
+    let damaged = Damaged::load(disk.as_ref(), remote.as_ref())?;
     let shared = Shared {
+        damaged: &damaged,
         disk: disk.as_ref(),
         remote: remote.as_ref(),
         name,
@@ -215,10 +205,15 @@ pub fn verify_into(
     let mut work = shared.work();
     *verified = std::mem::take(&mut work.verified);
     verified.wrong.sort();
-    match work.error.take() {
-        Some(error) => Err(error),
-        None => Ok(store_position(disk.as_ref(), name, None)?),
+    let saved = damaged.save(disk.as_ref());
+    if let Some(error) = work.error.take() {
+        if let Err(error) = saved {
+            tracing::warn!(%error, "what is damaged there can't be remembered");
+        }
+        return Err(error);
     }
+    saved?;
+    Ok(store_position(disk.as_ref(), name, None)?)
 }
 
 /// What tells a place from others of the same URL.
@@ -229,6 +224,25 @@ fn place_of(remote: &dyn Remote) -> Option<String> {
 /// The name that what is wrong begins with.
 fn path_in(text: &str) -> &str {
     text.split(':').next().unwrap_or(text)
+}
+
+/// One object of a listing; `None` when it is not there.
+pub(super) fn item(name: &str, there: &There, here: &BTreeMap<PackName, u64>, chain: &Chain) -> Option<Item> {
+    if let Some(pack) = parse_pack_path(name) {
+        let len = *there.packs.get(&pack)?;
+        return Some(Item::Pack { name: pack, len, here: here.contains_key(&pack) });
+    }
+    let (seq, id) = name.strip_prefix("snapshots/").and_then(parse_name)?;
+    let len = *there.files.get(&(seq, id))?;
+    Some(Item::File { path: name.to_string(), id, len, here: chain.contains(seq, &id) })
+}
+
+/// Whether the bytes of one object are what they should be.
+pub(super) fn is_sound(disk: &dyn Disk, remote: &dyn Remote, item: &Item) -> Result<bool> {
+    match look_at(disk, remote, item)?.0 {
+        Finding::Checksum { good } | Finding::Read { good, .. } => Ok(good),
+        Finding::Gone => Ok(false),
+    }
 }
 
 /// Everything there, in order of names.
@@ -261,11 +275,14 @@ fn look_at_items(shared: &Shared<'_>, progress: &(dyn Fn(Progress) + Sync)) {
             work.next - 1
         };
         let item = &shared.items[at];
-        let found = look_at(shared, item);
+        let found = look_at(shared.disk, shared.remote, item);
         let bytes = shared.bytes.fetch_add(item.len(), Ordering::Relaxed) + item.len();
         let mut work = shared.work();
         match found {
             Ok((finding, damaged_here)) => {
+                if let Finding::Checksum { good } | Finding::Read { good, .. } = finding {
+                    shared.damaged.note(&item.path(), !good);
+                }
                 if note(&mut work.verified, item, &finding, damaged_here) {
                     work.wrong_beyond.insert(at);
                 }
@@ -340,14 +357,15 @@ fn remember(shared: &Shared<'_>, work: &mut Work) {
         wrong_more: (work.wrong_before + work.wrong_passed).saturating_sub(wrong.len() as u64),
         wrong,
     };
-    if let Err(error) = store_position(shared.disk, shared.name, Some(&position)) {
+    let stored = shared.damaged.save(shared.disk);
+    if let Err(error) = stored.and_then(|()| store_position(shared.disk, shared.name, Some(&position))) {
         // Then an interruption costs more.
         tracing::warn!(%error, "how far the verification is can't be remembered");
     }
 }
 
 /// Looks at one object; tells as well whether the file here is damaged.
-fn look_at(shared: &Shared<'_>, item: &Item) -> Result<(Finding, bool)> {
+fn look_at(disk: &dyn Disk, remote: &dyn Remote, item: &Item) -> Result<(Finding, bool)> {
     let path = item.path();
     let key = Key::new(&path)
         .ok_or_else(|| ShipError::from(StoreError::Corrupt(format!("{path} is no name of an object"))))?;
@@ -355,13 +373,13 @@ fn look_at(shared: &Shared<'_>, item: &Item) -> Result<(Finding, bool)> {
         ErrorKind::NotFound => Ok((Finding::Gone, false)),
         _ => Err(e.into()),
     };
-    let meta = match shared.remote.head(&key) {
+    let meta = match remote.head(&key) {
         Ok(meta) => meta,
         Err(e) => return gone(e),
     };
     let mut damaged_here = false;
     if let (Some(kept), true) = (meta.checksum, item.is_here()) {
-        match checksum_here(shared.disk, item)? {
+        match checksum_here(disk, item)? {
             Here::Good(checksum) => {
                 let good = kept == checksum && meta.len == item.len();
                 return Ok((Finding::Checksum { good }, false));
@@ -373,7 +391,7 @@ fn look_at(shared: &Shared<'_>, item: &Item) -> Result<(Finding, bool)> {
     }
     let mut bytes = 0;
     for _ in 0..LOOKS {
-        match read_and_compare(shared.remote, &key, item, &mut bytes) {
+        match read_and_compare(remote, &key, item, &mut bytes) {
             Ok(true) => return Ok((Finding::Read { good: true, bytes }, damaged_here)),
             Ok(false) => {}
             // Shorter than it was listed.

@@ -218,6 +218,11 @@ impl Server {
         self.state().delete(key, None, false).expect("a marker can always be put");
     }
 
+    /// Takes an object away with all its versions, as who may do anything.
+    pub fn remove(&self, key: &str) {
+        self.state().objects.remove(key).expect("something to remove");
+    }
+
     /// All versions of a key, oldest first.
     pub fn versions(&self, key: &str) -> Vec<Version> {
         self.state().objects.get(key).cloned().unwrap_or_default()

@@ -1,0 +1,177 @@
+//! Objects at a remote that were seen to have other bytes than were shipped: a put ended so, or a verification found it.
+//!
+//! They have the right names and lengths, so a listing shows nothing of it. And nobody can mend it from here: these
+//! credentials neither overwrite nor delete. So their names are remembered until their bytes are seen to be right, or they
+//! are gone. Until then they don't count as being there: no snapshot that needs one is complete, nothing is locked for
+//! longer because of them (that would only keep them from being removed), and each shipment is an alarm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Disk;
+use crate::remote::{ErrorKind, Remote, RemoteError};
+use crate::store::error::Result;
+
+use super::settings::{hold, place_path, read, write};
+
+/// Names that are remembered. There are that many only where everything is lost anyway.
+const NAMES_MAX: usize = 8192;
+/// Names that are told.
+const NAMES_TOLD: usize = 100;
+
+/// What is known to be damaged at a place. Other processes may find out more meanwhile.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    path: String,
+    place: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    names: BTreeSet<String>,
+    /// What was found out and is not written yet: whether it is damaged.
+    found: BTreeMap<String, bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    place: String,
+    names: BTreeSet<String>,
+}
+
+/// Whether a put that ended so may have left an object with other bytes.
+pub(super) fn is_damage(error: &RemoteError) -> bool {
+    matches!(error.kind, ErrorKind::Corrupt | ErrorKind::Conflict)
+}
+
+impl Damaged {
+    /// Reads what is remembered.
+    ///
+    /// # Errors
+    /// I/O errors; `Corrupt`: what can't be understood must not pass for "nothing is damaged".
+    pub(super) fn load(disk: &dyn Disk, remote: &dyn Remote) -> Result<Self> {
+        let (path, place) = (place_path(remote, "damaged"), remote.place());
+        let names = stored(disk, &path, &place)?;
+        Ok(Self { path, place, state: Mutex::new(State { names, found: BTreeMap::new() }) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of what is damaged.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.state().names.clone()
+    }
+
+    /// How many there are, and some of their names.
+    pub(super) fn told(&self) -> (u64, Vec<String>) {
+        let state = self.state();
+        (state.names.len() as u64, state.names.iter().take(NAMES_TOLD).cloned().collect())
+    }
+
+    /// Notes what an object was found to be.
+    pub(super) fn note(&self, name: &str, is_damaged: bool) {
+        let mut state = self.state();
+        if change(&mut state.names, name, is_damaged) {
+            state.found.insert(name.to_string(), is_damaged);
+        }
+    }
+
+    /// Writes what was found out since the last time, and learns what others have found.
+    ///
+    /// # Errors
+    /// I/O errors; what [`Damaged::load`] says.
+    pub(super) fn save(&self, disk: &dyn Disk) -> Result<()> {
+        let mut state = self.state();
+        if state.found.is_empty() {
+            return Ok(());
+        }
+        let _held = hold(disk, &self.path)?;
+        let mut names = stored(disk, &self.path, &self.place)?;
+        for (name, is_damaged) in &state.found {
+            change(&mut names, name, *is_damaged);
+        }
+        let file = File { place: self.place.clone(), names };
+        write(disk, &self.path, &file)?;
+        state.names = file.names;
+        state.found.clear();
+        Ok(())
+    }
+
+    /// A put has failed: if that may have left a damaged object, it is remembered at once. Shipping may be killed before
+    /// it comes to its end.
+    pub(super) fn put_failed(&self, disk: &dyn Disk, name: &str, error: &RemoteError) {
+        if !is_damage(error) {
+            return;
+        }
+        self.note(name, true);
+        if let Err(error) = self.save(disk) {
+            // It is tried again at the end.
+            tracing::warn!(name, %error, "that this object is damaged there can't be remembered");
+        }
+    }
+}
+
+/// Returns whether that changed anything.
+fn change(names: &mut BTreeSet<String>, name: &str, is_damaged: bool) -> bool {
+    match is_damaged {
+        true => names.len() < NAMES_MAX && names.insert(name.to_string()),
+        false => names.remove(name),
+    }
+}
+
+fn stored(disk: &dyn Disk, path: &str, place: &str) -> Result<BTreeSet<String>> {
+    Ok(read::<File>(disk, path)?
+        .filter(|file| file.place == place)
+        .map(|file| file.names)
+        .unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::remote::{OpenOptions, Settings, open};
+    use crate::store::error::StoreError;
+
+    #[test]
+    fn what_two_processes_find_is_kept() {
+        let disk = SimDisk::new(1);
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { url: format!("file://{}", dir.path().display()), ..Settings::default() };
+        let remote = open(&settings, &OpenOptions::default()).unwrap();
+        let load = || Damaged::load(&disk, remote.as_ref());
+        let names = |damaged: &Damaged| damaged.names().into_iter().collect::<Vec<_>>();
+        let (ship, verify) = (load().unwrap(), load().unwrap());
+        ship.put_failed(&disk, "packs/aa/1", &RemoteError::new(ErrorKind::Unreachable, "away"));
+        assert!(names(&ship).is_empty(), "what did not arrive is no damage");
+        for kind in [ErrorKind::Corrupt, ErrorKind::Conflict] {
+            ship.put_failed(&disk, &format!("packs/aa/{kind:?}"), &RemoteError::new(kind, "other bytes"));
+        }
+        verify.note("packs/bb/2", true);
+        verify.save(&disk).unwrap();
+        assert_eq!(names(&verify), ["packs/aa/Conflict", "packs/aa/Corrupt", "packs/bb/2"]);
+        verify.note("packs/aa/Corrupt", false);
+        verify.note("packs/cc/3", false);
+        verify.save(&disk).unwrap();
+        ship.note("packs/dd/4", true);
+        ship.save(&disk).unwrap();
+        assert_eq!(names(&load().unwrap()), ["packs/aa/Conflict", "packs/bb/2", "packs/dd/4"]);
+        // Any number of them is bounded, and can be read again.
+        for n in 0..NAMES_MAX as u32 + 10 {
+            ship.note(&format!("packs/ee/{}", blake3::hash(&n.to_le_bytes()).to_hex()), true);
+        }
+        ship.save(&disk).unwrap();
+        let told = load().unwrap().told();
+        assert_eq!((told.0, told.1.len()), (NAMES_MAX as u64, NAMES_TOLD));
+        // What makes no sense is not taken for nothing.
+        disk.raw_write(&ship.path, b"{");
+        assert!(matches!(load(), Err(StoreError::Corrupt(_))));
+    }
+}
