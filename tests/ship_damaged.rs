@@ -222,10 +222,23 @@ fn what_is_damaged_there_is_not_locked_for_longer() {
     let (count, bad) = damaged(&report);
     assert!(count > 0 && count == bad.len() as u64, "{report:?}");
     assert_eq!(report.complete, Some(1));
-    for name in world.names() {
-        let kept = world.server.kept(&ship_lock::World::at(&name)).unwrap().until - world.server.now();
-        assert_eq!(kept < 30 * 86_400, bad.contains(&name), "{name} is locked for {kept} s");
-    }
+    let sound_ones_are_locked = || {
+        for name in world.names() {
+            let kept = world.server.kept(&ship_lock::World::at(&name)).unwrap().until - world.server.now();
+            assert_eq!(kept < 30 * 86_400, bad.contains(&name), "{name} is locked for {kept} s");
+        }
+    };
+    sound_ones_are_locked();
+    // That it can't even be looked at keeps nothing else from being locked.
+    let unreadable = bad.clone();
+    world.server.set_trouble(move |_, op, key| {
+        let is_it = matches!(op, "get" | "head") && unreadable.iter().any(|name| key.ends_with(name));
+        is_it.then_some(Trouble::Before("InternalError", 500))
+    });
+    world.advance(5);
+    assert_eq!(damaged(&world.ship()), (count, bad.clone()));
+    sound_ones_are_locked();
+    world.server.calm();
     // Its lock ends, and then it can be removed.
     world.advance(40);
     for name in &bad {

@@ -34,6 +34,10 @@ struct State {
     names: BTreeSet<String>,
     /// What was found out and is not written yet: whether it is damaged.
     found: BTreeMap<String, bool>,
+    /// The one that was looked at last.
+    looked: Option<String>,
+    /// That is not written yet.
+    has_looked: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,6 +45,8 @@ struct State {
 struct File {
     place: String,
     names: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    looked: Option<String>,
 }
 
 /// Whether a put that ended so may have left an object with other bytes.
@@ -55,8 +61,9 @@ impl Damaged {
     /// I/O errors; `Corrupt`: what can't be understood must not pass for "nothing is damaged".
     pub(super) fn load(disk: &dyn Disk, remote: &dyn Remote) -> Result<Self> {
         let (path, place) = (place_path(remote, "damaged"), remote.place());
-        let names = stored(disk, &path, &place)?;
-        Ok(Self { path, place, state: Mutex::new(State { names, found: BTreeMap::new() }) })
+        let (names, looked) = stored(disk, &path, &place)?;
+        let state = State { names, found: BTreeMap::new(), looked, has_looked: false };
+        Ok(Self { path, place, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,6 +73,20 @@ impl Damaged {
     /// The names of what is damaged.
     pub(super) fn names(&self) -> BTreeSet<String> {
         self.state().names.clone()
+    }
+
+    /// So many of them to look at: others each time, until it was the turn of all.
+    pub(super) fn some(&self, most: usize) -> Vec<String> {
+        let mut state = self.state();
+        let after = state.looked.clone().unwrap_or_default();
+        let late = state.names.iter().filter(|name| **name > after);
+        let early = state.names.iter().filter(|name| **name <= after);
+        let names: Vec<String> = late.chain(early).take(most).cloned().collect();
+        if names.len() < state.names.len() {
+            state.looked = names.last().cloned();
+            state.has_looked = true;
+        }
+        names
     }
 
     /// How many there are, and some of their names.
@@ -88,18 +109,20 @@ impl Damaged {
     /// I/O errors; what [`Damaged::load`] says.
     pub(super) fn save(&self, disk: &dyn Disk) -> Result<()> {
         let mut state = self.state();
-        if state.found.is_empty() {
+        if state.found.is_empty() && !state.has_looked {
             return Ok(());
         }
         let _held = hold(disk, &self.path)?;
-        let mut names = stored(disk, &self.path, &self.place)?;
+        let (mut names, looked) = stored(disk, &self.path, &self.place)?;
         for (name, is_damaged) in &state.found {
             change(&mut names, name, *is_damaged);
         }
-        let file = File { place: self.place.clone(), names };
+        let looked = if state.has_looked { state.looked.clone() } else { looked };
+        let file = File { place: self.place.clone(), names, looked };
         write(disk, &self.path, &file)?;
         state.names = file.names;
         state.found.clear();
+        state.has_looked = false;
         Ok(())
     }
 
@@ -125,11 +148,9 @@ fn change(names: &mut BTreeSet<String>, name: &str, is_damaged: bool) -> bool {
     }
 }
 
-fn stored(disk: &dyn Disk, path: &str, place: &str) -> Result<BTreeSet<String>> {
-    Ok(read::<File>(disk, path)?
-        .filter(|file| file.place == place)
-        .map(|file| file.names)
-        .unwrap_or_default())
+fn stored(disk: &dyn Disk, path: &str, place: &str) -> Result<(BTreeSet<String>, Option<String>)> {
+    let file = read::<File>(disk, path)?.filter(|file| file.place == place);
+    Ok(file.map(|file| (file.names, file.looked)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -140,12 +161,38 @@ mod tests {
     use crate::remote::{OpenOptions, Settings, open};
     use crate::store::error::StoreError;
 
-    #[test]
-    fn what_two_processes_find_is_kept() {
-        let disk = SimDisk::new(1);
+    fn remote() -> (std::sync::Arc<dyn Remote>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { url: format!("file://{}", dir.path().display()), ..Settings::default() };
-        let remote = open(&settings, &OpenOptions::default()).unwrap();
+        (open(&settings, &OpenOptions::default()).unwrap(), dir)
+    }
+
+    /// Those that can't be mended don't keep the others from ever being looked at.
+    #[test]
+    fn all_are_looked_at_in_their_turn() {
+        let (disk, (remote, _dir)) = (SimDisk::new(2), remote());
+        let load = || Damaged::load(&disk, remote.as_ref()).unwrap();
+        let first = load();
+        for n in 1..=5 {
+            first.note(&format!("packs/{n}"), true);
+        }
+        first.save(&disk).unwrap();
+        let turn = |most| {
+            let damaged = load();
+            let names = damaged.some(most);
+            damaged.save(&disk).unwrap();
+            names.iter().map(|name| name[6..].to_string()).collect::<String>()
+        };
+        assert_eq!([turn(2), turn(2), turn(2), turn(2)], ["12", "34", "51", "23"]);
+        // What was written of a turn is not lost to who writes of something else.
+        first.note("packs/3", false);
+        first.save(&disk).unwrap();
+        assert_eq!([turn(2), turn(9), turn(9)], ["45", "1245", "1245"]);
+    }
+
+    #[test]
+    fn what_two_processes_find_is_kept() {
+        let (disk, (remote, _dir)) = (SimDisk::new(1), remote());
         let load = || Damaged::load(&disk, remote.as_ref());
         let names = |damaged: &Damaged| damaged.names().into_iter().collect::<Vec<_>>();
         let (ship, verify) = (load().unwrap(), load().unwrap());

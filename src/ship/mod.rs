@@ -340,7 +340,7 @@ impl Shipment<'_> {
         let known = options.watched.as_ref().and_then(|watched| watched.take_known());
         let is_anew = known.is_none();
         let mut there = There::list(&place, &here, known, &self.judged)?;
-        self.set_damaged(&place, &here, &mut there, is_anew)?;
+        self.forget_gone(&place, &here, &mut there);
         self.report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
         self.report.foreign = there.foreign.count();
         self.report.foreign_names = there.foreign.iter().map(String::from).collect();
@@ -358,6 +358,8 @@ impl Shipment<'_> {
             }
         }
         let copies = copies?;
+        self.look_at_damaged(&place, &here, &mut there, is_anew)?;
+        self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
         self.report.unjudged = there.check(&place, &here, self.cursor, &mut self.judged)?;
         let removed_by = removed_by(disk, &chain)?;
         let plan = plan(&State {
@@ -412,37 +414,37 @@ impl Shipment<'_> {
         Ok(Some(head))
     }
 
-    /// Tells what of it is known to be damaged. What is not there any more is forgotten: it is sent anew. What was mended
-    /// is found by `looks` at the bytes.
-    fn set_damaged(
+    /// Tells what of it is known to be damaged. What is not there any more is forgotten: it is sent anew. Nothing in here can
+    /// fail: locks are not extended yet.
+    fn forget_gone(&self, place: &Place<'_>, here: &BTreeMap<PackName, u64>, there: &mut There) {
+        for name in self.damaged.names() {
+            if verify::item(&name, there, here, place.chain).is_none() {
+                self.damaged.note(&name, false);
+            }
+        }
+        there.set_damaged(&self.damaged.names());
+    }
+
+    /// With `looks` looks at the bytes of some of what was damaged, and writes down what is known now.
+    fn look_at_damaged(
         &mut self,
         place: &Place<'_>,
         here: &BTreeMap<PackName, u64>,
         there: &mut There,
         looks: bool,
     ) -> Result<()> {
-        let mut left = match looks && !std::mem::replace(&mut self.has_looked, true) {
-            true => LOOKS_MAX,
-            false => 0,
-        };
-        for name in self.damaged.names() {
-            let is_over = match verify::item(&name, there, here, place.chain) {
-                None => true,
-                Some(item) if left > 0 => {
-                    left -= 1;
-                    match verify::is_sound(place.disk, place.remote, &item) {
-                        // What can't be read is not known to be mended.
-                        Err(ShipError::Remote(error)) if error.kind.may_be_one_objects() => {
-                            tracing::warn!(name, %error, "what is damaged there can't be looked at again");
-                            false
-                        }
-                        looked => looked?,
+        if looks && !std::mem::replace(&mut self.has_looked, true) {
+            for name in self.damaged.some(LOOKS_MAX) {
+                let Some(item) = verify::item(&name, there, here, place.chain) else { continue };
+                match verify::is_sound(place.disk, place.remote, &item) {
+                    Ok(true) => self.damaged.note(&name, false),
+                    Ok(false) => {}
+                    // What can't be read, there or here, is not known to be mended; and it must not keep all else from being
+                    // shipped.
+                    Err(error) => {
+                        tracing::warn!(name, %error, "what is damaged there can't be looked at again");
                     }
                 }
-                Some(_) => false,
-            };
-            if is_over {
-                self.damaged.note(&name, false);
             }
         }
         if !self.options.dry_run {
