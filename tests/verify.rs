@@ -67,11 +67,18 @@ fn other_bytes_of_the_same_length_are_found_and_named() {
     // For people, and without sending anything.
     let said = world.cli(&["ship", world.vault(), "--verify", "--dry-run"]).fails(25);
     assert!(said.contains(&pack.0) && said.contains("2 objects there are not what was shipped"), "{said}");
+    let status = || {
+        let said = world.cli(&["status", world.vault(), "--json"]);
+        let status: Value = serde_json::from_str(&said.stdout).unwrap();
+        status["remotes"][0].clone()
+    };
+    assert_eq!((status()["damaged_there"].as_u64(), status()["is_alarm"].as_bool()), (Some(2), Some(true)));
     // The way out that the hint names.
     for (name, _) in [&pack, &snapshot] {
         fs::remove_file(world.usb().join(name)).unwrap();
     }
     world.cli(&["ship", world.vault(), "--start-over", "--verify"]).ok();
+    assert_eq!((status()["damaged_there"].as_u64(), status()["is_alarm"].as_bool()), (Some(0), Some(false)));
     world.restores(&world.usb());
 }
 

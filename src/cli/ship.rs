@@ -212,7 +212,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Nothing is remembered of a dry run; with --extend-only nothing is sent.
+    /// No shipment is remembered of a dry run; with --extend-only nothing is sent.
     fn remembers(&self) -> bool {
         !self.args.dry_run && !self.args.extend_only
     }
@@ -294,11 +294,9 @@ impl Job<'_> {
         let jobs = jobs.first();
         let looked = ship::verify_into(self.disk, remote, self.name, jobs, &|p| show(&bar, p), &mut verified);
         bar.finish_and_clear();
-        if self.remembers() {
-            // What else failed is no matter of it.
-            let (disk, at, is_whole) = (self.disk.as_ref(), SystemEnv.now(), looked.is_ok());
-            self.warn_of(ship::store_verified(disk, self.name, self.url, at, &verified, is_whole));
-        }
+        // What else failed is no matter of it; nor that nothing was sent: with --dry-run this is a verification and no more.
+        let (disk, at, is_whole) = (self.disk.as_ref(), SystemEnv.now(), looked.is_ok());
+        self.warn_of(ship::store_verified(disk, self.name, self.url, at, &verified, is_whole));
         done.verified = Some(verified);
         if let Err(error) = looked {
             done.failed(error);

@@ -36,11 +36,11 @@ pub struct Last {
     pub error: Option<String>,
     /// What it found to be wrong, there or here.
     pub wrong: Vec<String>,
-    /// When all objects there were verified last.
-    #[serde(default, skip_serializing)]
+    /// When all objects there were verified last. (In the file it is what was known before that had one of its own.)
+    #[serde(default)]
     pub verified: Option<String>,
     /// So many objects were not what was shipped, by the last verification.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub damaged_there: u64,
 }
 
@@ -97,9 +97,11 @@ pub fn load_last(disk: &dyn Disk, name: &str, url: &str) -> Result<Option<Last>>
     if last.is_none() && looked.is_none() {
         return Ok(None);
     }
-    let Looked { verified, damaged_there, .. } = looked.unwrap_or_default();
-    let last = last.unwrap_or_else(|| Last { url: url.to_string(), ..Last::default() });
-    Ok(Some(Last { verified, damaged_there, ..last }))
+    let mut last = last.unwrap_or_else(|| Last { url: url.to_string(), ..Last::default() });
+    if let Some(Looked { verified, damaged_there, .. }) = looked {
+        (last.verified, last.damaged_there) = (verified, damaged_there);
+    }
+    Ok(Some(last))
 }
 
 /// Reads what was written of this URL. What makes no sense is begun anew.
