@@ -579,6 +579,30 @@ fn a_server_that_wants_paths_gets_them() {
     assert_eq!(urls.load(Ordering::SeqCst), 1);
 }
 
+/// Behind a proxy that changes paths, another way to say where to may mean another place: there it is renamed to, and it is not
+/// where it should be.
+#[test]
+fn a_rename_to_another_place_is_found_out() {
+    let apache = Apache::start("");
+    let upstream = apache.port;
+    let server = Scripted::start(move |asked| {
+        let Some(to) = asked.header("destination") else { return Reply::Forward(upstream) };
+        match to.starts_with("http") {
+            true => Reply::new("400 Bad Request", "", b""),
+            false => {
+                Reply::ForwardAs(upstream, to.clone(), format!("http://127.0.0.1:{upstream}/vault/elsewhere"))
+            }
+        }
+    });
+    let remote = open(&at_port(&apache, server.port));
+    let error = put(remote.as_ref(), "packs/aa/one", b"one").unwrap_err();
+    assert!(
+        error.kind == ErrorKind::Unsupported && error.message.contains("nothing has that name"),
+        "{error}"
+    );
+    assert!(apache.vault().join("elsewhere").exists());
+}
+
 /// It says 502 whatever it is told, once after it was done: then what counts is the first answer, and that it is there.
 #[test]
 fn a_rename_that_is_always_refused_says_what_was_tried() {

@@ -60,40 +60,51 @@ impl Hold {
 /// Lets one thread in at a time.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    taken: Mutex<bool>,
+    turns: Mutex<Turns>,
     free: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Turns {
+    taken: bool,
+    ended: u64,
 }
 
 /// Whoever has it is in.
 pub(super) struct Turn<'a>(&'a Gate);
 
 impl Gate {
-    /// Waits for one's turn, but not longer than `limit`.
+    /// Waits for one's turn, so long as no other one takes longer than `limit`.
     ///
     /// # Errors
-    /// `Timeout`.
+    /// `Unavailable`.
     pub(super) fn enter(&self, what: &str, limit: Duration) -> Result<Turn<'_>> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut taken, waited) = self
-            .free
-            .wait_timeout_while(taken, limit, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            let text = format!(
-                "{what}: what else is being named here did not come to its end within {} seconds",
-                limit.as_secs()
-            );
-            return Err(RemoteError::new(ErrorKind::Timeout, text));
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        while turns.taken {
+            let ended = turns.ended;
+            let waited = self.free.wait_timeout_while(turns, limit, |now| now.taken && now.ended == ended);
+            let (now, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            turns = now;
+            if waited.timed_out() {
+                let text = format!(
+                    "{what}: what else is being named here did not come to its end within {} seconds",
+                    limit.as_secs()
+                );
+                return Err(RemoteError::new(ErrorKind::Unavailable, text));
+            }
         }
-        *taken = true;
+        turns.taken = true;
         Ok(Turn(self))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.free.notify_one();
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        (turns.taken, turns.ended) = (false, turns.ended.wrapping_add(1));
+        drop(turns);
+        // Of all: who does not get it next waits anew.
+        self.0.free.notify_all();
     }
 }
 
@@ -149,7 +160,7 @@ mod tests {
         let (gate, long) = (Gate::default(), Duration::from_secs(600));
         let turn = gate.enter("x", long).unwrap();
         let error = gate.enter("naming x", Duration::from_millis(5)).err().unwrap();
-        assert!(error.kind == ErrorKind::Timeout && error.message.starts_with("naming x"), "{error}");
+        assert!(error.kind == ErrorKind::Unavailable && error.message.starts_with("naming x"), "{error}");
         let inside = Mutex::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -396,11 +396,12 @@ impl WebdavRemote {
             ("depth", HeaderValue::from_static("0")),
             ("timeout", HeaderValue::try_from(format!("Second-{LOCK_SECONDS}")).expect("letters and digits")),
         ];
-        let start = self.env.monotonic();
+        let mut start = None;
         let mut pause = LOCK_PAUSE;
         loop {
             let turn = self.naming.enter(&what, self.dal.times.answer * NAMING_REQUESTS)?;
             let since = self.env.monotonic();
+            let start = *start.get_or_insert(since);
             let answer = self.ask(&what, "LOCK", &path, &headers, LOCK_BODY)?;
             let status = answer.status();
             if status.is_success() {
@@ -475,6 +476,18 @@ impl WebdavRemote {
             let what = format!("naming {key}");
             let answer = self.rename(&what, scratch, key, hold)?;
             match answer.status() {
+                // Behind a proxy that changes paths, another way to say where to may mean another place.
+                http::StatusCode::CREATED if self.destination.load(Ordering::Relaxed) != 0 => {
+                    return self.meta(key).map(|_| true).map_err(|e| match e.kind {
+                        ErrorKind::NotFound => {
+                            let text = format!(
+                                "{what}: the server says that it was done, and nothing has that name"
+                            );
+                            RemoteError::new(ErrorKind::Unsupported, text)
+                        }
+                        _ => e,
+                    });
+                }
                 http::StatusCode::CREATED => return Ok(true),
                 // It was free a moment ago, and something was replaced, or so it says: whose bytes have the name is looked at.
                 http::StatusCode::OK | http::StatusCode::NO_CONTENT => return Ok(false),
