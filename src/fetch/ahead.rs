@@ -131,8 +131,11 @@ impl Shared {
     fn asked(&self, id: &ChunkId) {
         let mut guard = self.lock();
         // Asked for one by one, what a window is about to ask for in large pieces would be many requests.
-        let until = Instant::now() + PLAN_PATIENCE;
+        let (mut until, mut placed) = (Instant::now() + PLAN_PATIENCE, guard.placed);
         while guard.may_come(id) {
+            if guard.placed != placed {
+                (until, placed) = (Instant::now() + PLAN_PATIENCE, guard.placed);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 guard.in_vain = Some(guard.placed);

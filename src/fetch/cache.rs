@@ -426,7 +426,8 @@ fn first_piece(jobs: usize, patience: Duration) -> u64 {
 
 /// The longest range of the next requests, after one of `len` bytes took so long.
 fn next_piece(piece: u64, len: u64, took: Duration, patience: Duration) -> u64 {
-    if took > patience / SLOW_PART {
+    // A short one that took long says nothing of longer ones.
+    if took > patience / SLOW_PART && len >= PIECE_MIN {
         // Of several that were under way together each may say so.
         return piece.min((len / 2).max(PIECE_MIN));
     }

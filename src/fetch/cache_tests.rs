@@ -312,6 +312,7 @@ fn pieces_fit_the_line() {
         1 << 20,
         "short ones say nothing of longer ones"
     );
+    assert_eq!(next_piece(PIECE, 100, minute, minute), PIECE, "neither do those that take long");
 }
 
 #[test]

@@ -195,10 +195,19 @@ impl RemoteDisk {
     /// Says which packs matter: those that the chain names. Others are passed over when packs are listed, so that a
     /// hostile listing can't fill memory.
     pub fn only_packs(&self, named: BTreeSet<PackName>) {
+        self.set_named(named, true);
+    }
+
+    /// The same by a chain that need not be the true one: not if that was said already.
+    pub(super) fn only_packs_at_first(&self, named: BTreeSet<PackName>) {
+        self.set_named(named, false);
+    }
+
+    fn set_named(&self, named: BTreeSet<PackName>, is_true: bool) {
         // In the order in which they are locked elsewhere.
         let mut listing = lock(&self.listing);
         let mut before = lock(&self.named);
-        if before.as_ref() != Some(&named) {
+        if before.as_ref() != Some(&named) && (is_true || before.is_none()) {
             *before = Some(named);
             *listing = None;
         }
@@ -655,6 +664,22 @@ mod tests {
             let error = disk.kinds(&(0..4).map(name).collect(), false).unwrap_err();
             assert_eq!(remote_cause(&error).unwrap().kind, ErrorKind::Archived, "{error}");
         }
+    }
+
+    /// What a chain that may be forged names counts only until the true one is known.
+    #[test]
+    fn what_was_asked_early_does_not_replace_what_is_true() {
+        let many = Arc::new(Many { packs: 5, ..Many::default() });
+        let dir = tempfile::tempdir().unwrap();
+        let options = FetchOptions::new(dir.path().join("cache"));
+        let disk = RemoteDisk::new(Arc::clone(&many) as Arc<dyn Remote>, &options).unwrap();
+        let listed = || disk.packs().unwrap().keys().copied().collect::<Vec<_>>();
+        disk.only_packs_at_first([name(0)].into());
+        assert_eq!(listed(), [name(0)]);
+        disk.only_packs([name(1), name(2)].into());
+        assert_eq!(listed(), [name(1), name(2)]);
+        disk.only_packs_at_first([name(3)].into());
+        assert_eq!(listed(), [name(1), name(2)]);
     }
 
     /// However many packs there are: no more than some are planned at a time, none is asked for twice, and nothing stays

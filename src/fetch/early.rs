@@ -48,7 +48,7 @@ impl Early {
         let (disk, by) = (Arc::clone(disk), header.clone());
         let asking = std::thread::Builder::new().name("sr-early".into()).spawn(move || {
             let chain = Chain::load(disk.as_ref(), &by)?;
-            disk.only_packs(chain.named());
+            disk.only_packs_at_first(chain.named());
             if let Err(error) = look_at(&disk, &chain, wanted) {
                 // Asked for again by who wants it, and then told.
                 tracing::debug!(%error, "asking early");
