@@ -150,7 +150,7 @@ fn control_seeds() -> io::Result<Vec<Vec<u8>>> {
     ];
     let answer = |ok, error, progress: Option<&str>| Answer {
         ok,
-        result: serde_json::json!({"seq": 3, "names": ["a", null, 1.5]}),
+        result: serde_json::json!({"seq": 3, "names": ["a", null, 1.455_555_555_555_555_5e82]}),
         error,
         progress: progress.map(Into::into),
     };

@@ -390,6 +390,18 @@ mod tests {
         serde_json::from_slice(&line).unwrap()
     }
 
+    /// Scripts read what is answered: no number changes on its way.
+    #[test]
+    fn numbers_stay_what_they_are() {
+        let long = format!("{{\"ok\":true,\"result\":[14{},0.1,-0.0,{}]}}", "5".repeat(81), u64::MAX);
+        let mut told = serde_json::from_str::<Answer>(&long).unwrap();
+        for _ in 0..3 {
+            let again = serde_json::to_string(&told).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&again).unwrap(), told, "{again}");
+            told = serde_json::from_str(&again).unwrap();
+        }
+    }
+
     #[test]
     fn requests_are_answered_over_a_private_socket() {
         let (_dir, vault) = vault();
