@@ -29,6 +29,8 @@ pub enum Trouble {
     After(&'static str, u16),
     /// No answer, ever.
     Stall,
+    /// No answer yet: the same question is asked again a little later.
+    NotYet,
     /// A get sends half of its bytes, then the connection breaks.
     Cut,
 }
@@ -307,12 +309,18 @@ impl Backend {
 
     /// Counts a request and makes its trouble; the error that comes after the effect is returned.
     async fn trouble(&self, op: &str, key: &str) -> S3Result<Option<Trouble>> {
-        let trouble = {
+        let choose = |n| self.state().trouble.as_ref().and_then(|choose| choose(n, op, key));
+        let n = {
             let mut state = self.state();
             state.requests += 1;
             *state.ops.entry(op.to_string()).or_default() += 1;
-            state.trouble.as_ref().and_then(|choose| choose(state.requests, op, key))
+            state.requests
         };
+        let mut trouble = choose(n);
+        while trouble == Some(Trouble::NotYet) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            trouble = choose(n);
+        }
         match trouble {
             Some(Trouble::Before(code, status)) => Err(fail(code, status)),
             Some(Trouble::Stall) => std::future::pending().await,
