@@ -59,11 +59,12 @@ impl std::fmt::Debug for Ahead {
     }
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     /// The reader has come further, a window was planned, or it is over.
     moved: Condvar,
+    /// [`PLAN_PATIENCE`].
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -122,6 +123,10 @@ impl State {
 }
 
 impl Shared {
+    fn new(patience: Duration) -> Self {
+        Self { state: Mutex::default(), moved: Condvar::new(), patience }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Consistent between statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,10 +136,10 @@ impl Shared {
     fn asked(&self, id: &ChunkId) {
         let mut guard = self.lock();
         // Asked for one by one, what a window is about to ask for in large pieces would be many requests.
-        let (mut until, mut placed) = (Instant::now() + PLAN_PATIENCE, guard.placed);
+        let (mut until, mut placed) = (Instant::now() + self.patience, guard.placed);
         while guard.may_come(id) {
             if guard.placed != placed {
-                (until, placed) = (Instant::now() + PLAN_PATIENCE, guard.placed);
+                (until, placed) = (Instant::now() + self.patience, guard.placed);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -227,7 +232,7 @@ impl Ahead {
     /// When no thread can be started.
     pub fn start(packs: &Arc<RemotePacks>, entry: &Entry) -> std::io::Result<Self> {
         // Whatever ends this, what was planned is taken back.
-        let ahead = Self { packs: Arc::clone(packs), shared: Arc::default() };
+        let ahead = Self { packs: Arc::clone(packs), shared: Arc::new(Shared::new(PLAN_PATIENCE)) };
         let (source, entry, ends) = (Arc::clone(packs), entry.clone(), Ends(Arc::clone(&ahead.shared)));
         // Not waited for at the end: it may be in a wait for the network.
         std::thread::Builder::new().name("sr-ahead".into()).spawn(move || {
@@ -434,6 +439,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// Longer than any test takes.
+    const FOR_EVER: Duration = Duration::from_secs(86_400);
+
     fn at(pack: u8, range: Range<u64>) -> (PackName, Range<u64>) {
         (PackName([pack; 32]), range)
     }
@@ -466,7 +474,7 @@ mod tests {
     /// Files share chunks: one that comes again later is not taken for a sign that the reader is there.
     #[test]
     fn a_chunk_belongs_to_the_window_that_has_it_first() {
-        let shared = Shared::default();
+        let shared = Shared::new(Duration::ZERO);
         let plan = |n: u8| vec![at(n, 0..10)];
         let ask = |n: u8| {
             shared.asked(&ChunkId([n; 32]));
@@ -502,7 +510,7 @@ mod tests {
     /// A reader can't be seen to be in a window whose chunks are all of earlier ones: nothing waits for that.
     #[test]
     fn a_window_that_only_repeats_others_is_none() {
-        let shared = Shared::default();
+        let shared = Shared::new(Duration::ZERO);
         let plan = |n: u8| vec![at(n, 0..10)];
         assert!(shared.is_news(&ids(1..=9)) && !shared.is_news(&[]));
         assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
@@ -519,7 +527,7 @@ mod tests {
     /// A reader at the end of what is planned lets the next window be planned, and asks for nothing by itself before that.
     #[test]
     fn a_reader_does_not_overtake_the_plan() {
-        let shared = Shared::default();
+        let shared = Shared::new(FOR_EVER);
         let plan = |n: u8| vec![at(n, 0..10)];
         let ask = |n: u8| shared.asked(&ChunkId([n; 32]));
         assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
@@ -544,10 +552,31 @@ mod tests {
         assert!(!shared.lock().may_come(&ChunkId([200; 32])));
     }
 
+    /// A plan that takes too long is waited for once a window, and what is wanted is asked for without it.
+    #[test]
+    fn a_plan_that_does_not_come_is_waited_for_once() {
+        let shared = Shared::new(Duration::ZERO);
+        let id = |n: u8| ChunkId([n; 32]);
+        let plan = |n: u8| vec![at(n, 0..10)];
+        assert_eq!(window(&shared, &ids(1..=9), &plan(0)), Some(Vec::new()));
+        assert!(shared.lock().may_come(&id(10)));
+        shared.asked(&id(10));
+        let state = shared.lock();
+        assert_eq!((state.in_vain, state.asks, state.strange), (Some(1), 1, 1));
+        assert!(!state.may_come(&id(10)) && !state.may_come(&id(11)), "not a second time");
+        drop(state);
+        // The next one is.
+        assert_eq!(window(&shared, &ids(10..=19), &plan(1)), Some(Vec::new()));
+        shared.asked(&id(10));
+        assert!(shared.lock().may_come(&id(20)));
+        shared.asked(&id(20));
+        assert_eq!(shared.lock().in_vain, Some(2));
+    }
+
     /// Whoever waits for the first window does not wait for ever, whatever happens to the thread that plans it.
     #[test]
     fn a_thread_that_ends_in_any_way_is_not_waited_for() {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(FOR_EVER));
         let ends = Ends(Arc::clone(&shared));
         let thread = std::thread::spawn(move || {
             let _ends = ends;
