@@ -63,9 +63,10 @@ impl RemotePacks {
         };
         // Side by side, if that keeps the order in which their ends come.
         let both = data && RemoteDisk::is_one_sweep(names.len());
-        disk.begin_sweep(
-            if both { names.iter().collect() } else { tree_names.iter().collect::<Vec<_>>() }.into_iter(),
-        )
+        match both {
+            true => disk.begin_sweep(names.iter()),
+            false => disk.begin_sweep(tree_names.iter()),
+        }
         .map_err(io)?;
         let (trees, opened) = std::thread::scope(|scope| {
             let opened = both.then(|| scope.spawn(|| opens(&data_names, cache_bytes)));
