@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use strongroom::remote::{self, ErrorKind, Fault, FaultyRemote, Op, Remote, Settings};
@@ -204,6 +204,50 @@ fn few_damaged_objects_are_looked_at_each_time() {
         assert_eq!(damaged(&report).0, left);
         assert!(heads.load(Ordering::SeqCst) <= 16);
     }
+}
+
+/// A place that does not answer well may take minutes to be asked about each: what is new does not wait for that.
+#[test]
+fn what_is_new_is_sent_before_what_is_damaged_is_looked_at() {
+    let world = World::new();
+    world.snapshot("one", &pattern(300_000, 1));
+    world.snapshot("two", &pattern(300_000, 2));
+    world.ship();
+    let damage =
+        |path: &PathBuf| fs::write(path, vec![0; fs::metadata(path).unwrap().len() as usize]).unwrap();
+    let packs: Vec<PathBuf> = files(&world.usb())
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("packs/"))
+        .map(|(name, _)| world.usb().join(name))
+        .collect();
+    packs.iter().for_each(damage);
+    assert!(packs.len() >= 3, "{packs:?}");
+    let mut verified = Verified::default();
+    verify_into(&world.disk(), &usb(&world), "usb", 2, &|_| {}, &mut verified).unwrap();
+    world.snapshot("three", &pattern(300_000, 3));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let writes = Arc::clone(&asked);
+    let bad: Vec<String> =
+        packs.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_string()).collect();
+    let remote: Arc<dyn Remote> = Arc::new(FaultyRemote::new(usb(&world), move |_, op, name| {
+        if op == Op::Put {
+            writes.lock().unwrap().push(String::from("new"));
+        }
+        let bad = bad.iter().find(|bad| name.ends_with(bad.as_str()))?;
+        writes.lock().unwrap().push(bad.clone());
+        Some(Fault::Before(ErrorKind::Unavailable))
+    }));
+    let mut looked = Vec::new();
+    for is_first in [true, false] {
+        let report = ship_to(&world.disk(), &remote, None).unwrap().0;
+        assert_eq!(damaged(&report).0, packs.len() as u64);
+        assert_eq!(report.packs > 0, is_first, "{report:?}");
+        let mut asked = std::mem::take(&mut *asked.lock().unwrap());
+        looked.push(asked.pop().unwrap());
+        assert_eq!(!asked.is_empty(), is_first, "one that is not answered is the last one: {asked:?}");
+        assert!(asked.iter().all(|name| name == "new"), "{asked:?}");
+    }
+    assert_ne!(looked[0], looked[1], "the next one begins with another");
 }
 
 /// A lock would only keep it from being removed.

@@ -75,18 +75,22 @@ impl Damaged {
         self.state().names.clone()
     }
 
-    /// So many of them to look at: others each time, until it was the turn of all.
+    /// So many of them to look at, from the one after that which was looked at last.
     pub(super) fn some(&self, most: usize) -> Vec<String> {
+        let state = self.state();
+        let after = state.looked.as_deref().unwrap_or_default();
+        let late = state.names.iter().filter(|name| name.as_str() > after);
+        let early = state.names.iter().filter(|name| name.as_str() <= after);
+        late.chain(early).take(most).cloned().collect()
+    }
+
+    /// This one had its turn, whatever came of it: one that can't be read keeps no other from being looked at.
+    pub(super) fn looked_at(&self, name: &str) {
         let mut state = self.state();
-        let after = state.looked.clone().unwrap_or_default();
-        let late = state.names.iter().filter(|name| **name > after);
-        let early = state.names.iter().filter(|name| **name <= after);
-        let names: Vec<String> = late.chain(early).take(most).cloned().collect();
-        if names.len() < state.names.len() {
-            state.looked = names.last().cloned();
+        if state.looked.as_deref() != Some(name) {
+            state.looked = Some(name.to_string());
             state.has_looked = true;
         }
-        names
     }
 
     /// How many there are, and some of their names.
@@ -180,6 +184,7 @@ mod tests {
         let turn = |most| {
             let damaged = load();
             let names = damaged.some(most);
+            names.iter().for_each(|name| damaged.looked_at(name));
             damaged.save(&disk).unwrap();
             names.iter().map(|name| name[6..].to_string()).collect::<String>()
         };
@@ -188,6 +193,11 @@ mod tests {
         first.note("packs/3", false);
         first.save(&disk).unwrap();
         assert_eq!([turn(2), turn(9), turn(9)], ["45", "1245", "1245"]);
+        // One that ends a turn is the last of the next one.
+        let stopped = load();
+        stopped.looked_at("packs/1");
+        stopped.save(&disk).unwrap();
+        assert_eq!(turn(9), "2451");
     }
 
     #[test]

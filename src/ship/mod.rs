@@ -358,8 +358,6 @@ impl Shipment<'_> {
             }
         }
         let copies = copies?;
-        self.look_at_damaged(&place, &here, &mut there, is_anew)?;
-        self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
         self.report.unjudged = there.check(&place, &here, self.cursor, &mut self.judged)?;
         let removed_by = removed_by(disk, &chain)?;
         let plan = plan(&State {
@@ -381,6 +379,9 @@ impl Shipment<'_> {
         let newest = chain.head().map(|info| info.seq);
         let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
         if options.dry_run {
+            if is_anew {
+                self.look_at_damaged(&place, &here, &mut there);
+            }
             self.report.lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
             let (packs, bytes, files) = plan.totals();
             (self.report.packs, self.report.bytes, self.report.chain_files) = (packs, bytes, files);
@@ -394,6 +395,10 @@ impl Shipment<'_> {
         }
         let done = self.send(&place, &plan, copies, &header_bytes)?;
         self.report.newest = newest;
+        if is_anew {
+            // Sending does not wait for it: a place that does not answer well is asked for long.
+            self.look_at_damaged(&place, &here, &mut there);
+        }
         if let (Some(keeper), Some(needed)) = (&mut self.keeper, needed) {
             let mut needs = needed.after(&plan, &there)?;
             if copies != Copies::Current {
@@ -425,33 +430,29 @@ impl Shipment<'_> {
         there.set_damaged(&self.damaged.names());
     }
 
-    /// With `looks` looks at the bytes of some of what was damaged, and writes down what is known now.
-    fn look_at_damaged(
-        &mut self,
-        place: &Place<'_>,
-        here: &BTreeMap<PackName, u64>,
-        there: &mut There,
-        looks: bool,
-    ) -> Result<()> {
-        if looks && !std::mem::replace(&mut self.has_looked, true) {
-            for name in self.damaged.some(LOOKS_MAX) {
-                let Some(item) = verify::item(&name, there, here, place.chain) else { continue };
-                match verify::is_sound(place.disk, place.remote, &item) {
-                    Ok(true) => self.damaged.note(&name, false),
-                    Ok(false) => {}
-                    // What can't be read, there or here, is not known to be mended; and it must not keep all else from being
-                    // shipped.
-                    Err(error) => {
-                        tracing::warn!(name, %error, "what is damaged there can't be looked at again");
+    /// Looks at the bytes of some of what was damaged, once a shipment.
+    fn look_at_damaged(&mut self, place: &Place<'_>, here: &BTreeMap<PackName, u64>, there: &mut There) {
+        if std::mem::replace(&mut self.has_looked, true) {
+            return;
+        }
+        for name in self.damaged.some(LOOKS_MAX) {
+            self.damaged.looked_at(&name);
+            let Some(item) = verify::item(&name, there, here, place.chain) else { continue };
+            match verify::is_sound(place.disk, place.remote, &item) {
+                Ok(true) => self.damaged.note(&name, false),
+                Ok(false) => {}
+                // What can't be read, there or here, is not known to be mended. That is no failure of what was shipped.
+                Err(error) => {
+                    tracing::warn!(name, %error, "what is damaged there can't be looked at again");
+                    // The others would be waited for as well.
+                    if matches!(&error, ShipError::Remote(error) if !error.kind.may_be_one_objects()) {
+                        break;
                     }
                 }
             }
         }
-        if !self.options.dry_run {
-            self.damaged.save(place.disk)?;
-        }
         there.set_damaged(&self.damaged.names());
-        Ok(())
+        self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
     }
 
     /// Sends what a plan has, and returns the packs that were sent.
