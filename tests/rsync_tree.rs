@@ -131,3 +131,36 @@ fn heavy_import_equals_the_tree_it_read() {
     assert_eq!(sandbox.fsck(&sandbox.vault()).code, 0);
     assert!(fs::metadata(sandbox.path("source/file")).is_ok());
 }
+
+/// A job of every day: only what changed is read, and the snapshot is what it would have been.
+#[test]
+fn an_import_reads_only_what_changed() {
+    let sandbox = Sandbox::with_vault();
+    sandbox.sh("mkdir -p source/sub && cp -a /usr/share/doc/base-files source/doc && echo one > source/a && echo two > source/sub/b").ok();
+    let source = sandbox.str("source");
+    let import = |more: &[&str]| {
+        sandbox.keyed(&[&["import", sandbox.vault_str(), &source, "--json"][..], more].concat()).json()
+    };
+    let first = import(&[]);
+    let files = first["files"].as_u64().unwrap();
+    assert_eq!((&first["unchanged"], files > 4), (&0.into(), true), "{first}");
+    // Same length, same mtime.
+    sandbox.sh("touch -r source/sub/b stamp && echo 2wo > source/sub/b && touch -r stamp source/sub/b && echo new > source/c").ok();
+    let second = import(&[]);
+    assert_eq!(
+        (&second["unchanged"], &second["files"]),
+        (&(files - 1).into(), &(files + 1).into()),
+        "{second}"
+    );
+    let restore = |name: &str, to: &str| {
+        let at = format!("{name}:{source}");
+        sandbox.keyed(&["restore", sandbox.vault_str(), &at, "--to", &sandbox.str(to)]).ok();
+    };
+    restore("latest", "restored");
+    assert_same_tree(&sandbox.path("source"), &sandbox.path("restored"));
+    assert_eq!(import(&["--reread"])["unchanged"], 0);
+    let diff = sandbox.keyed(&["diff", sandbox.vault_str(), "2", "3"]).ok();
+    assert!(!diff.contains("source"), "{diff}");
+    let text = sandbox.keyed(&["import", sandbox.vault_str(), &source]).ok();
+    assert!(text.contains(&format!("{} files are what they were", files + 1)), "{text}");
+}

@@ -36,6 +36,9 @@ pub(crate) struct ImportArgs {
     /// Keep times of access; without it a file's is that of its last change, as in restic and borg
     #[arg(long)]
     atime: bool,
+    /// Read also files that have the path, inode number, size and times (mtime, ctime) of an earlier import by this host
+    #[arg(long)]
+    reread: bool,
     /// A word to keep with the snapshot
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
@@ -55,6 +58,7 @@ struct ImportJson<'a> {
     others: u64,
     bytes: u64,
     excluded: u64,
+    unchanged: u64,
     errors: &'a [Failure],
     changed: &'a [Failure],
 }
@@ -69,6 +73,7 @@ pub(crate) fn run(args: &ImportArgs, out: &Output) -> CliResult {
         excludes: args.exclude.clone(),
         one_file_system: args.one_file_system,
         atime: args.atime,
+        reread: args.reread,
         // A vault must not be stored in itself.
         skip: vec![session::absolute(&args.vault)],
     };
@@ -100,12 +105,17 @@ pub(crate) fn run(args: &ImportArgs, out: &Output) -> CliResult {
             others: counts.others,
             bytes: counts.bytes,
             excluded: report.excluded,
+            unchanged: report.unchanged,
             errors: &report.errors,
             changed: &report.changed,
         })?;
     } else if let Some(info) = &report.snapshot {
+        let unchanged = match report.unchanged {
+            0 => String::new(),
+            n => format!("; {n} files are what they were"),
+        };
         out.line(&format!(
-            "snapshot {} ({}): {} files ({}), {} directories, {} others",
+            "snapshot {} ({}): {} files ({}), {} directories, {} others{unchanged}",
             info.seq,
             info.id,
             counts.files,

@@ -9,6 +9,8 @@
 //! read ahead into the kernel's caches; hashing, compressing and sealing run on the workers of the chunk
 //! store, whose queue bounds what is in memory. Entries whose chunks are still on their way wait in order.
 //!
+//! What an earlier import stored is not read again (`import_earlier`).
+//!
 //! Nothing is left out silently: what can't be read is in [`ImportReport::errors`] and makes the result
 //! partial; what changed while it was read is in [`ImportReport::changed`], with the content as it was read.
 
@@ -23,20 +25,22 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType as Kind, Stat};
 use rustix::io::Errno;
 
-use crate::env::Time;
 use crate::format::tree::SYMLINK_LEN_MAX;
-use crate::format::{Content, Entry, FileType, Origin, RootInfo};
+use crate::format::{ChunkId, Content, Entry, FileType, Origin, RootInfo};
 use crate::store::chunker::Chunker;
 use crate::store::engine::Engine;
 use crate::store::error::StoreError;
 use crate::store::records::ROOT_INO;
 
+use super::chain::Chain;
 use super::create::{SnapshotInfo, packs_to_list};
 use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
 use super::import_ahead::{Ahead, Listed, Rules, Scout, list};
+use super::import_earlier::{Dirs, Earlier, settled};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
 use super::import_numbers::Numbers;
+use super::import_stat::{entry_of, links_of};
 use super::os::{self, Place};
 use super::publish::{Draft, program, publish};
 use super::restore::{Failure, Progress};
@@ -64,6 +68,8 @@ pub struct ImportOpts {
     /// Keep times of access. Else a file's is the one of its last change: they change daily where files are only read,
     /// and each one that does has its directory written anew.
     pub atime: bool,
+    /// Read also files that are, by their times, size and inode number, what an earlier import of this host has stored.
+    pub reread: bool,
     /// Directories to leave out wherever they are met, like the vault itself.
     pub skip: Vec<PathBuf>,
 }
@@ -85,6 +91,8 @@ pub struct ImportReport {
     pub changed_omitted: u64,
     /// Entries that patterns left out; what is below them is not counted.
     pub excluded: u64,
+    /// Files that were not read, since they are what an earlier import has stored.
+    pub unchanged: u64,
 }
 
 impl ImportReport {
@@ -127,15 +135,19 @@ pub fn import(
     os::raise_open_files_limit();
     let _gate = while_storing(engine)?;
     engine.check_poison()?;
+    let chain = Chain::of(engine)?;
+    let earlier = (!opts.reread).then(|| Earlier::new(engine, &chain, &opts.host));
     let skip = opts.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
-    let ahead = Ahead::new(Rules {
+    let rules = Rules {
         excludes,
         skip: skip.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
         one_file_system: opts.one_file_system,
-    });
+    };
+    let ahead = Ahead::new(rules, earlier.as_ref());
     let mut importer = Importer {
         engine,
         ahead: &ahead,
+        earlier: earlier.as_ref(),
         reader: FileReader::new(
             &engine.packs,
             Chunker::new(&engine.ctx.chunker, engine.ctx.keys.chunker_seed()),
@@ -159,14 +171,14 @@ pub fn import(
     // The root is a directory of the tree, too.
     let root =
         RootInfo { entry, next_ino: numbers.end(), files, dirs: dirs.saturating_add(1), others, bytes };
-    report.snapshot = Some(finish(engine, opts, root)?);
+    report.snapshot = Some(finish(engine, opts, chain, root)?);
     report.counts = counts;
     Ok(report)
 }
 
-fn finish(engine: &Engine, opts: &ImportOpts, root: RootInfo) -> Result<SnapshotInfo> {
+fn finish(engine: &Engine, opts: &ImportOpts, chain: Chain, root: RootInfo) -> Result<SnapshotInfo> {
     engine.with_reserve(|| engine.packs.close_open())?;
-    let published = publish(engine, None, |chain| {
+    let published = publish(engine, Some(chain), |chain| {
         Ok(Some(Draft {
             origin: Origin::Import,
             packs: packs_to_list(engine, chain)?,
@@ -247,13 +259,15 @@ struct Frame<'a, 'p> {
     source_depth: usize,
     /// Device of the source.
     dev: u64,
+    /// The same directory in earlier imports.
+    before: Dirs,
     entry: Entry,
     writer: DirWriter<'a>,
     waiting: VecDeque<(Entry, Option<Rc<RefCell<Pending<'a>>>>)>,
 }
 
 impl Frame<'_, '_> {
-    fn take_name(&mut self, ahead: &Ahead) -> Option<Vec<u8>> {
+    fn take_name(&mut self, ahead: &Ahead<'_>) -> Option<Vec<u8>> {
         if let Some(scout) = &mut self.scout {
             scout.step(ahead, &self.names, self.next);
         }
@@ -272,7 +286,8 @@ struct Link<'a> {
 
 struct Importer<'a, 'p> {
     engine: &'a Engine,
-    ahead: &'a Ahead,
+    ahead: &'a Ahead<'a>,
+    earlier: Option<&'a Earlier<'a>>,
     reader: FileReader<'a>,
     links: HashMap<(u64, u64), Link<'a>>,
     numbers: Numbers,
@@ -360,10 +375,18 @@ impl<'a, 'p> Importer<'a, 'p> {
                 names
             }
         };
+        let before = match (self.earlier, self.stack.last()) {
+            // A source begins here.
+            (Some(earlier), _) if plan.is_none() && self.path.len() == source_depth => {
+                earlier.source(&self.path)
+            }
+            (Some(earlier), Some(above)) => earlier.directory(&above.before, &entry.name),
+            _ => Dirs::new(),
+        };
         let fd = Arc::new(fd);
         let scout = plan.is_none().then(|| {
             let below = self.path.get(source_depth..).unwrap_or_default();
-            Scout::new(self.ahead, &fd, below, (stat.st_dev, stat.st_ino), dev, &names)
+            Scout::new(self.ahead, &fd, below, (stat.st_dev, stat.st_ino), dev, before.clone(), &names)
         });
         self.stack.push(Frame {
             fd,
@@ -373,6 +396,7 @@ impl<'a, 'p> Importer<'a, 'p> {
             plan,
             source_depth,
             dev,
+            before,
             entry,
             writer: DirWriter::new(self.engine.packs.as_ref()),
             waiting: VecDeque::new(),
@@ -499,7 +523,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         let mut entry = self.entry_of(name, FileType::Dir, &stat);
         entry.xattrs = xattrs;
         // The real object is known when everything below is written.
-        entry.content = Content::Dir(crate::format::ChunkId([0; 32]));
+        entry.content = Content::Dir(ChunkId([0; 32]));
         if let Some(e) = unsayable(&entry) {
             self.fail(&entry.name, e);
             return Ok(());
@@ -569,7 +593,7 @@ impl<'a, 'p> Importer<'a, 'p> {
     fn file(&mut self, name: Vec<u8>, listed: &Stat) -> Result<()> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
         let opened = open_file(frame.fd.as_fd(), &name)
-            .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)))
+            .and_then(|fd| settled(&fd).map(|stat| (fd, stat)))
             .and_then(|(fd, stat)| Place::Fd(fd.as_fd()).xattrs().map(|xattrs| (fd, stat, xattrs)));
         let (fd, stat, xattrs) = match opened {
             Ok(opened) => opened,
@@ -590,6 +614,16 @@ impl<'a, 'p> Importer<'a, 'p> {
         entry.xattrs = xattrs;
         if let Some(e) = unsayable(&entry) {
             self.fail(&entry.name, e);
+            return Ok(());
+        }
+        if let (Some(earlier), Some(frame)) = (self.earlier, self.stack.last())
+            && let Some(content) = earlier.content(&frame.before, &entry)?
+        {
+            self.report.unchanged += 1;
+            self.done.bytes += entry.size;
+            let content = Rc::new(RefCell::new(Pending::ready(content)));
+            self.remember(&stat, &entry, &content);
+            self.push(entry, Some(content));
             return Ok(());
         }
         let (done, progress) = (&mut self.done, self.progress);
@@ -623,37 +657,8 @@ impl<'a, 'p> Importer<'a, 'p> {
     }
 }
 
-fn links_of(stat: &Stat) -> u64 {
-    // The type of this field differs between architectures.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    let links = stat.st_nlink as u64;
-    links.max(1)
-}
-
 /// Returns why the format can't say an entry, if it can't.
 fn unsayable(entry: &Entry) -> Option<String> {
     let mut scratch = Vec::new();
     entry.encode_into(&mut scratch).err().map(|e| e.to_string())
-}
-
-fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat, atime: bool) -> Entry {
-    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    let mtime = time(stat.st_mtime as i64, stat.st_mtime_nsec as u64);
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    Entry {
-        name,
-        kind,
-        ino,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        atime: if atime { time(stat.st_atime as i64, stat.st_atime_nsec as u64) } else { mtime },
-        mtime,
-        ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
-        nlink: u32::try_from(links_of(stat)).unwrap_or(u32::MAX),
-        size: if kind == FileType::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
-        xattrs: Vec::new(),
-        content: if kind == FileType::File { Content::Empty } else { Content::None },
-    }
 }

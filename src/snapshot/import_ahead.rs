@@ -20,6 +20,7 @@ use rustix::fs::{Advice, AtFlags, FileType as Kind, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::glob::Excludes;
+use super::import_earlier::{Dirs, Earlier};
 use super::import_file::open_file;
 
 /// Threads. They wait for the disk most of the time.
@@ -74,6 +75,8 @@ struct Dir {
     dev: u64,
     /// How many levels it is ahead of the import.
     level: usize,
+    /// The same directory in earlier imports.
+    before: Dirs,
     passed: Arc<Mutex<Passed>>,
 }
 
@@ -111,8 +114,9 @@ struct State {
 
 /// Reads ahead of one import.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct Ahead<'e> {
     pub(super) rules: Rules,
+    earlier: Option<&'e Earlier<'e>>,
     state: Mutex<State>,
     wake: Condvar,
     #[cfg(test)]
@@ -126,7 +130,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Ends the threads when it is dropped, however the import ends.
 #[derive(Debug)]
-pub(super) struct Running<'a>(&'a Ahead);
+pub(super) struct Running<'a>(&'a Ahead<'a>);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -139,10 +143,12 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Ahead {
-    pub(super) fn new(rules: Rules) -> Self {
+impl<'e> Ahead<'e> {
+    /// `earlier`: files that are in there are not going to be read.
+    pub(super) fn new(rules: Rules, earlier: Option<&'e Earlier<'e>>) -> Self {
         Ahead {
             rules,
+            earlier,
             state: Mutex::default(),
             wake: Condvar::new(),
             #[cfg(test)]
@@ -195,6 +201,8 @@ impl Ahead {
         #[cfg(test)]
         lock(&self.touched).push(super::show(&path.join(&b'/')));
         match kind {
+            Kind::RegularFile
+                if self.earlier.is_some_and(|earlier| earlier.is_likely(&dir.before, &job.name, &stat)) => {}
             Kind::RegularFile if stat.st_size > 0 => {
                 if let Ok(file) = open_file(dir.fd.as_fd(), &job.name) {
                     // A filesystem that takes no advice is read without.
@@ -232,6 +240,9 @@ impl Ahead {
             below: path.iter().map(|name| name.to_vec()).collect(),
             dev: job.dir.dev,
             level,
+            before: self
+                .earlier
+                .map_or_else(Dirs::new, |earlier| earlier.directory(&job.dir.before, &job.name)),
             passed: Arc::clone(&passed),
         });
         let mut known = Known { key, passed, told: Vec::new(), told_dirs: Vec::new() };
@@ -281,13 +292,15 @@ impl Drop for Scout {
 
 impl Scout {
     /// For a directory that the import enters: `below` are its names below the source, `key` are its device
-    /// and inode, `dev` is the device of the source, `names` are what it holds, sorted.
+    /// and inode, `dev` is the device of the source, `before` is what earlier imports have of it,
+    /// `names` are what it holds, sorted.
     pub(super) fn new(
-        ahead: &Ahead,
+        ahead: &Ahead<'_>,
         fd: &Arc<OwnedFd>,
         below: &[Vec<u8>],
         key: (u64, u64),
         dev: u64,
+        before: Dirs,
         names: &[Listed],
     ) -> Scout {
         let mut state = lock(&ahead.state);
@@ -298,12 +311,12 @@ impl Scout {
         let (told, told_dirs) = known.as_ref().map_or((0, 0), |k| (after(&k.told), after(&k.told_dirs)));
         let dirs = names[..told_dirs].iter().filter(|(_, kind)| *kind == Kind::Directory).count();
         let passed = known.map(|known| known.passed).unwrap_or_default();
-        let dir = Dir { fd: Arc::clone(fd), below: below.to_vec(), dev, level: 0, passed };
+        let dir = Dir { fd: Arc::clone(fd), below: below.to_vec(), dev, level: 0, before, passed };
         Scout { dir: Arc::new(dir), told, told_dirs, dirs }
     }
 
     /// To be called before the import takes `names[at]`.
-    pub(super) fn step(&mut self, ahead: &Ahead, names: &[Listed], at: usize) {
+    pub(super) fn step(&mut self, ahead: &Ahead<'_>, names: &[Listed], at: usize) {
         let Some((name, kind)) = names.get(at) else { return };
         {
             let mut passed = lock(&self.dir.passed);
@@ -382,16 +395,16 @@ mod tests {
     use super::*;
 
     /// Enters a directory as an import does.
-    fn enter(ahead: &Ahead, path: &Path, below: &[Vec<u8>]) -> (Scout, Vec<Listed>) {
+    fn enter(ahead: &Ahead<'_>, path: &Path, below: &[Vec<u8>]) -> (Scout, Vec<Listed>) {
         let fd = Arc::new(OwnedFd::from(std::fs::File::open(path).unwrap()));
         let meta = std::fs::metadata(path).unwrap();
         let (names, error) = list(&fd, usize::MAX);
         assert_eq!(error, None);
-        (Scout::new(ahead, &fd, below, (meta.dev(), meta.ino()), meta.dev(), &names), names)
+        (Scout::new(ahead, &fd, below, (meta.dev(), meta.ino()), meta.dev(), Dirs::new(), &names), names)
     }
 
     /// Does what is queued, in this thread, and returns what was touched since the last call.
-    fn touched(ahead: &Ahead) -> Vec<String> {
+    fn touched(ahead: &Ahead<'_>) -> Vec<String> {
         loop {
             let mut state = lock(&ahead.state);
             let Some(job) = state.near.pop_front().or_else(|| state.far.pop_front()) else { break };
@@ -411,7 +424,7 @@ mod tests {
         for n in 0..500 {
             std::fs::write(dir.path().join(format!("{n:03}")), "x").unwrap();
         }
-        let ahead = Ahead::new(Rules::default());
+        let ahead = Ahead::new(Rules::default(), None);
         let (mut scout, names) = enter(&ahead, dir.path(), &[]);
         let mut seen = Vec::new();
         for at in 0..names.len() {
@@ -433,7 +446,7 @@ mod tests {
         for n in 0..60 {
             std::fs::write(dir.path().join(format!("{n:02}")), "x").unwrap();
         }
-        let ahead = Ahead::new(Rules::default());
+        let ahead = Ahead::new(Rules::default(), None);
         let (mut scout, names) = enter(&ahead, dir.path(), &[]);
         scout.step(&ahead, &names, 0);
         scout.step(&ahead, &names, 57);
@@ -452,7 +465,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "x").unwrap();
         }
-        let ahead = Ahead::new(Rules::default());
+        let ahead = Ahead::new(Rules::default(), None);
         let (mut scout, names) = enter(&ahead, dir.path(), &[]);
         scout.step(&ahead, &names, 0);
         let mut seen = touched(&ahead);
@@ -482,7 +495,7 @@ mod tests {
             let times = Timestamps { last_access: old, last_modification: keep };
             rustix::fs::utimensat(CWD, dir.path().join(path), &times, AtFlags::empty()).unwrap();
         }
-        let ahead = Ahead::new(Rules::default());
+        let ahead = Ahead::new(Rules::default(), None);
         let (mut scout, names) = enter(&ahead, dir.path(), &[]);
         scout.step(&ahead, &names, 0);
         assert_eq!(touched(&ahead), ["d", "d/file"]);
@@ -500,11 +513,12 @@ mod tests {
             std::fs::write(path, "x").unwrap();
         }
         let meta = std::fs::metadata(dir.path().join("skip")).unwrap();
-        let ahead = Ahead::new(Rules {
+        let rules = Rules {
             excludes: Excludes::new(&["*.log", "/c/no"]).unwrap(),
             skip: HashSet::from([(meta.dev(), meta.ino())]),
             one_file_system: true,
-        });
+        };
+        let ahead = Ahead::new(rules, None);
         let (mut scout, names) = enter(&ahead, dir.path(), &[]);
         scout.step(&ahead, &names, 0);
         let mut seen = touched(&ahead);
@@ -513,7 +527,7 @@ mod tests {
         // The same directory, were the source on another filesystem.
         let fd = Arc::clone(&scout.dir.fd);
         let (below, dev, passed) = (Vec::new(), meta.dev() + 1, Arc::default());
-        let dir = Arc::new(Dir { fd, below, dev, level: 0, passed });
+        let dir = Arc::new(Dir { fd, below, dev, level: 0, before: Dirs::new(), passed });
         ahead.one(&Job { dir, name: b"c".to_vec() });
         assert_eq!(touched(&ahead), ["c"], "it is examined, not entered");
     }
@@ -526,7 +540,7 @@ mod tests {
         std::fs::write(dir.path().join("gone"), "x").unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
         rustix::fs::mknodat(CWD, dir.path().join("fifo"), Kind::Fifo, Mode::RWXU, 0).unwrap();
-        let ahead = Ahead::new(Rules::default());
+        let ahead = Ahead::new(Rules::default(), None);
         std::thread::scope(|scope| {
             scope.spawn(|| ahead.work());
             scope.spawn(|| ahead.work());

@@ -27,9 +27,13 @@ pub mod gc;
 mod gc_mark;
 mod glob;
 pub mod import;
+#[cfg(test)]
+mod import_again_tests;
 mod import_ahead;
+mod import_earlier;
 mod import_file;
 mod import_numbers;
+mod import_stat;
 #[cfg(test)]
 mod io_tests;
 pub mod open;

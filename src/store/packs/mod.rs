@@ -204,10 +204,11 @@ impl Packs {
         self.queue.submit(plaintext.into(), effort, done);
     }
 
-    /// Tells whether a chunk is stored in a pack that is to stay, so that a new reference to it may be made.
-    /// Chunks of condemned packs can be read, but are not counted here.
+    /// Tells whether a chunk is stored in a pack that is to stay and is what it says, so that a new reference to it may be
+    /// made, as when its bytes were put again. Chunks of condemned packs can be read, but are not counted here. A pack that
+    /// came from elsewhere is read whole at the first question.
     pub fn contains(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.core.find_usable(id)?.is_some())
+        Ok(self.core.find_usable(id)?.is_some_and(|row| self.core.is_believed(row.pack)))
     }
 
     /// Makes durable what was appended and is not yet.
