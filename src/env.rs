@@ -106,6 +106,11 @@ impl TestEnv {
         }
     }
 
+    /// Sets the clock of the world, as an administrator does; the monotonic one goes on as before.
+    pub fn set_clock(&self, now: Time) {
+        self.state().now = now;
+    }
+
     /// Moves both clocks on.
     pub fn advance(&self, by: Duration) {
         self.state().advance(by);

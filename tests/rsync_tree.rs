@@ -136,7 +136,7 @@ fn heavy_import_equals_the_tree_it_read() {
 #[test]
 fn an_import_reads_only_what_changed() {
     let sandbox = Sandbox::with_vault();
-    sandbox.sh("mkdir -p source/sub && cp -a /usr/share/doc/base-files source/doc && echo one > source/a && echo two > source/sub/b").ok();
+    sandbox.sh("mkdir -p source/sub && cp -a /usr/share/doc/base-files source/doc && echo one > source/a && echo two > source/sub/b && sleep 0.1").ok();
     let source = sandbox.str("source");
     let import = |more: &[&str]| {
         sandbox.keyed(&[&["import", sandbox.vault_str(), &source, "--json"][..], more].concat()).json()
@@ -145,7 +145,7 @@ fn an_import_reads_only_what_changed() {
     let files = first["files"].as_u64().unwrap();
     assert_eq!((&first["unchanged"], files > 4), (&0.into(), true), "{first}");
     // Same length, same mtime.
-    sandbox.sh("touch -r source/sub/b stamp && echo 2wo > source/sub/b && touch -r stamp source/sub/b && echo new > source/c").ok();
+    sandbox.sh("touch -r source/sub/b stamp && echo 2wo > source/sub/b && touch -r stamp source/sub/b && echo new > source/c && sleep 0.1").ok();
     let second = import(&[]);
     assert_eq!(
         (&second["unchanged"], &second["files"]),

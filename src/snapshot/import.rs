@@ -37,7 +37,7 @@ use super::create::{SnapshotInfo, packs_to_list};
 use super::gc::clear_undone;
 use super::glob::{Excludes, PatternError};
 use super::import_ahead::{Ahead, Listed, Rules, Scout, list};
-use super::import_earlier::{Dirs, Earlier, settled};
+use super::import_earlier::{Dirs, Earlier, is_settled};
 use super::import_file::{FileReader, Pending, ReadError, open_file};
 use super::import_numbers::Numbers;
 use super::import_stat::{entry_of, links_of};
@@ -484,8 +484,8 @@ impl<'a, 'p> Importer<'a, 'p> {
         }
     }
 
-    fn entry_of(&mut self, name: Vec<u8>, kind: FileType, stat: &Stat) -> Entry {
-        let ino = self.numbers.take(stat.st_dev, stat.st_ino);
+    fn entry_of(&mut self, name: Vec<u8>, kind: FileType, stat: &Stat, is_settled: bool) -> Entry {
+        let ino = self.numbers.take(stat.st_dev, stat.st_ino, is_settled);
         entry_of(name, kind, ino, stat, self.atime)
     }
 
@@ -520,7 +520,7 @@ impl<'a, 'p> Importer<'a, 'p> {
                 return Ok(());
             }
         };
-        let mut entry = self.entry_of(name, FileType::Dir, &stat);
+        let mut entry = self.entry_of(name, FileType::Dir, &stat, true);
         entry.xattrs = xattrs;
         // The real object is known when everything below is written.
         entry.content = Content::Dir(ChunkId([0; 32]));
@@ -570,7 +570,7 @@ impl<'a, 'p> Importer<'a, 'p> {
                 return Ok(());
             }
         };
-        let mut entry = self.entry_of(name, kind, stat);
+        let mut entry = self.entry_of(name, kind, stat, true);
         entry.xattrs = xattrs;
         entry.content = content.clone();
         if let Some(e) = unsayable(&entry) {
@@ -593,7 +593,7 @@ impl<'a, 'p> Importer<'a, 'p> {
     fn file(&mut self, name: Vec<u8>, listed: &Stat) -> Result<()> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
         let opened = open_file(frame.fd.as_fd(), &name)
-            .and_then(|fd| settled(&fd).map(|stat| (fd, stat)))
+            .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)))
             .and_then(|(fd, stat)| Place::Fd(fd.as_fd()).xattrs().map(|xattrs| (fd, stat, xattrs)));
         let (fd, stat, xattrs) = match opened {
             Ok(opened) => opened,
@@ -610,13 +610,15 @@ impl<'a, 'p> Importer<'a, 'p> {
             self.fail(&name, "was replaced while it was being opened");
             return Ok(());
         }
-        let mut entry = self.entry_of(name, FileType::File, &stat);
+        // The clock is read before the file is.
+        let is_settled = is_settled(&stat, self.engine.ctx.env.now());
+        let mut entry = self.entry_of(name, FileType::File, &stat, is_settled);
         entry.xattrs = xattrs;
         if let Some(e) = unsayable(&entry) {
             self.fail(&entry.name, e);
             return Ok(());
         }
-        if let (Some(earlier), Some(frame)) = (self.earlier, self.stack.last())
+        if let (true, Some(earlier), Some(frame)) = (is_settled, self.earlier, self.stack.last())
             && let Some(content) = earlier.content(&frame.before, &entry)?
         {
             self.report.unchanged += 1;

@@ -3,11 +3,13 @@
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::import::{ImportOpts, ImportReport};
 use super::io_tests::{assert_same, at, bring_in, build, scan, set_times};
 use super::restore::{RestoreOpts, restore};
 use super::testing::{Rig, noise};
+use crate::env::{Env, Time};
 use crate::format::Content;
 
 /// A directory with one of everything, a file of many chunks among it.
@@ -20,6 +22,9 @@ impl Source {
     fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = Self { dir, rig: Rig::new(seed) };
+        // Everything that these tests do is long past.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        source.rig.env.set_clock(Time { secs: now.as_secs() as i64 + 86_400, nanos: 0 });
         std::fs::create_dir(source.path("")).unwrap();
         build(&source.path(""));
         std::fs::write(source.path("many chunks"), noise(9, 1 << 20)).unwrap();
@@ -85,13 +90,14 @@ fn what_did_not_change_is_not_read_and_is_the_same_as_if_it_had_been() {
     let second = source.import();
     assert_eq!(second.unchanged, files(&source.path("")));
     let after = source.rig.engine.packs.stats();
-    // Directories and lists of extents are put again; no data is.
+    // Directories and lists of extents are put again; no data is. Others write in the directories above.
     assert!(after.dedup_bytes - before.dedup_bytes < 100_000, "{before:?} {after:?}");
-    assert_eq!(after.stored_bytes, before.stored_bytes);
+    assert!(after.stored_bytes - before.stored_bytes < 10_000, "{before:?} {after:?}");
     let third = source.reread();
     assert_eq!(third.unchanged, 0);
     let all = source.rig.engine.packs.stats();
-    assert!(all.dedup_bytes - after.dedup_bytes > 1 << 20 && all.stored_bytes == after.stored_bytes);
+    assert!(all.dedup_bytes - after.dedup_bytes > 1 << 20, "{after:?} {all:?}");
+    assert!(all.stored_bytes - after.stored_bytes < 10_000, "{after:?} {all:?}");
     assert_eq!(source.content(&first), source.content(&second));
     assert_eq!(source.content(&second), source.content(&third));
     assert_eq!(first.counts, second.counts);
@@ -125,16 +131,27 @@ fn whatever_changes_is_read() {
     source.comes_back(&report);
 }
 
-/// A change in the moment in which a file was imported is not lost, however slow the filesystem's clock is.
+/// A file that changed a moment ago may change again in the same moment, and times would not show it. As far as this
+/// machine's clock tells, that goes for all whose times are in the future.
 #[test]
-fn what_changes_right_after_it_was_read_is_read_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (rig, path) = (Rig::new(43), dir.path().canonicalize().unwrap().join("file"));
-    for n in 0..20_u8 {
-        std::fs::write(&path, [n; 100]).unwrap();
-        let report = bring_in(&rig, &[path.parent().unwrap().into()], &ImportOpts::default());
-        assert_eq!(at(&rig, &report, &path).content, Content::Inline(vec![n; 100]));
-    }
+fn what_may_change_without_a_trace_is_read_by_the_next_import() {
+    let source = Source::new(43);
+    let all = files(&source.path(""));
+    let (later, before) = (source.rig.env.now(), Time { secs: 1_000_000_000, nanos: 0 });
+    let import = |clock: Time| {
+        source.rig.env.set_clock(clock);
+        let report = source.import();
+        source.comes_back(&report);
+        (report.unchanged, at(&source.rig, &report, &source.path("text")).ino, source.content(&report))
+    };
+    let (read, again) = (import(before), import(before));
+    assert_eq!((read.0, &again), (0, &read), "not even at the same moment");
+    let settled = import(later);
+    assert!(settled.0 == 0 && settled.1 != read.1, "{settled:?} {read:?}");
+    assert_eq!(import(later), (all, settled.1, settled.2.clone()));
+    // A clock that is set back, and set right again.
+    assert_eq!([import(before), import(before)], [read.clone(), read]);
+    assert_eq!(import(later), (all, settled.1, settled.2));
 }
 
 /// A chunk that new data would not be left out for is no reason to leave a file out either.

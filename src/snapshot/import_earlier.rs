@@ -5,8 +5,9 @@
 //! what counts: a kernel sets it with each change of a file's bytes, and no program can set it to another one. Two things
 //! are left:
 //!
-//! - A clock that ticks slowly gives two changes the same time. So a file that changed a moment ago is not read before
-//!   its time is over ([`settled`]): what changes later gets another one.
+//! - A clock that ticks slowly gives two changes the same time. So a file that changed a moment before it was examined
+//!   ([`is_settled`]), or by its time is yet to change, gets an inode number in the snapshot that it has at no other time,
+//!   and is read again by the next import.
 //! - Who writes into a page of a shared mapping that is already dirty changes bytes without a new time. The kernel does
 //!   not tell; every program that compares times misses it until the page is next written to after a writeback.
 //!
@@ -14,12 +15,11 @@
 //! Content is taken over chunk by chunk, each of which must be one that new data would be left out for if it were put again
 //! ([`Packs::contains`]): where one is not the file is read.
 
-use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::Stat;
-use rustix::io::Errno;
 
+use crate::env::Time;
 use crate::format::{ChunkId, Content, Entry, FileType, Origin, Signer};
 use crate::store::engine::Engine;
 use crate::store::error::Result;
@@ -39,7 +39,7 @@ pub(super) type Dirs = Vec<ChunkId>;
 const DIRS_MAX: usize = 4;
 /// ... and in how many imports they are looked for: where nothing changes, all have the same.
 const DIRS_EXAMINED: usize = 16;
-/// Longer than a tick of a clock that filesystems take their times from (HZ is at least 100) ...
+/// No shorter than a tick of a clock that filesystems take their times from (HZ is at least 100) ...
 const TICK: Duration = Duration::from_millis(20);
 /// ... and of those whose times have no fractions of a second (FAT: two seconds).
 const COARSE_TICK: Duration = Duration::from_secs(2);
@@ -140,28 +140,16 @@ fn is_same(before: &Entry, now: &Entry) -> bool {
     now.kind == FileType::File && of(before) == of(now)
 }
 
-/// Examines an open file, when the moment of its last change has passed.
-///
-/// # Errors
-/// Those of the filesystem.
-pub(super) fn settled(file: &OwnedFd) -> std::result::Result<Stat, Errno> {
-    let stat = rustix::fs::fstat(file)?;
-    let Some(left) = unsettled_for(&stat, SystemTime::now()) else { return Ok(stat) };
-    std::thread::sleep(left);
-    rustix::fs::fstat(file)
-}
-
-/// How long the moment of a file's last change still lasts. One in the future is that of another machine's clock: it may
-/// last as long as a moment does.
-fn unsettled_for(stat: &Stat, now: SystemTime) -> Option<Duration> {
+/// Whether what changes in a file from `now` on gives it another time than it has. In the future are files whose times
+/// another machine's clock made, or this one's before it was set back: nothing is known of these.
+pub(super) fn is_settled(stat: &Stat, now: Time) -> bool {
     let changed = ctime_of(stat);
     let tick = if changed.nanos == 0 { COARSE_TICK } else { TICK };
-    let since_epoch = Duration::new(u64::try_from(changed.secs).ok()?, changed.nanos);
-    let changed = SystemTime::UNIX_EPOCH.checked_add(since_epoch)?;
-    match now.duration_since(changed) {
-        Ok(age) => tick.checked_sub(age).filter(|left| !left.is_zero()),
-        Err(_) => Some(tick),
-    }
+    nanos(now) - nanos(changed) >= i128::try_from(tick.as_nanos()).unwrap_or(i128::MAX)
+}
+
+fn nanos(time: Time) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
 }
 
 #[cfg(test)]
@@ -172,22 +160,20 @@ mod tests {
     #[test]
     fn a_moment_is_as_long_as_the_clock_ticks() {
         let dir = tempfile::tempdir().unwrap();
-        let file = OwnedFd::from(std::fs::File::create(dir.path().join("file")).unwrap());
-        let mut stat = settled(&file).unwrap();
-        assert!(unsettled_for(&stat, SystemTime::now()).is_none(), "it was waited for");
-        let mut left = |secs: i64, nanos: u32, after: i64| {
-            (stat.st_ctime, stat.st_ctime_nsec) = (secs as _, nanos as _);
-            let changed = SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nanos);
-            let millis = Duration::from_millis(after.unsigned_abs());
-            let now = if after < 0 { changed - millis } else { changed + millis };
-            unsettled_for(&stat, now).map(|left| left.as_millis())
+        let mut stat = rustix::fs::stat(dir.path()).unwrap();
+        let mut is_settled_after = |nanos: u32, millis: i64| {
+            (stat.st_ctime, stat.st_ctime_nsec) = (1_700_000_000, nanos as _);
+            let now = i64::from(nanos) + millis * 1_000_000;
+            let (secs, nanos) = (now.div_euclid(1_000_000_000), now.rem_euclid(1_000_000_000));
+            is_settled(&stat, Time { secs: 1_700_000_000 + secs, nanos: nanos as u32 })
         };
-        assert_eq!(left(1_700_000_000, 5, 0), Some(20));
-        assert_eq!(left(1_700_000_000, 5, 15), Some(5));
-        assert_eq!(left(1_700_000_000, 5, 20), None);
-        assert_eq!(left(1_700_000_000, 5, 86_400_000), None);
-        assert_eq!(left(1_700_000_000, 0, 500), Some(1500), "a clock without fractions of a second");
-        assert_eq!(left(1_700_000_000, 0, 2000), None);
-        assert_eq!(left(1_700_000_000, 5, -100_000), Some(20), "another machine's clock");
+        assert_eq!(
+            [0, 19, 20, 86_400_000].map(|after| is_settled_after(5, after)),
+            [false, false, true, true]
+        );
+        assert_eq!([0, 1999, 2000].map(|after| is_settled_after(0, after)), [false, false, true]);
+        assert_eq!([-1, -86_400_000].map(|after| is_settled_after(5, after)), [false, false]);
+        stat.st_ctime = i64::MIN as _;
+        assert!(is_settled(&stat, Time { secs: i64::MAX, nanos: 0 }));
     }
 }

@@ -7,6 +7,9 @@ use crate::store::records::ROOT_INO;
 
 /// Numbers of one device. Four of these ranges stay below 2^40, from where on numbers are for other uses.
 const RANGE: u64 = 1 << 38;
+/// In the upper half of a device's range are files that may still have changed after they were read, and nothing would
+/// show it: the next import must not take them for what they were then.
+const UNSETTLED: u64 = RANGE / 2;
 /// Devices whose numbers are taken over; one range more is for all that can't be.
 const DEVICES_MAX: usize = 3;
 /// Numbers that are marked together.
@@ -31,9 +34,10 @@ impl Numbers {
         Numbers { devices: Vec::new(), used: HashMap::new(), counted: 0, top: ROOT_INO }
     }
 
-    /// Returns a number for a file that has `ino` on device `dev`. Each is returned once.
-    pub(super) fn take(&mut self, dev: u64, ino: u64) -> u64 {
-        let number = self.of_source(dev, ino).unwrap_or_else(|| {
+    /// Returns a number for a file that has `ino` on device `dev`; another one while it is not settled. Each is returned
+    /// once.
+    pub(super) fn take(&mut self, dev: u64, ino: u64, is_settled: bool) -> u64 {
+        let number = self.of_source(dev, ino, is_settled).unwrap_or_else(|| {
             self.counted += 1;
             DEVICES_MAX as u64 * RANGE + self.counted
         });
@@ -46,9 +50,9 @@ impl Numbers {
         self.top + 1
     }
 
-    fn of_source(&mut self, dev: u64, ino: u64) -> Option<u64> {
+    fn of_source(&mut self, dev: u64, ino: u64, is_settled: bool) -> Option<u64> {
         // Their 1 is often a root as well, or a list of bad blocks: ours begin after it.
-        if !(1..RANGE - ROOT_INO).contains(&ino) {
+        if !(1..UNSETTLED - ROOT_INO).contains(&ino) {
             return None;
         }
         let device = match self.devices.iter().position(|known| *known == dev) {
@@ -59,7 +63,8 @@ impl Numbers {
             }
             None => return None,
         };
-        let number = device as u64 * RANGE + ROOT_INO + ino;
+        let half = if is_settled { 0 } else { UNSETTLED };
+        let number = device as u64 * RANGE + half + ROOT_INO + ino;
         let (page, bit) = (number / PAGE, number % PAGE);
         if self.used.len() >= PAGES_MAX && !self.used.contains_key(&page) {
             return None;
@@ -84,10 +89,13 @@ mod tests {
     fn a_file_keeps_its_number_whatever_others_do() {
         let (mut one, mut other) = (Numbers::new(), Numbers::new());
         for ino in [5, 700, 9] {
-            one.take(64, ino);
+            one.take(64, ino, true);
         }
-        assert_eq!(one.take(64, 12), other.take(64, 12));
-        assert_eq!(one.take(65, 12), other.take(65, 12));
+        assert_eq!(one.take(64, 12, true), other.take(64, 12, true));
+        assert_eq!(one.take(65, 12, true), other.take(65, 12, true));
+        let unsettled = one.take(64, 13, false);
+        assert_eq!(unsettled, other.take(64, 13, false));
+        assert_ne!(unsettled, other.take(64, 13, true));
     }
 
     #[test]
@@ -96,8 +104,13 @@ mod tests {
         let mut seen = HashSet::from([0, ROOT_INO]);
         for round in 0..3 {
             for dev in 0..5 {
-                for ino in [0, 1, 2, 63, 64, 1023, 1024, 1 << 20, RANGE - 2, RANGE - 1, RANGE, u64::MAX] {
-                    let number = numbers.take(dev, ino);
+                let (half, whole) =
+                    ([UNSETTLED - 3, UNSETTLED - 2, UNSETTLED], [RANGE - 2, RANGE - 1, RANGE]);
+                let few = [0, 1, 2, 63, 64, 1023, 1024, 1 << 20, u64::MAX];
+                for (ino, is_settled) in
+                    [&few[..], &half, &whole].concat().into_iter().flat_map(|ino| [(ino, true), (ino, false)])
+                {
+                    let number = numbers.take(dev, ino, is_settled);
                     assert!(seen.insert(number), "{number} again, in round {round} for {dev} {ino}");
                     assert!(number < 4 * RANGE && number < numbers.end(), "{number}");
                 }
@@ -111,7 +124,7 @@ mod tests {
         let mut numbers = Numbers::new();
         let mut seen = HashSet::new();
         for n in 0..PAGES_MAX as u64 + 1000 {
-            assert!(seen.insert(numbers.take(1, 1 + n * PAGE)));
+            assert!(seen.insert(numbers.take(1, 1 + n * PAGE, true)));
         }
         assert_eq!(numbers.used.len(), PAGES_MAX);
     }

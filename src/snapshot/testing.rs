@@ -136,6 +136,7 @@ pub(crate) struct Rig {
     pub(crate) disk: SimDisk,
     pub(crate) unlocked: Arc<Unlocked>,
     pub(crate) engine: Arc<Engine>,
+    pub(crate) env: Arc<TestEnv>,
 }
 
 const SECRET: [u8; 64] = [7; 64];
@@ -154,7 +155,7 @@ impl Rig {
         let loaded = header::load(&disk).unwrap();
         let unlocked = Arc::new(unlock(loaded, &key).unwrap());
         let engine = Self::open(&disk, &env, &unlocked).unwrap().engine;
-        Rig { disk, unlocked, engine }
+        Rig { disk, unlocked, engine, env }
     }
 
     /// Unlocks the vault once more, with keys that remember nothing.
@@ -182,7 +183,7 @@ impl Rig {
         let env = Arc::new(TestEnv::new(seed ^ 0x5eed));
         env.advance(std::time::Duration::from_secs(3600));
         let engine = Self::open(&disk, &env, &self.unlocked)?.engine;
-        Ok(Rig { disk, unlocked: Arc::clone(&self.unlocked), engine })
+        Ok(Rig { disk, unlocked: Arc::clone(&self.unlocked), engine, env })
     }
 
     pub(crate) fn chain(&self) -> Chain {
