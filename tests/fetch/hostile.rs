@@ -319,7 +319,7 @@ fn a_remote_that_is_lost_ends_a_restore() {
     });
     let flags = [from_url(&settings.url), s3_flags(&settings)].concat();
     let (out, target) = (world.sandbox.str("out"), world.at("4", ""));
-    let rest = [&target, "--to", &out, "--remote-timeout", "5s", "--jobs", "1"];
+    let rest = [&target, "--to", &out, "--remote-timeout", "10s", "--jobs", "1"];
     let said = world.from(&["restore"], &flags, &rest).fails(24);
     assert!(said.contains("the remote was lost") && said.contains("same command with --overwrite"), "{said}");
     assert!(!said.contains("two: ") && !said.contains("three: "), "no file is to blame: {said}");
