@@ -57,9 +57,9 @@ const LOCK_SECONDS_MIN: u64 = 30;
 /// A lock that somebody else has is asked for again after this long, and then after twice as long, up to the second.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Who waits for its turn waits for about so many requests of each that is before it: LOCK, PROPFIND, MOVE, UNLOCK. Where none
-/// gets an answer, that is one of them.
-const NAMING_REQUESTS: u32 = 4;
+/// Who waits for its turn waits for about so many requests of each that is before it: LOCK, PROPFIND, up to three MOVE,
+/// PROPFIND, DELETE, UNLOCK. Where none gets an answer, that is one of them.
+const NAMING_REQUESTS: u32 = 8;
 
 const LOCK_BODY: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:lockinfo xmlns:D=\"DAV:\"><D:lockscope><D:exclusive/>\
     </D:lockscope><D:locktype><D:write/></D:locktype><D:owner>strongroom</D:owner></D:lockinfo>";
@@ -474,11 +474,12 @@ impl WebdavRemote {
                 other => return other.map(|_| false),
             }
             let what = format!("naming {key}");
-            let answer = self.rename(&what, scratch, key, hold)?;
+            let (answer, way) = self.rename(&what, scratch, key, hold)?;
             match answer.status() {
-                // Behind a proxy that changes paths, another way to say where to may mean another place.
-                http::StatusCode::CREATED if self.destination.load(Ordering::Relaxed) != 0 => {
-                    return self.meta(key).map(|_| true).map_err(|e| match e.kind {
+                // Behind a proxy that changes paths, another way to say where to may mean another place: it becomes the
+                // first one to be tried only where it means this one.
+                http::StatusCode::CREATED if way != self.destination.load(Ordering::Relaxed) => {
+                    self.meta(key).map_err(|e| match e.kind {
                         ErrorKind::NotFound => {
                             let text = format!(
                                 "{what}: the server says that it was done, and nothing has that name"
@@ -486,7 +487,9 @@ impl WebdavRemote {
                             RemoteError::new(ErrorKind::Unsupported, text)
                         }
                         _ => e,
-                    });
+                    })?;
+                    self.destination.store(way, Ordering::Relaxed);
+                    return Ok(true);
                 }
                 http::StatusCode::CREATED => return Ok(true),
                 // It was free a moment ago, and something was replaced, or so it says: whose bytes have the name is looked at.
@@ -507,12 +510,13 @@ impl WebdavRemote {
         })
     }
 
-    /// Asks for a rename that replaces nothing, in all ways to say where to while the server takes none of them.
-    fn rename(&self, what: &str, from: &str, to: &Key, hold: &Hold) -> Result<Response<Bytes>> {
+    /// Asks for a rename that replaces nothing, in all ways to say where to while the server takes none of them. Returns
+    /// also the way that was answered so.
+    fn rename(&self, what: &str, from: &str, to: &Key, hold: &Hold) -> Result<(Response<Bytes>, usize)> {
         let path = format!("/{}", opendal::raw::percent_encode_path(&self.dal.path(to.as_str())));
         let from = self.dal.path(from);
         let start = self.destination.load(Ordering::Relaxed);
-        let mut refusal: Option<Response<Bytes>> = None;
+        let mut refusal: Option<(Response<Bytes>, usize)> = None;
         for at in (start..start + DESTINATIONS.len()).map(|at| at % DESTINATIONS.len()) {
             let destination = HeaderValue::try_from(DESTINATIONS[at](&self.origin, &path))
                 .map_err(|e| RemoteError::new(ErrorKind::Local, format!("{what}: {e}")))?;
@@ -521,18 +525,17 @@ impl WebdavRemote {
             let answer = self.ask(what, "MOVE", &from, &headers, "")?;
             let status = answer.status();
             if status.is_success() || status == http::StatusCode::PRECONDITION_FAILED {
-                self.destination.store(at, Ordering::Relaxed);
-                return Ok(answer);
+                return Ok((answer, at));
             }
             // 502 may be a proxy's that gave up waiting, and then the rename may have been done all the same: what comes after
             // it fails for reasons of its own.
             let is_first =
-                refusal.as_ref().is_none_or(|first| first.status() != http::StatusCode::BAD_GATEWAY);
+                refusal.as_ref().is_none_or(|(first, _)| first.status() != http::StatusCode::BAD_GATEWAY);
             if !is_about_destination(status) {
-                return Ok(if is_first { answer } else { refusal.unwrap_or(answer) });
+                return Ok(if is_first { (answer, at) } else { refusal.unwrap_or((answer, at)) });
             }
             if is_first {
-                refusal = Some(answer);
+                refusal = Some((answer, at));
             }
         }
         Ok(refusal.expect("each of them was refused, and there are some"))
