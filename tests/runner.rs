@@ -36,6 +36,7 @@ mod rsync_tree;
 mod ship;
 mod ship_damaged;
 mod ship_findings;
+mod ship_gone;
 mod ship_iam;
 mod ship_lock;
 mod ship_races;

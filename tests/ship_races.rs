@@ -77,7 +77,7 @@ fn a_snapshot_that_is_deleted_meanwhile_is_no_failure() {
 }
 
 /// Somebody deletes a pack at the remote while this process believes that it is there: a snapshot that needs it is not shipped
-/// on belief.
+/// on belief, and it is an alarm.
 #[test]
 fn a_pack_that_is_gone_there_is_sent_again_before_a_snapshot_needs_it() {
     let world = World::new();
@@ -90,16 +90,19 @@ fn a_pack_that_is_gone_there_is_sent_again_before_a_snapshot_needs_it() {
     }));
     let watched = Arc::new(Watched::new(Arc::new(Stop::new().unwrap())));
     let options = ShipOptions { jobs: Jobs::Fixed(1), watched: Some(watched), ..ShipOptions::default() };
-    ship(&world.disk(), &remote, None, &options, &|_| {}).unwrap();
+    let cursor = ship(&world.disk(), &remote, None, &options, &|_| {}).unwrap().1;
     let needed = chain(world.disk().as_ref()).needed_packs(1).unwrap();
     let gone = world.usb().join(pack_path(needed.first().unwrap()));
     fs::remove_file(&gone).unwrap();
     world.snapshot("two", &pattern(100_000, 2));
-    ship(&world.disk(), &remote, None, &options, &|_| {}).unwrap();
+    let (report, cursor) = ship(&world.disk(), &remote, cursor.as_ref(), &options, &|_| {}).unwrap();
     assert!(gone.exists() && newest_complete(&world.usb()) == 2);
+    assert_eq!(report.gone_there_names, [pack_path(needed.first().unwrap())]);
+    assert!(report.is_alarming());
     // Where nothing but packs goes ahead, what is known is enough.
     let before = *lists.lock().unwrap();
-    ship(&world.disk(), &remote, None, &options, &|_| {}).unwrap();
+    let (report, _) = ship(&world.disk(), &remote, cursor.as_ref(), &options, &|_| {}).unwrap();
+    assert_eq!(report.gone_there, 0);
     assert_eq!(*lists.lock().unwrap(), before);
     world.restores(&world.usb());
 }

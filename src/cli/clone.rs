@@ -289,7 +289,8 @@ fn remember(disk: &dyn Disk, name: &str, settings: &Settings, chain: &Chain) -> 
     })?;
     match chain.head() {
         Some(head) => {
-            let cursor = Cursor { url: settings.url.clone(), seq: head.seq, id: head.id.to_hex() };
+            let cursor =
+                Cursor { url: settings.url.clone(), seq: head.seq, id: head.id.to_hex(), unsent: None };
             store_cursor(disk, name, &cursor)
         }
         None => Ok(()),

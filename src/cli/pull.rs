@@ -128,7 +128,7 @@ pub(crate) fn run(args: &PullArgs, out: &Output) -> CliResult {
     let report = &prepared.report;
     let disk = session::open_header(&args.vault)?.disk;
     if let (Some(head), true) = (prepared.chain().head(), report.is_sound()) {
-        let cursor = Cursor { url: settings.url.clone(), seq: head.seq, id: head.id.to_hex() };
+        let cursor = Cursor { url: settings.url.clone(), seq: head.seq, id: head.id.to_hex(), unsent: None };
         store_cursor(disk.as_ref(), name, &cursor)?;
     }
     let (was, text) = describe(prepared.state);

@@ -414,6 +414,16 @@ pub(super) fn warn(report: &Report, out: &Output) -> ExitCode {
         ));
         code = code.and(ExitCode::RemoteAlarm);
     }
+    if report.gone_there > 0 {
+        let names = some(&report.gone_there_names, report.gone_there);
+        let again = if report.dry_run { "is to be" } else { "was" };
+        out.warning(&format!(
+            "{} objects that were shipped are gone there, though snapshots need them: {names}. What of them is here {again} sent \
+             again; find out who removes them",
+            report.gone_there
+        ));
+        code = code.and(ExitCode::RemoteAlarm);
+    }
     if report.foreign > 0 {
         let names = some(&report.foreign_names, report.foreign);
         out.warning(&format!("{} objects there are no part of this vault: {names}", report.foreign));

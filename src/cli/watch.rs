@@ -193,6 +193,7 @@ fn alarms(report: &Report) -> String {
     });
     let foreign = (&report.foreign_names, report.foreign, report.unjudged);
     let there = (&report.damaged_there_names, report.damaged_there);
+    let there = (there, &report.gone_there_names, report.gone_there);
     format!("{:?}", (&report.damaged, there, foreign, report.header_refused, locks))
 }
 

@@ -4,6 +4,9 @@
 //! credentials neither overwrite nor delete. So their names are remembered until their bytes are seen to be right, or they
 //! are gone. Until then they don't count as being there: no snapshot that needs one is complete, nothing is locked for
 //! longer because of them (that would only keep them from being removed), and each shipment is an alarm.
+//!
+//! Those that are gone were removed by who was asked to: that is remembered as well until they are sent anew, since other
+//! objects that are gone are an alarm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,12 +17,11 @@ use crate::disk::Disk;
 use crate::remote::{ErrorKind, Remote, RemoteError};
 use crate::store::error::Result;
 
+use super::NAMES_TOLD;
 use super::settings::{hold, place_path, read, write};
 
 /// Names that are remembered. There are that many only where everything is lost anyway.
 const NAMES_MAX: usize = 8192;
-/// Names that are told.
-const NAMES_TOLD: usize = 100;
 
 /// What is known to be damaged at a place. Other processes may find out more meanwhile.
 #[derive(Debug)]
@@ -31,13 +33,30 @@ pub(super) struct Damaged {
 
 #[derive(Debug)]
 struct State {
-    names: BTreeSet<String>,
-    /// What was found out and is not written yet: whether it is damaged.
-    found: BTreeMap<String, bool>,
+    known: Known,
+    /// What was found out and is not written yet.
+    found: BTreeMap<String, Found>,
     /// The one that was looked at last.
     looked: Option<String>,
     /// That is not written yet.
     has_looked: bool,
+}
+
+/// What an object was found to be.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    Damaged,
+    Sound,
+    /// It is not there any more.
+    Gone,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Damaged.
+    names: BTreeSet<String>,
+    /// Was damaged, and is gone.
+    gone: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,6 +64,8 @@ struct State {
 struct File {
     place: String,
     names: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    gone: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     looked: Option<String>,
 }
@@ -61,8 +82,8 @@ impl Damaged {
     /// I/O errors; `Corrupt`: what can't be understood must not pass for "nothing is damaged".
     pub(super) fn load(disk: &dyn Disk, remote: &dyn Remote) -> Result<Self> {
         let (path, place) = (place_path(remote, "damaged"), remote.place());
-        let (names, looked) = stored(disk, &path, &place)?;
-        let state = State { names, found: BTreeMap::new(), looked, has_looked: false };
+        let (known, looked) = stored(disk, &path, &place)?;
+        let state = State { known, found: BTreeMap::new(), looked, has_looked: false };
         Ok(Self { path, place, state: Mutex::new(state) })
     }
 
@@ -72,15 +93,21 @@ impl Damaged {
 
     /// The names of what is damaged.
     pub(super) fn names(&self) -> BTreeSet<String> {
-        self.state().names.clone()
+        self.state().known.names.clone()
+    }
+
+    /// The names of what was damaged, and is gone.
+    pub(super) fn gone(&self) -> BTreeSet<String> {
+        self.state().known.gone.clone()
     }
 
     /// So many of them to look at, from the one after that which was looked at last.
     pub(super) fn some(&self, most: usize) -> Vec<String> {
         let state = self.state();
         let after = state.looked.as_deref().unwrap_or_default();
-        let late = state.names.iter().filter(|name| name.as_str() > after);
-        let early = state.names.iter().filter(|name| name.as_str() <= after);
+        let names = &state.known.names;
+        let late = names.iter().filter(|name| name.as_str() > after);
+        let early = names.iter().filter(|name| name.as_str() <= after);
         late.chain(early).take(most).cloned().collect()
     }
 
@@ -96,14 +123,24 @@ impl Damaged {
     /// How many there are, and some of their names.
     pub(super) fn told(&self) -> (u64, Vec<String>) {
         let state = self.state();
-        (state.names.len() as u64, state.names.iter().take(NAMES_TOLD).cloned().collect())
+        let names = &state.known.names;
+        (names.len() as u64, names.iter().take(NAMES_TOLD).cloned().collect())
     }
 
     /// Notes what an object was found to be.
     pub(super) fn note(&self, name: &str, is_damaged: bool) {
+        self.found(name, if is_damaged { Found::Damaged } else { Found::Sound });
+    }
+
+    /// Notes that an object that was damaged is gone.
+    pub(super) fn note_gone(&self, name: &str) {
+        self.found(name, Found::Gone);
+    }
+
+    fn found(&self, name: &str, found: Found) {
         let mut state = self.state();
-        if change(&mut state.names, name, is_damaged) {
-            state.found.insert(name.to_string(), is_damaged);
+        if state.known.change(name, found) {
+            state.found.insert(name.to_string(), found);
         }
     }
 
@@ -117,14 +154,15 @@ impl Damaged {
             return Ok(());
         }
         let _held = hold(disk, &self.path)?;
-        let (mut names, looked) = stored(disk, &self.path, &self.place)?;
-        for (name, is_damaged) in &state.found {
-            change(&mut names, name, *is_damaged);
+        let (mut known, looked) = stored(disk, &self.path, &self.place)?;
+        for (name, found) in &state.found {
+            known.change(name, *found);
         }
         let looked = if state.has_looked { state.looked.clone() } else { looked };
-        let file = File { place: self.place.clone(), names, looked };
+        let Known { names, gone } = known;
+        let file = File { place: self.place.clone(), names, gone, looked };
         write(disk, &self.path, &file)?;
-        state.names = file.names;
+        state.known = Known { names: file.names, gone: file.gone };
         state.found.clear();
         state.has_looked = false;
         Ok(())
@@ -144,17 +182,24 @@ impl Damaged {
     }
 }
 
-/// Returns whether that changed anything.
-fn change(names: &mut BTreeSet<String>, name: &str, is_damaged: bool) -> bool {
-    match is_damaged {
-        true => names.len() < NAMES_MAX && names.insert(name.to_string()),
-        false => names.remove(name),
+impl Known {
+    /// Returns whether that changed anything. Both sets together are bounded.
+    fn change(&mut self, name: &str, found: Found) -> bool {
+        let was = (self.names.remove(name), self.gone.remove(name));
+        let has_room = self.names.len() + self.gone.len() < NAMES_MAX;
+        let now = match found {
+            Found::Damaged => (has_room && self.names.insert(name.to_string()), false),
+            Found::Gone => (false, has_room && self.gone.insert(name.to_string())),
+            Found::Sound => (false, false),
+        };
+        was != now
     }
 }
 
-fn stored(disk: &dyn Disk, path: &str, place: &str) -> Result<(BTreeSet<String>, Option<String>)> {
+fn stored(disk: &dyn Disk, path: &str, place: &str) -> Result<(Known, Option<String>)> {
     let file = read::<File>(disk, path)?.filter(|file| file.place == place);
-    Ok(file.map(|file| (file.names, file.looked)).unwrap_or_default())
+    let known = |file: File| (Known { names: file.names, gone: file.gone }, file.looked);
+    Ok(file.map(known).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -220,6 +265,19 @@ mod tests {
         ship.note("packs/dd/4", true);
         ship.save(&disk).unwrap();
         assert_eq!(names(&load().unwrap()), ["packs/aa/Conflict", "packs/bb/2", "packs/dd/4"]);
+        // One that was removed there is no alarm any more, and is known to have been one until it is sent anew.
+        verify.note_gone("packs/bb/2");
+        verify.save(&disk).unwrap();
+        let known = load().unwrap();
+        assert_eq!(
+            (names(&known), known.told().0),
+            (vec!["packs/aa/Conflict".into(), "packs/dd/4".into()], 2)
+        );
+        assert_eq!(known.gone(), BTreeSet::from(["packs/bb/2".to_string()]));
+        known.note("packs/bb/2", false);
+        known.save(&disk).unwrap();
+        assert!(load().unwrap().gone().is_empty());
+        let ship = load().unwrap();
         // Any number of them is bounded, and can be read again.
         for n in 0..NAMES_MAX as u32 + 10 {
             ship.note(&format!("packs/ee/{}", blake3::hash(&n.to_le_bytes()).to_hex()), true);

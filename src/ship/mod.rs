@@ -52,7 +52,7 @@ pub use watch::{Event, Opened, Watched, Watching, watch};
 use damaged::Damaged;
 use header::Copies;
 use lock::{Keeper, Needed};
-use plan::{Plan, State, plan};
+use plan::{Plan, Shipped, State, plan};
 use strangers::Judged;
 use there::{Place, There};
 
@@ -60,6 +60,9 @@ use there::{Place, There};
 const ROUNDS_MAX: usize = 16;
 /// And so often it is read anew when that happens while it is read.
 const LOADS_MAX: usize = 5;
+
+/// Names that a report has of each kind.
+const NAMES_TOLD: usize = 100;
 
 /// So many objects that were damaged are looked at again in a shipment: where the endpoint keeps no checksums they are read. A
 /// verification looks at all.
@@ -165,6 +168,11 @@ pub struct Report {
     pub damaged_there: u64,
     /// Names of them, at most 100.
     pub damaged_there_names: Vec<String>,
+    /// Packs and snapshot files that were shipped, that snapshots here need, and that the remote had no more. Those that are
+    /// here were sent again.
+    pub gone_there: u64,
+    /// Names of them, at most 100.
+    pub gone_there_names: Vec<String>,
     /// Objects at the remote that are no part of this vault.
     pub foreign: u64,
     /// Names of them, at most 100.
@@ -189,6 +197,7 @@ impl Report {
         let counted = [
             (self.damaged.len() as u64, "packs are damaged or missing here"),
             (self.damaged_there, "objects there are not what was shipped"),
+            (self.gone_there, "objects that were shipped were gone there"),
             (lock(|lock| lock.hidden_total), "objects there are under delete markers"),
             (lock(|lock| lock.overwritten_total), "objects there were written over"),
             (lock(|lock| lock.gone_total), "objects there are gone"),
@@ -203,14 +212,15 @@ impl Report {
     #[must_use]
     pub fn is_alarming(&self) -> bool {
         let of_locks = |lock: &LockReport| lock.hidden_total + lock.overwritten_total + lock.gone_total;
-        self.damaged_there + self.unjudged + self.lock.as_ref().map_or(0, of_locks) > 0
+        self.damaged_there + self.gone_there + self.unjudged + self.lock.as_ref().map_or(0, of_locks) > 0
     }
 
     /// Whether anything was sent, or found to be wrong.
     #[must_use]
     pub fn says_something(&self) -> bool {
         let sent = self.packs + self.chain_files + self.headers;
-        let found = self.foreign + self.unjudged + self.damaged_there + self.damaged.len() as u64;
+        let found = self.foreign + self.unjudged + self.damaged_there + self.gone_there;
+        let found = found + self.damaged.len() as u64;
         let of_locks = |lock: &LockReport| {
             lock.extended + lock.refused + lock.hidden_total + lock.overwritten_total + lock.gone_total
         };
@@ -264,10 +274,13 @@ pub fn ship_into(
         keeper: None,
         judged: Judged::load(disk.as_ref(), remote.as_ref()),
         damaged: &damaged,
+        gone: BTreeSet::new(),
+        unsent: None,
         has_looked: false,
         is_listed_again: false,
     };
     let mut ended = shipment.run();
+    let unsent = shipment.unsent.take();
     if let (Err(_), Some(mut keeper)) = (&ended, shipment.keeper.take()) {
         shipment.report.lock = Some(keeper.end_early());
     }
@@ -281,7 +294,7 @@ pub fn ship_into(
         }
     }
     (report.damaged_there, report.damaged_there_names) = damaged.told();
-    Ok(ended?.map(|(seq, id)| Cursor { url: remote.url(), seq, id }))
+    Ok(ended?.map(|(seq, id)| Cursor { url: remote.url(), seq, id, unsent }))
 }
 
 /// Sequence and id of the newest chain file.
@@ -298,6 +311,10 @@ struct Shipment<'a> {
     keeper: Option<Keeper<'a>>,
     judged: Judged,
     damaged: &'a Damaged,
+    /// Names of what was there and is not any more: in one round it is found, in the next one it may be there again.
+    gone: BTreeSet<String>,
+    /// Names of packs that the remote lacks when all is done.
+    unsent: Option<BTreeSet<String>>,
     /// What is damaged there was looked at again.
     has_looked: bool,
     /// Something was gone that had been listed, so all was listed once more.
@@ -360,6 +377,7 @@ impl Shipment<'_> {
         let copies = copies?;
         self.report.unjudged = there.check(&place, &here, self.cursor, &mut self.judged)?;
         let removed_by = removed_by(disk, &chain)?;
+        let shipped = self.shipped();
         let plan = plan(&State {
             chain: &chain,
             here: &here,
@@ -367,10 +385,14 @@ impl Shipment<'_> {
             files_there: &there.files,
             removed_by: &removed_by,
             ahead: options.watched.is_some(),
+            shipped: shipped.as_ref(),
         })?;
         if !plan.missing.is_empty() && !last && changed(disk, &chain)? {
             return Ok(None);
         }
+        self.gone.extend(plan.gone.iter().cloned());
+        self.report.gone_there = self.gone.len() as u64;
+        self.report.gone_there_names = self.gone.iter().take(NAMES_TOLD).cloned().collect();
         self.report.damaged = plan
             .missing
             .iter()
@@ -407,6 +429,11 @@ impl Shipment<'_> {
             needs.extend(headers.0);
             keeper.keep(&needs)?;
         }
+        self.unsent = plan.unsent(&done);
+        for name in self.damaged.gone() {
+            // It was sent anew, or is needed no more, or is one of those that could not be sent.
+            self.damaged.note(&name, false);
+        }
         there.packs.extend(done);
         self.report.complete = there.complete(&chain);
         self.report.is_finished = true;
@@ -419,12 +446,20 @@ impl Shipment<'_> {
         Ok(Some(head))
     }
 
-    /// Tells what of it is known to be damaged. What is not there any more is forgotten: it is sent anew. Nothing in here can
+    /// What the remote has had, as far as it is known: only after a shipment from here that came to its end.
+    fn shipped(&self) -> Option<Shipped> {
+        let cursor = self.cursor?;
+        let mut excused = cursor.unsent.clone()?;
+        excused.extend(self.damaged.gone());
+        Some(Shipped { seq: cursor.seq, excused })
+    }
+
+    /// Tells what of it is known to be damaged. What is not there any more is not: it is sent anew. Nothing in here can
     /// fail: locks are not extended yet.
     fn forget_gone(&self, place: &Place<'_>, here: &BTreeMap<PackName, u64>, there: &mut There) {
         for name in self.damaged.names() {
             if verify::item(&name, there, here, place.chain).is_none() {
-                self.damaged.note(&name, false);
+                self.damaged.note_gone(&name);
             }
         }
         there.set_damaged(&self.damaged.names());

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::format::pack::pack_path;
 use crate::format::{PackName, SnapshotId};
 use crate::snapshot::chain::Chain;
 use crate::store::error::Result;
+
+use super::settings::UNSENT_MAX;
 
 /// Chain files that must become visible together, and the packs that must be there before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
     /// Packs that snapshots need and that are neither here nor there.
     pub(super) missing: Vec<PackName>,
+    /// Names of packs and chain files that were there, are needed, and are not there any more.
+    pub(super) gone: BTreeSet<String>,
     /// The last group is packs that no snapshot names yet. They may go away here at any time.
     pub(super) has_ahead: bool,
 }
@@ -38,6 +43,34 @@ pub(super) struct State<'a> {
     pub(super) removed_by: &'a BTreeMap<u64, u64>,
     /// Packs that no snapshot names yet go as well, after everything else.
     pub(super) ahead: bool,
+    /// What was there.
+    pub(super) shipped: Option<&'a Shipped>,
+}
+
+/// What a remote had when all that could be sent had been sent to it from here.
+#[derive(Debug)]
+pub(super) struct Shipped {
+    /// Sequence of the newest chain file then.
+    pub(super) seq: u64,
+    /// Names of what it lacked then, or of what was removed there on purpose since.
+    pub(super) excused: BTreeSet<String>,
+}
+
+impl Shipped {
+    fn misses(&self, name: &str) -> bool {
+        !self.excused.contains(name)
+    }
+
+    /// Of what a snapshot needs and is not there, what was. Packs that garbage collection put in the place of others
+    /// since were not.
+    fn gone(&self, chain: &Chain, seq: u64, absent: &[PackName]) -> Result<Vec<String>> {
+        if seq > self.seq || absent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let then = chain.needed_packs_at(seq, self.seq)?;
+        let names = absent.iter().filter(|name| then.contains(name)).map(pack_path);
+        Ok(names.filter(|name| self.misses(name)).collect())
+    }
 }
 
 /// Plans a shipment.
@@ -58,10 +91,13 @@ pub(super) fn plan(state: &State<'_>) -> Result<Plan> {
         }
         next = info.seq + 1;
         if info.is_snapshot() {
-            for name in state.chain.needed_packs(info.seq)? {
-                if state.there.contains_key(&name) || planned.contains(&name) {
-                    continue;
-                }
+            let needed = state.chain.needed_packs(info.seq)?;
+            let is_new = |name: &PackName| !state.there.contains_key(name) && !planned.contains(name);
+            let absent: Vec<PackName> = needed.into_iter().filter(is_new).collect();
+            if let Some(shipped) = state.shipped {
+                plan.gone.extend(shipped.gone(state.chain, info.seq, &absent)?);
+            }
+            for name in absent {
                 match state.here.get(&name) {
                     Some(len) => {
                         planned.insert(name);
@@ -74,7 +110,11 @@ pub(super) fn plan(state: &State<'_>) -> Result<Plan> {
             }
         }
         if !state.files_there.contains_key(&(info.seq, info.id)) {
-            group.files.push(info.path());
+            let path = info.path();
+            if state.shipped.is_some_and(|shipped| info.seq <= shipped.seq && shipped.misses(&path)) {
+                plan.gone.insert(path.clone());
+            }
+            group.files.push(path);
         }
         if info.seq >= sound_from && (!group.files.is_empty() || !group.packs.is_empty()) {
             plan.groups.push(std::mem::take(&mut group));
@@ -100,6 +140,17 @@ impl Plan {
     /// The number of the group that is sent ahead of its snapshot.
     pub(super) fn ahead(&self) -> Option<usize> {
         self.has_ahead.then(|| self.groups.len() - 1)
+    }
+
+    /// Names of packs that snapshots need and that are not there when all that could be sent has been: of those that were to be
+    /// sent, all but `done`. `None`: too many.
+    pub(super) fn unsent(&self, done: &[(PackName, u64)]) -> Option<BTreeSet<String>> {
+        let done: BTreeSet<&PackName> = done.iter().map(|(name, _)| name).collect();
+        let groups = &self.groups[..self.ahead().unwrap_or(self.groups.len())];
+        let packs = groups.iter().flat_map(|group| &group.packs).map(|(name, _)| name);
+        let unsent = packs.filter(|name| !done.contains(name)).chain(&self.missing);
+        let names: BTreeSet<String> = unsent.take(UNSENT_MAX + 1).map(pack_path).collect();
+        (names.len() <= UNSENT_MAX).then_some(names)
     }
 
     /// Number and bytes of packs, and number of chain files.

@@ -1,6 +1,6 @@
 //! A vault's remotes, by name, and what each of them was seen to have: local settings, in `live/`. No secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -41,7 +41,14 @@ pub struct Cursor {
     pub seq: u64,
     /// Id of that file, in hex.
     pub id: String,
+    /// Names of packs that its snapshots need and that it did not get, since they were missing or damaged here. `None`: what it
+    /// has was not shipped from here, or lacks too much; then nothing but that file is missed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsent: Option<BTreeSet<String>>,
 }
+
+/// So many names a cursor has at most: it has to be read again.
+pub(super) const UNSENT_MAX: usize = 4096;
 
 impl Cursor {
     /// The id of the newest chain file that was there.
@@ -310,13 +317,18 @@ mod tests {
     #[test]
     fn cursors_are_kept_for_each_remote() {
         let disk = SimDisk::new(1);
-        let cursor = Cursor { url: "file:///x".into(), seq: 3, id: "ab".repeat(32) };
+        let cursor = Cursor { url: "file:///x".into(), seq: 3, id: "ab".repeat(32), unsent: None };
         assert_eq!(load_cursor(&disk, "a").unwrap(), None);
-        store_cursor(&disk, "a", &cursor).unwrap();
-        assert_eq!(
-            (load_cursor(&disk, "a").unwrap(), load_cursor(&disk, "b").unwrap()),
-            (Some(cursor), None)
-        );
+        // As many names as there may be can be read again.
+        let name = |n: usize| format!("packs/ab/{}", blake3::hash(&n.to_le_bytes()).to_hex());
+        let full = Cursor { unsent: Some((0..UNSENT_MAX).map(name).collect()), ..cursor.clone() };
+        for cursor in [full, cursor] {
+            store_cursor(&disk, "a", &cursor).unwrap();
+            assert_eq!(
+                (load_cursor(&disk, "a").unwrap(), load_cursor(&disk, "b").unwrap()),
+                (Some(cursor), None)
+            );
+        }
         forget_cursor(&disk, "a").unwrap();
         forget_cursor(&disk, "a").unwrap();
         assert_eq!(load_cursor(&disk, "a").unwrap(), None);

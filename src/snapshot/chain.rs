@@ -446,8 +446,13 @@ impl Chain {
     }
 
     fn needed(&self, seq: u64) -> Result<Vec<bool>> {
+        self.needed_at(seq, u64::MAX)
+    }
+
+    fn needed_at(&self, seq: u64, head: u64) -> Result<Vec<bool>> {
         let mut set = self.running(seq)?;
-        for (_, removal) in self.files.range(seq + 1..).filter(|(_, info)| !info.is_snapshot()) {
+        let later = self.files.range(seq + 1..).take_while(|(seq, _)| **seq <= head);
+        for (_, removal) in later.filter(|(_, info)| !info.is_snapshot()) {
             if removal.retired.iter().any(|&n| set[n as usize]) {
                 removal.retired.iter().for_each(|&n| set[n as usize] = false);
                 removal.replacements.iter().for_each(|&n| set[n as usize] = true);
@@ -469,6 +474,12 @@ impl Chain {
     /// Returns the packs that a snapshot needs, after all removals that came later.
     pub fn needed_packs(&self, seq: u64) -> Result<BTreeSet<PackName>> {
         self.needed(seq).map(|set| self.collect(&set))
+    }
+
+    /// Returns the packs that a snapshot needed when the file of sequence `head` was the newest one: removals that came later
+    /// don't count. `Corrupt` when the chain is broken below the snapshot.
+    pub fn needed_packs_at(&self, seq: u64, head: u64) -> Result<BTreeSet<PackName>> {
+        self.needed_at(seq, head).map(|set| self.collect(&set))
     }
 
     /// Returns the packs that a snapshot needs and that are not among `present`.
