@@ -10,6 +10,7 @@ pub mod format;
 pub mod fs;
 pub mod fuse;
 pub mod mount;
+mod private;
 pub mod remote;
 pub mod ship;
 pub mod snapshot;

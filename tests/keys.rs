@@ -60,6 +60,19 @@ fn every_way_to_unlock_works() {
     assert!(systemd("vault").status.success());
     assert_ne!(systemd("missing").status.code(), Some(0));
     assert_eq!(systemd("../enc.txt").status.code(), Some(2));
+    // In a unit with User= it has an ACL, whose mask is shown as the bits of the group. One for all is none of systemd's.
+    let path = sandbox.path("credentials/vault");
+    let chmod = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    for (mode, code) in [(0o440, 0), (0o400, 0), (0o444, 15), (0o600, 0)] {
+        chmod(mode);
+        let output = systemd("vault");
+        assert_eq!(output.status.code(), Some(code), "{mode:o}: {output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("chmod"), "{output:?}");
+    }
+    // Elsewhere the group is the group.
+    chmod(0o440);
+    unlock(&sandbox, &["--passfile", path.to_str().unwrap()], b"").fails(15);
+    chmod(0o600);
     unlock(&sandbox, &["--credential", "vault"], b"").fails(2);
 }
 

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::{CliError, CliResult, ExitCode};
 use crate::crypto::{Credential, RecoveryKey, SecretBytes};
+use crate::private;
 
 /// The largest passphrase that is read.
 const PASSPHRASE_BYTES_MAX: u64 = 64 << 10;
@@ -114,19 +115,21 @@ fn read_limited(source: impl Read, name: &str) -> CliResult<Zeroizing<Vec<u8>>> 
     Ok(bytes)
 }
 
-/// Reads a file that holds a secret, and refuses it when group or others can read it.
+/// Reads a file that holds a secret, and refuses it when somebody else can read it.
 fn read_private(path: &Path, max: u64) -> CliResult<Zeroizing<Vec<u8>>> {
     let shown = path.display();
     let io = |e: std::io::Error| CliError::new(ExitCode::Io, format!("reading {shown}: {e}"));
     let file = File::open(path).map_err(io)?;
     // Asked of the open descriptor, so that the file that is judged is the file that is read.
     let meta = file.metadata().map_err(io)?;
-    if meta.is_file() && meta.mode() & 0o077 != 0 {
-        return Err(CliError::new(
-            ExitCode::UnsafeFile,
-            format!("{shown} can be read by others (mode {:04o}): it is refused", meta.mode() & 0o7777),
-        )
-        .hint(format!("chmod 600 {shown}")));
+    if meta.is_file() && private::is_open_to_others(path, meta.mode()) {
+        let text =
+            format!("{shown} can be read by others (mode {:04o}): it is refused", meta.mode() & 0o7777);
+        let hint = match private::is_systemds(path) {
+            true => "systemd makes it 0400, or 0440 with an ACL: something else changed it".to_string(),
+            false => format!("chmod 600 {shown}"),
+        };
+        return Err(CliError::new(ExitCode::UnsafeFile, text).hint(hint));
     }
     if meta.is_file() && meta.len() > max {
         return Err(CliError::usage(format!(

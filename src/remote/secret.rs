@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::location::Settings;
 use super::{ErrorKind, RemoteError, Result};
+use crate::private::is_open_to_others;
 
 /// A file with one secret has at most this.
 #[cfg(any(feature = "webdav", feature = "azblob"))]
@@ -61,7 +62,7 @@ pub(super) fn read_private(path: &Path) -> Result<zeroize::Zeroizing<String>> {
 }
 
 fn check_mode(path: &Path, meta: &Metadata) -> Result<()> {
-    if meta.permissions().mode() & 0o077 != 0 {
+    if is_open_to_others(path, meta.permissions().mode()) {
         let text = format!("the credentials file {} can be read by group or others", path.display());
         return Err(RemoteError::new(ErrorKind::UnsafeFile, text));
     }
