@@ -40,6 +40,7 @@ mod ship_gone;
 mod ship_iam;
 mod ship_lock;
 mod ship_races;
+mod ship_several;
 mod ship_status;
 mod storm;
 mod syncfs;

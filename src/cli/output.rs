@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
@@ -90,9 +90,27 @@ impl Output {
         drop(written);
     }
 
+    /// Whether there is nobody to look at a bar.
+    fn is_unseen(&self) -> bool {
+        self.quiet || self.json || !std::io::stderr().is_terminal()
+    }
+
+    /// Several bars, one below the other; whatever is printed while they are there has to go through its `suspend`.
+    pub(crate) fn bars(&self) -> MultiProgress {
+        match self.is_unseen() {
+            true => MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            false => MultiProgress::new(),
+        }
+    }
+
     /// A bar over `total` bytes, drawn only on a terminal.
     pub(crate) fn progress(&self, total: Option<u64>, what: &str) -> ProgressBar {
-        if self.quiet || self.json || !std::io::stderr().is_terminal() {
+        self.progress_among(&self.bars(), total, what)
+    }
+
+    /// As [`Output::progress`], one of several.
+    pub(crate) fn progress_among(&self, bars: &MultiProgress, total: Option<u64>, what: &str) -> ProgressBar {
+        if self.is_unseen() {
             return ProgressBar::hidden();
         }
         let (bar, template) = match total {
@@ -103,6 +121,7 @@ impl Output {
             None => (ProgressBar::new_spinner(), "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = bars.add(bar);
         bar.set_style(style);
         bar.set_prefix(what.to_string());
         bar.enable_steady_tick(Duration::from_millis(200));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::ProgressBar;
+use indicatif::{MultiProgress, ProgressBar};
 use serde::Serialize;
 
 use super::error::{CliError, CliResult, ExitCode};
@@ -16,7 +16,7 @@ use super::values::{duration, speed};
 use crate::disk::Disk;
 use crate::env::{Env, SystemEnv};
 use crate::remote::{
-    self, Counters, ErrorKind, OpenOptions, Pause, RealPause, Remote, RemoteError, Settings,
+    self, Counters, ErrorKind, OpenOptions, Pause, RealPause, Remote, RemoteError, Settings, SharedLimits,
 };
 use crate::ship::{self, Bounds, Ended, Jobs, LockReport, Remotes, Report, ShipOptions, Verified};
 use crate::store::error::StoreError;
@@ -39,27 +39,30 @@ an interrupted ship goes on where it was. Packs go first and snapshots last, so 
 restores at every moment. Nothing there is ever overwritten or deleted. Where objects are locked
 (`remote add --lock-mode --lock-days`), what the snapshots there need is locked for longer.
 
+All remotes are shipped to at the same time, and none waits for another; what came of each is
+printed in order of names.
+
 --verify looks at everything the remote has: one small request for each object where the endpoint
 keeps checksums; elsewhere objects are read. An interrupted one goes on where it was.
 
 --watch stays in the foreground (for systemd: contrib/systemd) and sends packs as they close and
 snapshots as they appear. Remotes that are away are tried again. Ends with 0 at SIGTERM and SIGINT.
 
-Exit status 25: a remote holds something else than this vault shipped; 16: another process ships
-there at this moment.")]
+Exit status 25: a remote holds something else than this vault shipped, or has lost some of it; 16:
+another process ships there at this moment.")]
 pub(crate) struct ShipArgs {
     /// The vault
     pub(super) vault: PathBuf,
     /// Ship to these remotes only
     #[arg(long = "to", value_name = "NAME", num_args = 1..)]
     pub(super) to: Vec<String>,
-    /// Packs under way at a time [default: as many as help, found by measuring]
+    /// Packs under way at a time to each remote [default: as many as help, found by measuring]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
-    /// Send at most so much a second: 500k, 10M
+    /// Send at most so much a second, to all remotes together (--watch: to each): 500k, 10M
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_upload: Option<u64>,
-    /// Receive at most so much a second
+    /// Receive at most so much a second, likewise
     #[arg(long, value_name = "SPEED", value_parser = speed)]
     limit_download: Option<u64>,
     /// Verify everything that is there as well; with --dry-run, nothing else
@@ -96,14 +99,21 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// Ships to each remote in turn; one that fails does not keep the others from being shipped to.
+/// Ships to all remotes at the same time: one that fails, or that does not answer for long, keeps none of the others from
+/// being shipped to. What came of each is said in their order.
 pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
     let vault = session::open_header(&args.vault)?;
     let remotes = Remotes::load(vault.disk.as_ref())?;
     let chosen: Vec<(&str, &Settings)> = match args.to.is_empty() {
         true => remotes.remotes.iter().map(|(name, settings)| (name.as_str(), settings)).collect(),
         false => {
-            args.to.iter().map(|name| Ok((name.as_str(), find(&remotes, name)?))).collect::<CliResult<_>>()?
+            let mut names: Vec<&str> = Vec::new();
+            for name in &args.to {
+                if !names.contains(&name.as_str()) {
+                    names.push(name);
+                }
+            }
+            names.into_iter().map(|name| Ok((name, find(&remotes, name)?))).collect::<CliResult<_>>()?
         }
     };
     if chosen.is_empty() {
@@ -114,31 +124,55 @@ pub(crate) fn run(args: &ShipArgs, out: &Output) -> CliResult {
         drop(vault);
         return super::watch::run(args, out);
     }
+    let bars = out.bars();
+    let shared = SharedLimits::new(args.limit_upload, args.limit_download, chosen.len(), &system_env());
+    let memory = available_memory() / chosen.len() as u64;
+    let common = Common { args, disk: &vault.disk, out, bars: &bars, shared: &shared, memory };
     let mut worst = ExitCode::Ok;
-    for (name, settings) in chosen {
-        worst = worst.and(one(args, &vault.disk, name, settings, out));
-    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = chosen
+            .into_iter()
+            .map(|(name, settings)| {
+                let job = Job { common, name, settings };
+                let thread = std::thread::Builder::new().name(format!("ship-{name}"));
+                (name, settings, thread.spawn_scoped(scope, move || job.one()))
+            })
+            .collect();
+        for (name, settings, thread) in threads {
+            let ended = match thread.map(|thread| thread.join()) {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) => EndedJob::failed("the thread that ships failed"),
+                Err(error) => EndedJob::failed(&format!("starting a thread: {error}")),
+            };
+            worst = worst.and(bars.suspend(|| say(ended, name, settings, out)));
+        }
+    });
     Ok(worst)
 }
 
-/// How many packs at a time: what was asked for, or what measuring finds.
+fn system_env() -> Arc<dyn Env> {
+    Arc::new(SystemEnv)
+}
+
+/// How many packs at a time: what was asked for, or what measuring finds, with so much memory for them.
 pub(super) fn jobs(
     args: &ShipArgs,
     settings: &Settings,
     counters: &Arc<Counters>,
+    memory: u64,
 ) -> Result<Jobs, remote::RemoteError> {
     Ok(match args.jobs {
         Some(jobs) => Jobs::Fixed(usize::from(jobs)),
         None => Jobs::Measured {
-            bounds: Bounds::of(&settings.location()?, available_memory()),
+            bounds: Bounds::of(&settings.location()?, memory),
             counters: Arc::clone(counters),
-            env: Arc::new(SystemEnv),
+            env: system_env(),
         },
     })
 }
 
 /// Bytes of memory that programs may still take.
-fn available_memory() -> u64 {
+pub(super) fn available_memory() -> u64 {
     let read = std::fs::read_to_string("/proc/meminfo").ok();
     let line = read.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("MemAvailable:")));
     let kib: Option<u64> = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
@@ -202,36 +236,78 @@ impl Done {
     }
 }
 
-/// A remote that is shipped to.
-struct Job<'a> {
+/// What all remotes are shipped to with.
+#[derive(Clone, Copy)]
+struct Common<'a> {
     args: &'a ShipArgs,
     disk: &'a Arc<dyn Disk>,
-    name: &'a str,
-    url: &'a str,
     out: &'a Output,
+    bars: &'a MultiProgress,
+    shared: &'a SharedLimits,
+    /// Bytes of memory for the packs under way to one of them.
+    memory: u64,
+}
+
+/// A remote that is shipped to.
+struct Job<'a> {
+    common: Common<'a>,
+    name: &'a str,
+    settings: &'a Settings,
+}
+
+/// What is to be said of a remote.
+#[derive(Default)]
+struct EndedJob {
+    done: Done,
+    requests: u64,
+    seconds: f64,
+}
+
+impl EndedJob {
+    fn failed(text: &str) -> Self {
+        let mut ended = Self::default();
+        ended.done.failed(CliError::new(ExitCode::Failure, text));
+        ended
+    }
 }
 
 impl Job<'_> {
+    /// Ships, and prints nothing but what can't wait.
+    fn one(&self) -> EndedJob {
+        let started = Instant::now();
+        let counters = Arc::new(Counters::default());
+        let bar = self.common.out.progress_among(self.common.bars, Some(0), self.name);
+        let mut done = Done::default();
+        self.run(&counters, &bar, &mut done);
+        bar.finish_and_clear();
+        EndedJob { done, requests: counters.requests(), seconds: started.elapsed().as_secs_f64() }
+    }
+
     /// No shipment is remembered of a dry run; with --extend-only nothing is sent.
     fn remembers(&self) -> bool {
-        !self.args.dry_run && !self.args.extend_only
+        !self.common.args.dry_run && !self.common.args.extend_only
     }
 
     /// Ships, and looks at what is there if that is wanted.
-    fn run(&self, settings: &Settings, counters: &Arc<Counters>, bar: &ProgressBar, done: &mut Done) {
-        let lock = match self.args.dry_run {
+    fn run(&self, counters: &Arc<Counters>, bar: &ProgressBar, done: &mut Done) {
+        let Common { args, disk, out, .. } = self.common;
+        let lock = match args.dry_run {
             true => None,
-            false => match ship::lock_remote(self.disk.as_ref(), self.name, &note("ship")) {
+            false => match ship::lock_remote(disk.as_ref(), self.name, &note("ship")) {
                 Ok(lock) => Some(lock),
                 // Who has it remembers what comes of it.
                 Err(error) => return done.failed(error),
             },
         };
         let patience =
-            Patience { name: self.name.into(), out: *self.out, bar: bar.clone(), said: Mutex::default() };
-        let options = OpenOptions { pause: Arc::new(patience), ..open_options(self.args, counters) };
-        let opened = jobs(self.args, settings, counters)
-            .and_then(|jobs| Ok((jobs, remote::open(settings, &options)?)));
+            Patience { name: self.name.into(), out: *out, bar: bar.clone(), said: Mutex::default() };
+        let options = OpenOptions {
+            pause: Arc::new(patience),
+            shared: Some(self.common.shared.clone()),
+            ..open_options(args, counters)
+        };
+        let opened = jobs(args, self.settings, counters, self.common.memory)
+            .and_then(|jobs| Ok((jobs, remote::open(self.settings, &options)?)));
         let is_shipped = match &opened {
             Ok((jobs, remote)) => self.ship(remote, jobs, bar, done),
             Err(error) => {
@@ -246,14 +322,14 @@ impl Job<'_> {
         }
         // Looking takes long, and is in nobody's way.
         drop(lock);
-        if let (Ok((jobs, remote)), true) = (&opened, self.args.verify && is_shipped) {
+        if let (Ok((jobs, remote)), true) = (&opened, args.verify && is_shipped) {
             self.verify(remote, jobs, done);
         }
     }
 
     /// Returns whether everything is there, though that may be forgotten.
     fn ship(&self, remote: &Arc<dyn Remote>, jobs: &Jobs, bar: &ProgressBar, done: &mut Done) -> bool {
-        let (args, disk) = (self.args, self.disk);
+        let Common { args, disk, .. } = self.common;
         let cursor = match ship::load_cursor(disk.as_ref(), self.name) {
             Ok(cursor) => cursor,
             Err(error) => {
@@ -289,14 +365,15 @@ impl Job<'_> {
     }
 
     fn verify(&self, remote: &Arc<dyn Remote>, jobs: &Jobs, done: &mut Done) {
-        let bar = self.out.progress(Some(0), &format!("{}: verifying", self.name));
+        let Common { disk, out, bars, .. } = self.common;
+        let bar = out.progress_among(bars, Some(0), &format!("{}: verifying", self.name));
         let mut verified = Verified::default();
         let jobs = jobs.first();
-        let looked = ship::verify_into(self.disk, remote, self.name, jobs, &|p| show(&bar, p), &mut verified);
+        let looked = ship::verify_into(disk, remote, self.name, jobs, &|p| show(&bar, p), &mut verified);
         bar.finish_and_clear();
         // What else failed is no matter of it; nor that nothing was sent: with --dry-run this is a verification and no more.
-        let (disk, at, is_whole) = (self.disk.as_ref(), SystemEnv.now(), looked.is_ok());
-        self.warn_of(ship::store_verified(disk, self.name, self.url, at, &verified, is_whole));
+        let (disk, at, is_whole) = (disk.as_ref(), SystemEnv.now(), looked.is_ok());
+        self.warn_of(ship::store_verified(disk, self.name, &self.settings.url, at, &verified, is_whole));
         done.verified = Some(verified);
         if let Err(error) = looked {
             done.failed(error);
@@ -309,13 +386,15 @@ impl Job<'_> {
         let error = done.errors.first().map(|error| error.message.as_str());
         let ended = Ended { at: SystemEnv.now(), is_alarm, error };
         let report = done.report.as_ref();
-        self.warn_of(ship::store_last(self.disk.as_ref(), self.name, self.url, &ended, report));
+        let disk = self.common.disk.as_ref();
+        self.warn_of(ship::store_last(disk, self.name, &self.settings.url, &ended, report));
     }
 
     /// What can't be remembered makes `status` say less; that is no reason to fail.
     fn warn_of(&self, stored: Result<(), StoreError>) {
         if let Err(error) = stored {
-            self.out.warning(&super::show_bytes(format!("{}: {error}", self.name).as_bytes()));
+            let text = super::show_bytes(format!("{}: {error}", self.name).as_bytes());
+            self.common.bars.suspend(|| self.common.out.warning(&text));
         }
     }
 }
@@ -326,20 +405,15 @@ fn show(bar: &ProgressBar, progress: ship::Progress) {
     bar.set_message(format!("{}/{} objects", progress.objects, progress.objects_total));
 }
 
-fn one(args: &ShipArgs, disk: &Arc<dyn Disk>, name: &str, settings: &Settings, out: &Output) -> ExitCode {
-    let started = Instant::now();
-    let counters = Arc::new(Counters::default());
-    let bar = out.progress(Some(0), name);
-    let mut done = Done::default();
-    Job { args, disk, name, url: &settings.url, out }.run(settings, &counters, &bar, &mut done);
-    bar.finish_and_clear();
-    let seconds = started.elapsed().as_secs_f64();
+/// Says what came of one remote, and returns the code for it.
+fn say(ended: EndedJob, name: &str, settings: &Settings, out: &Output) -> ExitCode {
+    let EndedJob { mut done, requests, seconds } = ended;
     let line = Line {
         remote: name,
         url: &settings.url,
         report: done.report.as_ref(),
         verified: done.verified.as_ref(),
-        requests: counters.requests(),
+        requests,
         seconds,
         error: done.errors.first().map(|error| error.message.as_str()),
     };

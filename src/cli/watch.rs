@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 use super::error::{CliError, CliResult, ExitCode};
 use super::output::Output;
 use super::session;
-use super::ship::{ShipArgs, jobs, note, open_options, summary, warn};
+use super::ship::{ShipArgs, available_memory, jobs, note, open_options, summary, warn};
 use crate::env::SystemEnv;
 use crate::remote::{self, RetryPolicy};
 use crate::ship::{self, Event, Opened, Report, Stop, Watching};
@@ -60,7 +60,10 @@ pub(super) fn run(args: &ShipArgs, out: &Output) -> CliResult {
     let open = move |remote: &remote::Settings, counters: Arc<remote::Counters>, stop: &Arc<Stop>| {
         let pause = Arc::clone(stop) as Arc<dyn remote::Pause>;
         let options = remote::OpenOptions { retry: Some(RETRY), pause, ..open_options(&settings, &counters) };
-        Ok(Opened { jobs: jobs(&settings, remote, &counters)?, remote: remote::open(remote, &options)? })
+        Ok(Opened {
+            jobs: jobs(&settings, remote, &counters, available_memory())?,
+            remote: remote::open(remote, &options)?,
+        })
     };
     let interval = args.interval.max(Duration::from_secs(1));
     let (talk, said) = (*out, Mutex::new(BTreeMap::new()));

@@ -48,7 +48,7 @@ pub use faulty::{Fault, FaultyRemote, Op};
 pub use limit::{Limited, Limiter};
 pub use location::{Location, Settings, parse_speed};
 pub use lock::{Findings, LOCK_DAYS_MAX, Lock, LockMode, Locked, Names, Retention, Version, Versions};
-pub use open::{OpenOptions, open};
+pub use open::{OpenOptions, SharedLimits, open};
 pub use probe::{Check, Probe, Verdict, probe};
 pub use retry::{Pause, RealPause, RetryPolicy, Retrying};
 pub use s3::{S3Remote, Times};

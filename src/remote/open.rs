@@ -34,10 +34,29 @@ pub struct OpenOptions {
     pub limit_upload: Option<u64>,
     /// Bytes a second from it, instead of what the settings say.
     pub limit_download: Option<u64>,
+    /// Limits that this remote shares with others: each that is given counts instead of all of those.
+    pub shared: Option<SharedLimits>,
     /// Deadlines of HTTP requests.
     pub times: Times,
     /// A directory that gives no answer for so long, as one on a network filesystem may, is given up.
     pub stuck_after: Duration,
+}
+
+/// Limits of the link that several remotes are reached by, all together.
+#[derive(Clone, Debug)]
+pub struct SharedLimits {
+    up: Option<(u64, Arc<Limiter>)>,
+    down: Option<(u64, Arc<Limiter>)>,
+    remotes: u64,
+}
+
+impl SharedLimits {
+    /// Limits in bytes a second, for so many remotes.
+    #[must_use]
+    pub fn new(up: Option<u64>, down: Option<u64>, remotes: usize, env: &Arc<dyn Env>) -> Self {
+        let limit = |speed: u64| (speed, Arc::new(Limiter::new(speed, Arc::clone(env), Arc::new(RealPause))));
+        Self { up: up.map(limit), down: down.map(limit), remotes: remotes.max(1) as u64 }
+    }
 }
 
 impl Default for OpenOptions {
@@ -49,6 +68,7 @@ impl Default for OpenOptions {
             counters: Arc::default(),
             limit_upload: None,
             limit_download: None,
+            shared: None,
             times: Times::default(),
             stuck_after: STUCK_AFTER,
         }
@@ -71,11 +91,18 @@ fn missing(what: &str, feature: &str) -> super::RemoteError {
 pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote>> {
     let location = settings.location()?;
     let env = &options.env;
-    let up = options.limit_upload.or(settings.limit_upload);
-    let down = options.limit_download.or(settings.limit_download);
-    let slowest = [up, down].into_iter().flatten().min().map_or(options.times.slowest, |limit| {
+    let limiter = |speed: u64| Arc::new(Limiter::new(speed, Arc::clone(env), Arc::clone(&options.pause)));
+    let own = |speed: Option<u64>| speed.map(|speed| (speed, limiter(speed)));
+    let shared = options.shared.as_ref();
+    let remotes = shared.map_or(1, |shared| shared.remotes);
+    let up = shared.and_then(|shared| shared.up.clone());
+    let up = up.or_else(|| own(options.limit_upload.or(settings.limit_upload)));
+    let down = shared.and_then(|shared| shared.down.clone());
+    let down = down.or_else(|| own(options.limit_download.or(settings.limit_download)));
+    let least = [&up, &down].into_iter().flatten().map(|(speed, _)| *speed).min();
+    let slowest = least.map_or(options.times.slowest, |limit| {
         // Many requests share the limit.
-        options.times.slowest.min((limit / 64).max(1))
+        options.times.slowest.min((limit / 64 / remotes).max(1))
     });
     let policy = options.retry.unwrap_or(match location.is_local() {
         true => RetryPolicy::LOCAL,
@@ -112,10 +139,9 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
         Location::Gcs { .. } => return Err(missing("Google Cloud Storage", "gcs")),
     };
     let counted = Arc::new(Counted::new(base, Arc::clone(&options.counters)));
-    let limiter = |speed: u64| Arc::new(Limiter::new(speed, Arc::clone(env), Arc::clone(&options.pause)));
     let limited: Arc<dyn Remote> = match (up, down) {
         (None, None) => counted,
-        (up, down) => Arc::new(Limited::new(counted, up.map(limiter), down.map(limiter))),
+        (up, down) => Arc::new(Limited::new(counted, up.map(|(_, l)| l), down.map(|(_, l)| l))),
     };
     Ok(Arc::new(Retrying::new(limited, policy, Arc::clone(env), Arc::clone(&options.pause))))
 }
@@ -123,6 +149,37 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two remotes together send no more than the limit; what the settings of one say does not count then.
+    #[test]
+    fn remotes_can_share_a_limit() {
+        use std::time::Instant;
+
+        use crate::remote::{Bytes, Checksum, Key};
+        let dir = tempfile::tempdir().expect("a directory");
+        let env: Arc<dyn Env> = Arc::new(SystemEnv);
+        let shared = SharedLimits::new(Some(1 << 20), None, 2, &env);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for name in ["a", "b"] {
+                let (at, shared) = (dir.path().join(name), shared.clone());
+                scope.spawn(move || {
+                    std::fs::create_dir(&at).expect("a directory");
+                    let url = format!("file://{}", at.display());
+                    let settings = Settings { url, limit_upload: Some(1), ..Settings::default() };
+                    let options = OpenOptions { shared: Some(shared), ..OpenOptions::default() };
+                    let remote = open(&settings, &options).expect("a remote");
+                    let bytes = vec![7; 400 << 10];
+                    let checksum = Checksum::of(&bytes);
+                    let key = Key::new("packs/ab/cd").expect("a name");
+                    remote.put_if_absent(&key, &Bytes::source(bytes), &checksum).expect("sent");
+                });
+            }
+        });
+        // 800 KiB at 1 MiB a second, but for what the first and last steps need not wait for. With limits of their own both
+        // would be done in half of that time, with those of the settings never.
+        assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+    }
 
     #[test]
     fn what_was_left_out_says_how_to_get_it() {
