@@ -82,6 +82,28 @@ fn one_that_fails_hides_no_alarm_of_another() {
     world.cli(&["ship", world.vault()]).ok();
 }
 
+/// Names may stand before the vault; each once, in the order in which they were given.
+#[test]
+fn remotes_are_chosen_by_name() {
+    let server = Server::start();
+    let world = two(&server);
+    let vault = world.vault();
+    let chosen = |args: &[&str]| {
+        let done = world.cli(&[&["ship", "--json", "--dry-run"], args].concat());
+        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+        names(&done.stdout)
+    };
+    assert_eq!(chosen(&[vault]), ["s3", "usb"]);
+    assert_eq!(chosen(&["--to", "usb", vault]), ["usb"]);
+    assert_eq!(chosen(&["--to", "usb,s3", vault]), ["usb", "s3"]);
+    assert_eq!(chosen(&["--to", "usb", "--to", "s3", vault, "--to", "usb"]), ["usb", "s3"]);
+    for args in [&["--to", "usb,b2", vault], &["--to", "", vault]] {
+        let said = world.cli(&[&["ship"], &args[..]].concat()).fails(22);
+        assert!(said.contains("there is no remote") && newest_complete(&world.usb()) == 0, "{said}");
+    }
+    world.cli(&["ship", vault, "--to", "usb", "s3"]).fails(2);
+}
+
 /// In a unit with User= a credential has an ACL, whose mask is shown as the bits of the group.
 #[test]
 fn credentials_of_systemd_may_have_an_acl() {

@@ -30,6 +30,7 @@ const NAMES_SHOWN: usize = 5;
 Examples:
   strongroom ship /encrypted
   strongroom ship /encrypted --to offsite --limit-upload 10M
+  strongroom ship --to offsite,usb /encrypted
   strongroom ship /encrypted --dry-run --json
   strongroom ship /encrypted --verify
   strongroom ship /encrypted --watch
@@ -53,8 +54,8 @@ another process ships there at this moment.")]
 pub(crate) struct ShipArgs {
     /// The vault
     pub(super) vault: PathBuf,
-    /// Ship to these remotes only
-    #[arg(long = "to", value_name = "NAME", num_args = 1..)]
+    /// Ship to this remote only; several: with commas between them, or once for each
+    #[arg(long = "to", value_name = "NAME", value_delimiter = ',')]
     pub(super) to: Vec<String>,
     /// Packs under way at a time to each remote [default: as many as help, found by measuring]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
