@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use super::{World, files, newest_complete, packs};
 use crate::common::{Sandbox, wait_until};
-use crate::remote::pattern;
+use crate::remote::s3_server::Server;
+use crate::remote::{pattern, s3_settings};
 
 /// The blocks of code of the section: of commands, and the one of rsyncd.conf.
 fn blocks() -> Vec<String> {
@@ -30,36 +31,80 @@ fn with(script: &str, changes: &[(&str, &str)]) -> String {
     script
 }
 
+/// A copy that tools without our help see: of a bucket it is fetched.
+fn copy_of(world: &World, server: Option<&Server>) -> PathBuf {
+    let Some(server) = server else { return world.far() };
+    let copy = world.sandbox.path("fetched");
+    drop(fs::remove_dir_all(&copy));
+    for key in server.keys() {
+        let path = copy.join(key.strip_prefix("some/vault/").unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, server.stored(&key).unwrap()).unwrap();
+    }
+    copy
+}
+
 #[test]
 fn heavy_the_subversion_script_goes_offsite_and_comes_back() {
+    subversion(None);
+}
+
+#[test]
+fn heavy_the_subversion_script_goes_to_a_bucket_and_comes_back() {
+    subversion(Some(&Server::start()));
+}
+
+fn subversion(server: Option<&Server>) {
     let world = World::around(Sandbox::with_vault());
     let sandbox = &world.sandbox;
+    let (mut at_remote, mut reached) = (world.url(), String::new());
+    if let Some(server) = server {
+        let settings = s3_settings(server, &sandbox.path(""));
+        let file = settings.credentials_file.as_ref().unwrap().to_str().unwrap();
+        let endpoint = server.endpoint();
+        let flags = ["--endpoint", &endpoint, "--path-style", "--credentials-file", file];
+        world.run(&["remote", "remove", world.vault(), "far"]).ok();
+        world.run(&[&["remote", "add", world.vault(), "s3", &settings.url], &flags[..]].concat()).ok();
+        (at_remote, reached) = (settings.url, flags.join(" "));
+    }
     let blocks = blocks();
-    let [nightly, restore, _, _] = blocks.as_slice() else { panic!("a block that nothing runs: {blocks:?}") };
-    let program = env!("CARGO_BIN_EXE_strongroom");
-    let (vault, at, pass) = (sandbox.vault(), sandbox.str("decrypted"), sandbox.passfile());
-    let nightly = with(
-        nightly,
-        &[
-            ("strongroom ", &format!("{program} ")),
-            ("/encrypted", vault.to_str().unwrap()),
-            ("/decrypted", &at),
-            ("/root/enc.txt", &pass),
-            ("/subversion", &sandbox.str("subversion")),
-        ],
-    );
+    let [nightly, weekly, thinning, restore, _, _] = blocks.as_slice() else {
+        panic!("a block that nothing runs: {blocks:?}")
+    };
+    let program = format!("{} ", env!("CARGO_BIN_EXE_strongroom"));
+    let (at, pass, subversion) = (sandbox.str("decrypted"), sandbox.passfile(), sandbox.str("subversion"));
+    let here = [("strongroom ", &*program), ("/encrypted", world.vault()), ("/root/enc.txt", &*pass)];
+    let nightly = with(nightly, &[&here[..], &[("/decrypted", &at), ("/subversion", &subversion)]].concat());
+    let weekly = with(weekly, &here[..2]);
+    let thinning = with(thinning, &here);
     sandbox.sh("mkdir subversion; svnadmin create subversion/repo_name").ok();
     let url = format!("file://{}", sandbox.str("subversion/repo_name"));
     for night in 1..=3_u8 {
         fs::write(sandbox.path("new"), pattern(200_000, night)).unwrap();
         sandbox.sh(&format!("svn import -q -m 'night {night}' new {url}/file{night}")).ok();
         let said = sandbox.sh(&nightly).ok();
-        assert!(said.contains("0 wrong"), "cron has something to mail: {said}");
-        assert_eq!(newest_complete(&world.far()), u64::from(night), "shipped that night");
+        assert!(
+            said.contains(" sent ") && said.contains("is the newest"),
+            "cron has something to mail: {said}"
+        );
+        assert_eq!(newest_complete(&copy_of(&world, server)), u64::from(night), "shipped that night");
+        assert!(sandbox.sh(&weekly).ok().contains("0 wrong"));
     }
     // What was the same each night was stored once.
-    let bytes: usize = files(&world.far()).iter().map(|(_, bytes)| bytes.len()).sum();
+    let bytes: usize = files(&copy_of(&world, server)).iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(bytes < 3 * 200_000 + 300_000, "{bytes}");
+    // A week later all but the newest snapshot go; and nothing is deleted at the remote, nor missed there.
+    let kept = || {
+        let list = sandbox.keyed(&["snapshot", "list", world.vault(), "--json"]).json();
+        list.as_array().unwrap().iter().map(|line| line["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((sandbox.sh(&thinning).ok().as_str(), kept()), ("", vec![1, 2, 3]));
+    sandbox.sh(&with(&thinning, &[("7 days ago", "tomorrow")])).ok();
+    assert_eq!(kept(), [3]);
+    let before = files(&copy_of(&world, server));
+    sandbox.sh(&nightly).ok();
+    let after = files(&copy_of(&world, server));
+    assert!(before.iter().all(|file| after.contains(file)) && after.len() > before.len());
     // The machine is gone. By the recovery key, as the README has it, from where it was shipped to.
     let dump = sandbox.sh("svnadmin dump -q subversion/repo_name | b3sum --no-names").ok();
     sandbox
@@ -68,10 +113,10 @@ fn heavy_the_subversion_script_goes_offsite_and_comes_back() {
     let restore = with(
         restore,
         &[
-            ("strongroom ", &format!("{program} ")),
-            ("s3://bucket/vault", &world.url()),
-            ("--recovery-key", &format!("--recovery-key < {}", sandbox.str("recovery.txt"))),
-            ("/subversion", &sandbox.str("subversion")),
+            ("strongroom ", &program),
+            ("s3://bucket/vault", &at_remote),
+            ("--recovery-key", &format!("{reached} --recovery-key < {}", sandbox.str("recovery.txt"))),
+            ("/subversion", &subversion),
         ],
     );
     sandbox.sh(&restore).ok();
@@ -118,7 +163,7 @@ impl Drop for Rsyncd {
 fn a_backup_host_fetches_the_vault_and_keeps_what_it_has() {
     let world = World::new();
     let blocks = blocks();
-    let [_, _, module, fetch] = blocks.as_slice() else { panic!("a block that nothing runs: {blocks:?}") };
+    let [.., module, fetch] = blocks.as_slice() else { panic!("a block that nothing runs: {blocks:?}") };
     let module = with(module, &[("/encrypted", world.vault())]);
     let server = Rsyncd::start(&world, &module);
     let port = server.1;
