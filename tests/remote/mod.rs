@@ -236,6 +236,28 @@ fn comes_back(url: &str, flags: &[&str]) {
     world.cli(&[&["clone", url, world.vault()][..], flags].concat()).ok();
     assert_eq!(files(&world.sandbox.vault()), before);
     world.restores(&world.sandbox.vault());
+    reads_from(&world, url, flags);
+}
+
+/// Straight from there, with nothing of the vault here: lists, single files and whole directories.
+#[cfg(feature = "_opendal")]
+fn reads_from(world: &crate::ship::World, url: &str, flags: &[&str]) {
+    fs::remove_dir_all(world.sandbox.vault()).unwrap();
+    let from =
+        |verb: &[&str], rest: &[&str]| world.sandbox.keyed(&[verb, &["--from", url], flags, rest].concat());
+    let snapshots = from(&["snapshot", "list"], &["--json"]).json();
+    assert_eq!(snapshots.as_array().unwrap().len(), 3, "{snapshots}");
+    let at = |name: &str| format!("{}/{name}\n", world.sandbox.str("source"));
+    for (snapshot, names) in [("latest", &["one", "three", "two"][..]), ("1", &["one"])] {
+        let listed = from(&["ls"], &[&world.at(snapshot, "")]).ok();
+        assert_eq!(listed, names.iter().map(|name| at(name)).collect::<String>());
+    }
+    assert_eq!(from(&["cat"], &[&world.at("2", "/two")]).ok(), "2");
+    from(&["cat"], &[&world.at("1", "/two")]).fails(22);
+    let out = world.sandbox.path("out");
+    from(&["restore"], &[&world.at("latest", ""), "--to", out.to_str().unwrap()]).ok();
+    crate::common::assert_same_tree(&world.sandbox.path("source"), &out);
+    assert!(!world.sandbox.vault().exists());
 }
 
 /// Everything gets through a stretch of bad answers, lost answers and broken connections, and is what it was. `upstream` is
