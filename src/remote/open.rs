@@ -36,7 +36,7 @@ pub struct OpenOptions {
     pub limit_download: Option<u64>,
     /// Limits that this remote shares with others: each that is given counts instead of all of those.
     pub shared: Option<SharedLimits>,
-    /// Deadlines of HTTP requests.
+    /// Deadlines of requests across a network.
     pub times: Times,
     /// A directory that gives no answer for so long, as one on a network filesystem may, is given up.
     pub stuck_after: Duration,
@@ -121,7 +121,7 @@ pub fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Remote
             Arc::new(S3Remote::open(settings, &bucket, &prefix, times, Arc::clone(env))?)
         }
         Location::Sftp { user, host, port, path } => {
-            Arc::new(SftpRemote::new(settings, user, host, port, path, Arc::clone(env)))
+            Arc::new(SftpRemote::new(settings, user, host, port, path, times, Arc::clone(env)))
         }
         #[cfg(feature = "webdav")]
         Location::Webdav { .. } => Arc::new(WebdavRemote::open(settings, times, Arc::clone(env))?),

@@ -25,7 +25,7 @@ use strongroom::store::header;
 use crate::common::{Finished, PASSPHRASE, Rng, Sandbox, assert_same_tree};
 use crate::remote::s3_server::Server;
 use crate::remote::sshd::Sshd;
-use crate::remote::{once, s3_settings, sftp_settings};
+use crate::remote::{once, s3_settings, sftp_flags, sftp_settings};
 
 /// A sandbox with a vault, a directory `source`, and a directory `usb` that is its remote.
 struct World {
@@ -113,6 +113,12 @@ fn s3_flags(settings: &Settings) -> Vec<String> {
 
 fn from_url(url: &str) -> Vec<String> {
     vec!["--from".to_string(), url.to_string()]
+}
+
+fn from_sftp(settings: &Settings) -> Vec<String> {
+    let identity = settings.identity_file.as_ref().unwrap().to_str().unwrap();
+    let identity = ["--identity-file", identity].map(String::from).to_vec();
+    [from_url(&settings.url), sftp_flags(settings), identity].concat()
 }
 
 /// A remote opened for reading, counted.
@@ -265,16 +271,7 @@ fn every_verb_reads_sftp() {
     let world = furnished();
     let sshd = Sshd::start(&world.sandbox.path("sshd"), "ForceCommand internal-sftp -R");
     let settings = sftp_settings(&sshd, &world.usb());
-    let file = |path: &Option<PathBuf>| path.as_ref().unwrap().to_str().unwrap().to_string();
-    let mut from = from_url(&settings.url);
-    for (flag, path) in [
-        ("--identity-file", &settings.identity_file),
-        ("--known-hosts", &settings.known_hosts),
-        ("--ssh-config", &settings.ssh_config),
-    ] {
-        from.extend([flag.to_string(), file(path)]);
-    }
-    verbs_agree(&world, &from, false);
+    verbs_agree(&world, &from_sftp(&settings), false);
 }
 
 #[test]

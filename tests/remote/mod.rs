@@ -26,6 +26,7 @@ mod s3;
 mod scripted;
 mod service;
 mod sftp;
+mod sftp_stuck;
 #[cfg(feature = "webdav")]
 mod webdav;
 #[cfg(feature = "webdav")]
@@ -33,7 +34,7 @@ mod webdav_lists;
 
 pub use s3::settings as s3_settings;
 pub use s3::settings_of as s3_settings_of;
-pub use sftp::settings as sftp_settings;
+pub use sftp::{flags as sftp_flags, settings as sftp_settings};
 
 use std::fs;
 use std::io;

@@ -21,6 +21,13 @@ pub fn settings(sshd: &Sshd, path: &Path) -> Settings {
     }
 }
 
+/// The options that say how a server is reached, but for the user's key.
+pub fn flags(settings: &Settings) -> Vec<String> {
+    let file = |path: &Option<std::path::PathBuf>| path.as_ref().unwrap().to_str().unwrap().to_string();
+    let known_hosts = ["--known-hosts".to_string(), file(&settings.known_hosts)];
+    [known_hosts, ["--ssh-config".to_string(), file(&settings.ssh_config)]].concat()
+}
+
 struct World {
     sshd: Sshd,
     settings: Settings,
@@ -108,19 +115,9 @@ fn a_lost_connection_is_made_again() {
     let remote = world.open();
     put(remote.as_ref(), "one", b"one").unwrap();
     // The only ssh of this address is ours: ended by its own process id.
-    let port = world.settings.url.split(':').nth(2).unwrap().split('/').next().unwrap().to_string();
-    let mut ended = 0;
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(args) = fs::read(entry.path().join("cmdline")) else { continue };
-        let args: Vec<&[u8]> = args.split(|b| *b == 0).collect();
-        if args.first() == Some(&&b"ssh"[..]) && args.contains(&port.as_bytes()) {
-            let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            ended += 1;
-        }
-    }
-    assert_eq!(ended, 1);
+    let clients = world.sshd.clients();
+    assert_eq!(clients.len(), 1);
+    crate::common::signal(clients[0], rustix::process::Signal::KILL);
     let error = put(remote.as_ref(), "two", b"two").unwrap_err();
     assert!(error.kind.is_retryable(), "{error}");
     assert_eq!(put(remote.as_ref(), "two", b"two").unwrap(), Put::Created);

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A running server; it ends with this value.
+#[derive(Debug)]
 pub struct Sshd {
     child: Child,
     port: u16,
@@ -84,6 +87,59 @@ impl Sshd {
         fs::write(self.known_hosts(), format!("[127.0.0.1]:{} {key}", self.port)).expect("write");
     }
 
+    /// The processes of its connections, and what those started.
+    pub fn sessions(&self) -> Vec<i32> {
+        let parents: Vec<(i32, i32)> = fs::read_dir("/proc")
+            .expect("/proc")
+            .flatten()
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+                // Behind the name, in which anything may stand: the state and the parent.
+                let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+                Some((pid, parent))
+            })
+            .collect();
+        let mut found = vec![i32::try_from(self.child.id()).expect("pid")];
+        let mut at = 0;
+        while at < found.len() {
+            let of = found[at];
+            found.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
+            at += 1;
+        }
+        found.remove(0);
+        found
+    }
+
+    /// Stops the processes of its connections: they stay open, and nothing comes any more. New ones are served.
+    pub fn stop_sessions(&self) {
+        signal_all(&self.sessions(), Signal::STOP);
+    }
+
+    /// Stops everything: new connections are taken by the kernel alone.
+    pub fn stop(&self) {
+        signal_all(&[i32::try_from(self.child.id()).expect("pid")], Signal::STOP);
+        self.stop_sessions();
+    }
+
+    /// Goes on after [`Sshd::stop`] or [`Sshd::stop_sessions`].
+    pub fn resume(&self) {
+        signal_all(&[i32::try_from(self.child.id()).expect("pid")], Signal::CONT);
+        signal_all(&self.sessions(), Signal::CONT);
+    }
+
+    /// The `ssh` processes that are connected to it, or want to be.
+    pub fn clients(&self) -> Vec<i32> {
+        let port = self.port.to_string();
+        let ours = |entry: fs::DirEntry| {
+            let args = fs::read(entry.path().join("cmdline")).ok()?;
+            let args: Vec<&[u8]> = args.split(|b| *b == 0).collect();
+            let is_ours = args.first() == Some(&&b"ssh"[..]) && args.contains(&port.as_bytes());
+            entry.file_name().to_str().filter(|_| is_ours)?.parse().ok()
+        };
+        fs::read_dir("/proc").expect("/proc").flatten().filter_map(ours).collect()
+    }
+
     pub fn url(&self, path: &Path) -> String {
         format!("sftp://{}@127.0.0.1:{}{}", user(), self.port, path.display())
     }
@@ -103,8 +159,18 @@ impl Sshd {
     }
 }
 
+/// Signals processes, of which some may have ended.
+fn signal_all(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let done = kill_process(Pid::from_raw(*pid).expect("pid"), signal);
+        assert!(matches!(done, Ok(()) | Err(rustix::io::Errno::SRCH)), "{done:?}");
+    }
+}
+
 impl Drop for Sshd {
     fn drop(&mut self) {
+        // Those that were stopped would stay for ever.
+        signal_all(&self.sessions(), Signal::KILL);
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -3,7 +3,10 @@
 //! The protocol is the oldest that every server speaks, version 3, with what OpenSSH adds where it is there: fsync, atomic
 //! replacement, free space. An object is written under a scratch name, made durable, read back, and then given its name by
 //! a rename that replaces nothing (OpenSSH makes a link and removes the old name).
+//!
+//! Every request has the deadlines that S3's have ([`Times`]), and one for silence besides: see `channel`.
 
+mod channel;
 mod session;
 mod wire;
 
@@ -17,7 +20,7 @@ use super::location::Settings;
 use super::walk::{Entry, Pages, Tree};
 use super::{
     Answer, Checksum, ErrorKind, Features, Key, Meta, PIECE, Page, Put, Remote, RemoteError, Result, Source,
-    check_replaceable, conflict,
+    Times, check_replaceable, conflict,
 };
 use crate::env::Env;
 use session::{Handle, Login, Session};
@@ -53,11 +56,12 @@ impl SftpRemote {
         host: String,
         port: Option<u16>,
         path: String,
+        times: Times,
         env: Arc<dyn Env>,
     ) -> Self {
         Self {
             url: settings.url.clone(),
-            login: Login { user, host, port, settings: settings.clone() },
+            login: Login { user, host, port, settings: settings.clone(), times },
             root: path,
             read_back: !settings.no_read_back,
             env,
@@ -76,8 +80,14 @@ impl SftpRemote {
             None => self.connect()?,
         };
         let done = act(&mut session);
-        if !session.is_broken() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.is_broken() {
+            // What broke this one will have broken the others; each would have to be waited for.
+            let others = std::mem::take(&mut *idle);
+            drop(idle);
+            drop(others);
+        } else {
+            idle.push(session);
         }
         done
     }
@@ -132,7 +142,7 @@ impl SftpRemote {
             return;
         }
         let synced = session.open(self.path(dir).trim_end_matches('/'), FOR_READING).and_then(|handle| {
-            let synced = session.fsync(&handle);
+            let synced = session.fsync(&handle, 0);
             session.close(&handle).and(synced)
         });
         if let Err(error) = synced {
@@ -179,7 +189,7 @@ impl SftpRemote {
             ));
         }
         if session.knows("fsync@openssh.com") {
-            session.fsync(handle)?;
+            session.fsync(handle, body.len())?;
         }
         let attrs = session.fstat(handle)?;
         let wrong = || RemoteError::new(ErrorKind::Corrupt, "the server stored other bytes than were sent");

@@ -4,23 +4,20 @@
 //! ssh_config, jump hosts. It asks nothing (`BatchMode`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::super::location::Settings;
-use super::super::{ErrorKind, RemoteError, Result, Source, read_piece};
+use super::super::{ErrorKind, RemoteError, Result, Source, Times, read_piece};
+use super::channel::Channel;
 use super::wire::*;
 
 /// Requests under way at a time: 2 MiB of data, which is what an SSH channel holds.
 const WINDOW: usize = 64;
-/// No byte either way for this long, and the session is given up.
-const IDLE: Duration = Duration::from_secs(120);
-/// What ssh says is kept up to this length.
-const STDERR_MAX: u64 = 8 << 10;
+/// The longest wait for a connection, in seconds.
+const CONNECT_SECONDS: u64 = 15;
+/// A listing may take so long for each name, beside the time for an answer. OpenSSH sends a hundred names at a time.
+const NAME_TIME: Duration = Duration::from_millis(50);
 
 /// Where to log in.
 #[derive(Clone, Debug)]
@@ -29,13 +26,17 @@ pub(super) struct Login {
     pub(super) host: String,
     pub(super) port: Option<u16>,
     pub(super) settings: Settings,
+    /// How patient the session is.
+    pub(super) times: Times,
 }
 
 impl Login {
     fn command(&self) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.arg("-oBatchMode=yes").arg("-oStrictHostKeyChecking=yes").arg("-oUpdateHostKeys=no");
-        ssh.arg("-oConnectTimeout=15").arg("-oServerAliveInterval=15").arg("-oServerAliveCountMax=3");
+        let connect = self.times.answer.as_secs().clamp(1, CONNECT_SECONDS);
+        ssh.arg(format!("-oConnectTimeout={connect}"));
+        ssh.arg("-oServerAliveInterval=15").arg("-oServerAliveCountMax=3");
         ssh.arg("-oForwardAgent=no").arg("-oForwardX11=no").arg("-oClearAllForwardings=yes");
         ssh.arg("-oPermitLocalCommand=no").arg("-oRequestTTY=no").arg("-oCompression=no");
         if let Some(path) = &self.settings.ssh_config {
@@ -66,12 +67,9 @@ fn quote(path: &std::path::Path) -> String {
 /// A connected session.
 #[derive(Debug)]
 pub(super) struct Session {
-    socket: UnixStream,
-    child: Child,
-    stderr: Option<JoinHandle<String>>,
+    channel: Channel,
     extensions: BTreeSet<String>,
     next_id: u32,
-    broken: bool,
 }
 
 /// An answer: its type and what follows the id.
@@ -86,39 +84,18 @@ pub(super) type Handle = Vec<u8>;
 impl Session {
     /// Connects and logs in.
     pub(super) fn connect(login: &Login) -> Result<Self> {
-        let local = |e: io::Error| RemoteError::new(ErrorKind::Local, format!("starting ssh: {e}"));
-        let (socket, theirs) = UnixStream::pair().map_err(local)?;
-        socket.set_read_timeout(Some(IDLE)).map_err(local)?;
-        socket.set_write_timeout(Some(IDLE)).map_err(local)?;
-        let mut ssh = login.command();
-        ssh.stdin(OwnedFd::from(theirs.try_clone().map_err(local)?))
-            .stdout(OwnedFd::from(theirs))
-            .stderr(Stdio::piped());
-        let mut child = ssh.spawn().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => RemoteError::new(
-                ErrorKind::Misconfigured,
-                "the program ssh is missing (Debian: openssh-client): SFTP remotes go through it",
-            ),
-            _ => local(e),
-        })?;
-        // Its ends of the socket are the child's alone now: when it dies we see an end of file.
-        drop(ssh);
-        let stderr = child.stderr.take().map(|pipe| {
-            std::thread::spawn(move || {
-                let mut text = Vec::new();
-                // What could not be read is missing in a message, nothing else.
-                drop(pipe.take(STDERR_MAX).read_to_end(&mut text));
-                String::from_utf8_lossy(&text).into_owned()
-            })
-        });
-        let mut session =
-            Self { socket, child, stderr, extensions: BTreeSet::new(), next_id: 0, broken: false };
+        let mut session = Self::over(Channel::start(login.command(), login.times)?);
         session.handshake()?;
         Ok(session)
     }
 
+    fn over(channel: Channel) -> Self {
+        Self { channel, extensions: BTreeSet::new(), next_id: 0 }
+    }
+
     fn handshake(&mut self) -> Result<()> {
-        self.send(&Writer::new(INIT).u32(3).finish())?;
+        self.channel.begin(0);
+        self.channel.send(&Writer::new(INIT).u32(3).finish())?;
         let packet = self.receive()?;
         if packet.first() != Some(&VERSION) {
             return Err(self.break_with("the far side does not speak SFTP; does its login print something?"));
@@ -137,7 +114,7 @@ impl Session {
 
     /// Whether it can't be used any more.
     pub(super) fn is_broken(&self) -> bool {
-        self.broken
+        self.channel.is_broken()
     }
 
     /// Whether the server has an extension.
@@ -146,42 +123,18 @@ impl Session {
     }
 
     fn break_with(&mut self, what: &str) -> RemoteError {
-        self.broken = true;
-        RemoteError::new(ErrorKind::Corrupt, what)
-    }
-
-    /// Says why the connection broke, by what ssh printed.
-    fn explain(&mut self, error: &io::Error) -> RemoteError {
-        self.broken = true;
-        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-            let text = format!("the SFTP server was silent for {} seconds", IDLE.as_secs());
-            return RemoteError::new(ErrorKind::Timeout, text);
-        }
-        // ssh ends when its connection does; what does not end by itself is ended.
-        for _ in 0..200 {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                _ => break,
-            }
-        }
-        drop(self.child.kill());
-        let said = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        explain_stderr(&said)
-    }
-
-    fn send(&mut self, packet: &[u8]) -> Result<()> {
-        self.socket.write_all(packet).map_err(|e| self.explain(&e))
+        self.channel.give_up(RemoteError::new(ErrorKind::Corrupt, what))
     }
 
     fn receive(&mut self) -> Result<Vec<u8>> {
         let mut head = [0; 4];
-        self.socket.read_exact(&mut head).map_err(|e| self.explain(&e))?;
+        self.channel.receive(&mut head)?;
         let len = u32::from_be_bytes(head) as usize;
         if len == 0 || len > PACKET_MAX {
             return Err(self.break_with("the SFTP server sends packets of a size that none has"));
         }
         let mut packet = vec![0; len];
-        self.socket.read_exact(&mut packet).map_err(|e| self.explain(&e))?;
+        self.channel.receive(&mut packet)?;
         Ok(packet)
     }
 
@@ -189,7 +142,7 @@ impl Session {
     fn request(&mut self, make: impl FnOnce(u32) -> Writer) -> Result<u32> {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        self.send(&make(id).finish())?;
+        self.channel.send(&make(id).finish())?;
         Ok(id)
     }
 
@@ -206,6 +159,11 @@ impl Session {
 
     /// Sends a request and waits for its answer.
     fn call(&mut self, make: impl FnOnce(u32) -> Writer) -> Result<Reply> {
+        self.channel.begin(0);
+        self.exchange(make)
+    }
+
+    fn exchange(&mut self, make: impl FnOnce(u32) -> Writer) -> Result<Reply> {
         let id = self.request(make)?;
         let (answered, reply) = self.reply()?;
         if answered != id {
@@ -290,9 +248,11 @@ impl Session {
         self.done(to, &reply)
     }
 
-    pub(super) fn fsync(&mut self, handle: &Handle) -> Result<()> {
+    /// Makes a file of `len` bytes durable.
+    pub(super) fn fsync(&mut self, handle: &Handle, len: u64) -> Result<()> {
+        self.channel.begin_sync(len);
         let reply =
-            self.call(|id| Writer::new(EXTENDED).u32(id).string(b"fsync@openssh.com").string(handle))?;
+            self.exchange(|id| Writer::new(EXTENDED).u32(id).string(b"fsync@openssh.com").string(handle))?;
         self.done("making a file durable", &reply)
     }
 
@@ -313,6 +273,7 @@ impl Session {
         source: &dyn Source,
         seen: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
+        self.channel.begin(source.len());
         let mut waiting = BTreeSet::new();
         let mut buf = vec![0; CHUNK];
         let mut off = 0;
@@ -342,7 +303,7 @@ impl Session {
             }
             // The answers that are still under way are taken in before the failure is told.
             if let Err(e) = self.done("writing", &reply) {
-                if self.broken {
+                if self.is_broken() {
                     return Err(e);
                 }
                 failed = failed.or(Some(e));
@@ -353,6 +314,7 @@ impl Session {
 
     /// Reads `len` bytes at `start`, in order, with many requests under way.
     pub(super) fn read_exact(&mut self, handle: &Handle, start: u64, len: usize) -> Result<Vec<u8>> {
+        self.channel.begin(len as u64);
         let mut bytes = vec![0; len];
         let mut waiting: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
         // What is still to be asked for: first what came short, then the rest.
@@ -409,7 +371,13 @@ impl Session {
         let handle = Reader::new(&body).string()?.to_vec();
         // Names that are left out count as well, or a server could go on with them for ever.
         let (mut items, mut seen) = (Vec::new(), 0);
+        let begun = Instant::now();
         loop {
+            // Each answer has a deadline; a name at a time, they could still go on for years.
+            let given = self.channel.patience() + NAME_TIME * u32::try_from(seen).unwrap_or(u32::MAX);
+            if begun.elapsed() > given {
+                return Err(self.channel.too_slow(given));
+            }
             let reply = self.call(|id| Writer::new(READDIR).u32(id).string(&handle))?;
             if reply.kind == STATUS {
                 match self.status(&reply)? {
@@ -439,14 +407,6 @@ impl Session {
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Nothing is under way that anybody waits for; a process that is gone already is no matter.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 fn status_error(what: &str, code: u32) -> RemoteError {
     let (kind, text) = match code {
         NO_SUCH_FILE => (ErrorKind::NotFound, "no such file"),
@@ -459,54 +419,19 @@ fn status_error(what: &str, code: u32) -> RemoteError {
     RemoteError::new(kind, format!("{what}: {text}"))
 }
 
-/// Classes what ssh says before it gives up.
-fn explain_stderr(said: &str) -> RemoteError {
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    let kind = if has(&[
-        "Host key verification failed",
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "host key is known",
-    ]) {
-        ErrorKind::Untrusted
-    } else if has(&["Permission denied", "Too many authentication failures", "no such identity", "Load key"])
-    {
-        ErrorKind::NoCredentials
-    } else if has(&["Connection timed out", "Operation timed out"]) {
-        ErrorKind::Timeout
-    } else if has(&["Could not resolve", "Connection refused", "No route to host", "Network is unreachable"])
-    {
-        ErrorKind::Unreachable
-    } else if has(&["subsystem request failed"]) {
-        ErrorKind::Unsupported
-    } else if has(&[
-        "Bad configuration",
-        "Bad owner or permissions",
-        "Can't open user config file",
-        "Unknown option",
-    ]) {
-        ErrorKind::Misconfigured
-    } else {
-        ErrorKind::Unavailable
-    };
-    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@'));
-    let last: Vec<&str> = lines.collect();
-    let text: String = match last.len() {
-        0 => "the SSH connection ended".into(),
-        n => last[n.saturating_sub(2)..].join("; "),
-    };
-    let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
-    RemoteError::new(kind, format!("ssh: {text}"))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::thread::JoinHandle;
+
+    use super::super::channel::tests::channel_with;
     use super::*;
 
     /// A session with a server that answers each request as `answer` says, until the session is gone. Returns as well
     /// what counts the requests.
-    fn session_with(answer: fn(u8, u32) -> Writer) -> (Session, JoinHandle<usize>) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+    fn session_with(times: Times, answer: fn(u8, u32) -> Writer) -> (Session, JoinHandle<usize>) {
+        let (channel, theirs) = channel_with(times);
         let server = std::thread::spawn(move || {
             let mut count = 0;
             let mut head = [0; 9];
@@ -521,20 +446,12 @@ mod tests {
             }
             count
         });
-        let session = Session {
-            socket: ours,
-            child: Command::new("true").spawn().unwrap(),
-            stderr: None,
-            extensions: BTreeSet::new(),
-            next_id: 0,
-            broken: false,
-        };
-        (session, server)
+        (Session::over(channel), server)
     }
 
     #[test]
     fn names_that_are_left_out_do_not_make_a_listing_endless() {
-        let (mut session, server) = session_with(|kind, id| match kind {
+        let (mut session, server) = session_with(Times::default(), |kind, id| match kind {
             OPENDIR => Writer::new(HANDLE).u32(id).string(b"h"),
             READDIR => (0..10).fold(Writer::new(NAME).u32(id).u32(10), |packet, n| {
                 let name: &[u8] = if n % 2 == 0 { b"." } else { b"\xff\xfe" };
@@ -549,22 +466,21 @@ mod tests {
         assert_eq!(server.join().unwrap(), 102, "one OPENDIR, and 101 READDIR of ten names");
     }
 
+    /// Each answer is in time, and brings a single name.
     #[test]
-    fn what_ssh_says_has_a_kind() {
-        for (said, kind) in [
-            (
-                "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.\n",
-                ErrorKind::Untrusted,
-            ),
-            ("u@h: Permission denied (publickey).\n", ErrorKind::NoCredentials),
-            ("ssh: connect to host h port 22: Connection refused\n", ErrorKind::Unreachable),
-            ("ssh: Could not resolve hostname h: Name or service not known\n", ErrorKind::Unreachable),
-            ("ssh: connect to host h port 22: Connection timed out\n", ErrorKind::Timeout),
-            ("subsystem request failed on channel 0\n", ErrorKind::Unsupported),
-            ("", ErrorKind::Unavailable),
-        ] {
-            assert_eq!(explain_stderr(said).kind, kind, "{said}");
-        }
+    fn names_that_trickle_are_given_up() {
+        let times = Times { answer: Duration::from_millis(400), ..Times::default() };
+        let (mut session, server) = session_with(times, |kind, id| match kind {
+            OPENDIR => Writer::new(HANDLE).u32(id).string(b"h"),
+            _ => {
+                std::thread::sleep(2 * NAME_TIME);
+                Writer::new(NAME).u32(id).u32(1).string(b".").string(b"").u32(0)
+            }
+        });
+        let error = session.list("packs", 1 << 20).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
+        drop(session);
+        assert!(server.join().unwrap() < 1000);
     }
 
     #[test]
@@ -574,6 +490,7 @@ mod tests {
             host: "host".into(),
             port: Some(2222),
             settings: Settings { known_hosts: Some("/a b/k%h".into()), ..Settings::default() },
+            times: Times { answer: Duration::from_millis(4900), ..Times::default() },
         };
         let command = login.command();
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -581,6 +498,7 @@ mod tests {
             "-oBatchMode=yes",
             "-oStrictHostKeyChecking=yes",
             "-oForwardAgent=no",
+            "-oConnectTimeout=4",
             "-oUserKnownHostsFile=\"/a b/k%%h\"",
         ] {
             assert!(args.iter().any(|a| a == arg), "{arg} is missing in {args:?}");
