@@ -4,28 +4,22 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use super::{World, from_url, s3_flags};
+use super::{World, from_sftp, from_url, s3_flags};
 use crate::common::{Rng, assert_same_tree, require_fuse};
 use crate::remote::s3_server::{Server, Trouble};
-use crate::remote::s3_settings;
+use crate::remote::sshd::Sshd;
+use crate::remote::{s3_settings, sftp_settings};
 
-/// A vault in a bucket, and a directory to mount it on.
-struct Mounted {
+/// A vault at a remote, and a directory to mount it on. The remote ends with this value.
+struct Mounted<S> {
     world: World,
-    server: Server,
+    server: S,
     flags: Vec<String>,
 }
 
-impl Mounted {
+impl Mounted<Server> {
     fn new() -> Self {
-        require_fuse();
-        let world = World::new();
-        let mut rng = Rng::new(11);
-        fs::create_dir_all(world.source("dir/deep")).unwrap();
-        fs::write(world.source("dir/big"), rng.bytes(12 << 20)).unwrap();
-        fs::write(world.source("dir/other"), rng.bytes(9 << 20)).unwrap();
-        fs::write(world.source("dir/deep/small"), "small").unwrap();
-        world.snapshot();
+        let world = Self::contents();
         let server = Server::start();
         let settings = s3_settings(&server, &world.sandbox.path(""));
         let flags = s3_flags(&settings);
@@ -34,6 +28,37 @@ impl Mounted {
         world.sandbox.run(["ship", world.vault(), "--to", "s3"]).ok();
         let flags = [from_url(&settings.url), flags].concat();
         Self { world, server, flags }
+    }
+}
+
+impl Mounted<Sshd> {
+    fn behind_sshd() -> Self {
+        let world = Self::contents();
+        world.ship();
+        let server = Sshd::start(&world.sandbox.path("sshd"), "");
+        let flags = from_sftp(&sftp_settings(&server, &world.usb()));
+        Self { world, server, flags }
+    }
+}
+
+impl<S> Mounted<S> {
+    /// Waits until every file can be read: a machine that is busy may take longer for one than the time that was given.
+    fn wait_until_read(&self) {
+        for name in ["dir/big", "dir/other"] {
+            crate::common::wait_until("the remote to be read again", || fs::read(self.at(name)).is_ok());
+        }
+    }
+
+    fn contents() -> World {
+        require_fuse();
+        let world = World::new();
+        let mut rng = Rng::new(11);
+        fs::create_dir_all(world.source("dir/deep")).unwrap();
+        fs::write(world.source("dir/big"), rng.bytes(12 << 20)).unwrap();
+        fs::write(world.source("dir/other"), rng.bytes(9 << 20)).unwrap();
+        fs::write(world.source("dir/deep/small"), "small").unwrap();
+        world.snapshot();
+        world
     }
 
     fn mount(&self, more: &[&str]) {
@@ -77,7 +102,25 @@ fn heavy_a_server_that_stalls_is_an_error_and_no_hang() {
     assert_eq!(fs::read_dir(mounted.at("dir")).unwrap().count(), 3);
     // It comes back to life.
     mounted.server.calm();
-    crate::common::wait_until("the remote to be read again", || fs::read(mounted.at("dir/big")).is_ok());
+    mounted.wait_until_read();
+    assert_same_tree(&mounted.world.source("dir"), &mounted.at("dir"));
+    mounted.world.sandbox.umount();
+}
+
+#[test]
+fn heavy_a_stopped_sshd_is_an_error_and_no_hang() {
+    let mounted = Mounted::behind_sshd();
+    // Time enough to log in, however busy the machine is.
+    mounted.mount(&["--remote-timeout", "10s"]);
+    assert_eq!(fs::read(mounted.at("dir/deep/small")).unwrap(), b"small");
+    mounted.server.stop();
+    let error = fs::read(mounted.at("dir/big")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    // What is here already is read, and directories are listed.
+    assert_eq!(fs::read(mounted.at("dir/deep/small")).unwrap(), b"small");
+    assert_eq!(fs::read_dir(mounted.at("dir")).unwrap().count(), 3);
+    mounted.server.resume();
+    mounted.wait_until_read();
     assert_same_tree(&mounted.world.source("dir"), &mounted.at("dir"));
     mounted.world.sandbox.umount();
 }
