@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use strongroom::remote::{self, ErrorKind, Put, Remote, Settings};
 
 use super::sshd::Sshd;
-use super::{conforms, key, once, put};
+use super::{conforms, key, once, pattern, put};
+use crate::common::Finished;
+use crate::ship::World as Vault;
 
 /// Settings for a directory of this server.
 pub fn settings(sshd: &Sshd, path: &Path) -> Settings {
@@ -121,4 +124,75 @@ fn a_lost_connection_is_made_again() {
     let error = put(remote.as_ref(), "two", b"two").unwrap_err();
     assert!(error.kind.is_retryable(), "{error}");
     assert_eq!(put(remote.as_ref(), "two", b"two").unwrap(), Put::Created);
+}
+
+/// An agent with a socket of its own; it ends with this value.
+struct Agent(Child);
+
+impl Agent {
+    fn start(socket: &Path) -> Self {
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(socket).stdin(Stdio::null()).stdout(Stdio::null());
+        let agent = Self(agent.spawn().expect("ssh-agent (Debian: openssh-client)"));
+        crate::common::wait_until("the agent's socket", || socket.exists());
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The key is in an agent and nowhere else: no file, nothing in the settings. `ship`, `ls` and `restore` log in with it.
+#[test]
+fn an_agent_has_the_key() {
+    let vault = Vault::new();
+    vault.snapshot("one", &pattern(300_000, 1));
+    let sshd = Sshd::start(&vault.sandbox.path("sshd"), "");
+    let there = vault.sandbox.path("there");
+    fs::create_dir(&there).unwrap();
+    let settings = settings(&sshd, &there);
+    let flags = flags(&settings);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let socket = vault.sandbox.path("agent");
+    let agent = Agent::start(&socket);
+    let mut add = vault.sandbox.command("ssh-add");
+    let added =
+        add.env("SSH_AUTH_SOCK", &socket).arg("-q").arg(sshd.identity()).stdin(Stdio::null()).status();
+    assert!(added.unwrap().success());
+    fs::remove_file(sshd.identity()).unwrap();
+    vault.cli(&[&["remote", "add", vault.vault(), "nas", &settings.url][..], &flags].concat()).ok();
+    let with_agent = |args: &[&str]| -> Finished {
+        let mut command = vault.sandbox.strongroom();
+        let output = command.env("SSH_AUTH_SOCK", &socket).args(args).stdin(Stdio::null()).output().unwrap();
+        Finished {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    };
+    let ship = ["ship", vault.vault(), "--to", "nas"];
+    // Without it there is no key at all, which is said, with what would help, and not tried again and again.
+    let said = vault.cli(&ship).fails(24);
+    assert!(said.contains("Permission denied") && said.contains("SFTP: an agent"), "{said}");
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 0);
+    with_agent(&ship).ok();
+    vault.restores(&there);
+    let passfile = vault.sandbox.passfile();
+    let from = |verb: &str, rest: &[&str]| {
+        let url = [verb, "--from", &settings.url, "--passfile", &passfile];
+        with_agent(&[&url[..], &flags, rest].concat())
+    };
+    let listed = from("ls", &[&vault.at("latest", "")]).ok();
+    assert!(listed.contains("one"), "{listed}");
+    let out = vault.sandbox.path("out");
+    from("restore", &[&vault.at("latest", ""), "--to", out.to_str().unwrap()]).ok();
+    crate::common::assert_same_tree(&vault.sandbox.path("source"), &out);
+    // An agent that is gone is no agent.
+    drop(agent);
+    let said = with_agent(&ship).fails(24);
+    assert!(said.contains("Permission denied") && said.contains("SFTP: an agent"), "{said}");
 }
