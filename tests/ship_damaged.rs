@@ -168,6 +168,33 @@ fn a_damaged_snapshot_file_is_the_end_of_the_chain() {
     assert_eq!((ship().complete, damaged(&ship()).0), (Some(3), 0));
 }
 
+/// What is known to be damaged does not count as being there, whatever length it has: all else is sent.
+#[test]
+fn a_damaged_object_of_another_length_stops_nothing() {
+    let world = World::new();
+    world.snapshot("one", &pattern(200_000, 1));
+    let remote: Arc<dyn Remote> = Arc::new(FaultyRemote::new(usb(&world), |_, op, name| {
+        (op == Op::Put && name.starts_with("packs/")).then_some(Fault::After(ErrorKind::Corrupt))
+    }));
+    ship_to(&world.disk(), &remote, None).unwrap_err();
+    let (name, good) = files(&world.usb()).into_iter().find(|(name, _)| name.starts_with("packs/")).unwrap();
+    let path = world.usb().join(&name);
+    fs::write(&path, &good[..good.len() / 2]).unwrap();
+    world.snapshot("two", &pattern(200_000, 2));
+    let report = ship_to(&world.disk(), &usb(&world), None).unwrap().0;
+    assert_eq!((damaged(&report), report.newest, report.complete), ((1, vec![name.clone()]), Some(2), None));
+    let mut verified = Verified::default();
+    verify_into(&world.disk(), &usb(&world), "usb", 2, &|_| {}, &mut verified).unwrap();
+    assert_eq!(verified.wrong_total, 1, "{verified:?}");
+    assert!(verified.wrong[0].starts_with(&name), "{verified:?}");
+    fs::write(&path, &good).unwrap();
+    let report = ship_to(&world.disk(), &usb(&world), None).unwrap().0;
+    assert_eq!((damaged(&report).0, report.complete), (0, Some(2)));
+    // One that nothing is known of still stops everything.
+    fs::write(&path, &good[..good.len() / 2]).unwrap();
+    ship_to(&world.disk(), &usb(&world), None).unwrap_err();
+}
+
 /// Of very many only some are looked at again by a shipment: it may have to read them.
 #[test]
 fn few_damaged_objects_are_looked_at_each_time() {
@@ -248,6 +275,33 @@ fn what_is_new_is_sent_before_what_is_damaged_is_looked_at() {
         assert!(asked.iter().all(|name| name == "new"), "{asked:?}");
     }
     assert_ne!(looked[0], looked[1], "the next one begins with another");
+}
+
+/// A pack that is damaged here is not sent, so it is not missed there either: only what is there is locked.
+#[test]
+fn what_is_damaged_here_is_not_said_to_be_gone_there() {
+    let world = ship_lock::World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(200_000, 1));
+    world.ship();
+    let before = world.names();
+    world.snapshot("two", &pattern(200_000, 2));
+    let here = files(&world.sandbox.vault());
+    let new = |(name, _): &&(String, Vec<u8>)| name.starts_with("packs/") && !before.contains(name);
+    let (name, good) = here.iter().filter(new).max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let path = world.sandbox.vault().join(name);
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    fs::write(&path, &bad).unwrap();
+    for _ in 0..2 {
+        let report = world.ship();
+        let lock = report.lock.as_ref().unwrap();
+        assert_eq!((lock.gone_total, report.complete), (0, Some(1)), "{report:?}");
+        assert!(!world.names().contains(name));
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(world.ship().complete, Some(2));
+    world.all_locked();
 }
 
 /// A lock would only keep it from being removed.

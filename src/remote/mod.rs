@@ -265,6 +265,12 @@ pub trait Remote: Send + Sync + fmt::Debug {
         self.url()
     }
 
+    /// This remote without anything that repeats its calls: for questions whose answer can wait for another day. `None`: its
+    /// calls are not repeated.
+    fn once(&self) -> Option<Arc<dyn Remote>> {
+        None
+    }
+
     /// Stores an object under a name that is not taken, durably, and makes sure that what is stored has this checksum.
     ///
     /// # Errors

@@ -177,6 +177,10 @@ impl Remote for Retrying {
         self.run("features", &|| self.inner.features())
     }
 
+    fn once(&self) -> Option<Arc<dyn Remote>> {
+        Some(Arc::clone(&self.inner))
+    }
+
     fn lock(&self) -> Option<Locked> {
         self.inner.lock()
     }

@@ -139,7 +139,9 @@ impl Damaged {
 
     fn found(&self, name: &str, found: Found) {
         let mut state = self.state();
-        if state.known.change(name, found) {
+        let is_news = state.known.change(name, found);
+        // Another process may have thought otherwise meanwhile, and written it.
+        if is_news || matches!(found, Found::Damaged) && state.found.len() < NAMES_MAX {
             state.found.insert(name.to_string(), found);
         }
     }
@@ -277,7 +279,13 @@ mod tests {
         known.note("packs/bb/2", false);
         known.save(&disk).unwrap();
         assert!(load().unwrap().gone().is_empty());
-        let ship = load().unwrap();
+        // One that was known already, and that somebody else thinks is gone and sent anew.
+        let (verify, ship) = (load().unwrap(), load().unwrap());
+        verify.note("packs/dd/4", true);
+        ship.note("packs/dd/4", false);
+        ship.save(&disk).unwrap();
+        verify.save(&disk).unwrap();
+        assert!(load().unwrap().names().contains("packs/dd/4"));
         // Any number of them is bounded, and can be read again.
         for n in 0..NAMES_MAX as u32 + 10 {
             ship.note(&format!("packs/ee/{}", blake3::hash(&n.to_le_bytes()).to_hex()), true);

@@ -23,7 +23,6 @@ use crate::snapshot::describe::rfc3339;
 use crate::store::error::StoreError;
 
 use super::error::Result;
-use super::plan::Plan;
 use super::send::key_of;
 use super::settings::{CURSOR_DIR, place_path};
 use super::there::There;
@@ -173,12 +172,9 @@ impl Needed {
         self.choose(|name| there.has_pack(name), |file| there.has_file(file))
     }
 
-    /// What of it is there once a plan was carried out.
-    pub(super) fn after(&self, plan: &Plan, there: &There) -> Result<Vec<Need>> {
-        self.choose(
-            |name| !plan.missing.contains(name) && !there.bad_packs.contains(name),
-            |file| !there.bad_files.contains(file),
-        )
+    /// What of it is there once a plan was carried out: packs that were sent are there by now, chain files all.
+    pub(super) fn after(&self, there: &There) -> Result<Vec<Need>> {
+        self.choose(|name| there.has_pack(name), |file| !there.bad_files.contains(file))
     }
 
     fn choose(

@@ -51,7 +51,7 @@ pub use watch::{Event, Opened, Watched, Watching, watch};
 
 use damaged::Damaged;
 use header::Copies;
-use lock::{Keeper, Needed};
+use lock::{Keeper, Need, Needed};
 use plan::{Plan, Shipped, State, plan};
 use strangers::Judged;
 use there::{Place, There};
@@ -67,6 +67,8 @@ const NAMES_TOLD: usize = 100;
 /// So many objects that were damaged are looked at again in a shipment: where the endpoint keeps no checksums they are read. A
 /// verification looks at all.
 const LOOKS_MAX: usize = 16;
+/// No more of them once so many bytes had to be read for it.
+const LOOKS_BYTES_MAX: u64 = 256 << 20;
 
 /// How many packs are under way at a time.
 #[derive(Clone, Debug)]
@@ -300,6 +302,14 @@ pub fn ship_into(
 /// Sequence and id of the newest chain file.
 type Head = Option<(u64, String)>;
 
+/// The header here, and its copies there.
+struct Headers {
+    bytes: Arc<[u8]>,
+    copies: Copies,
+    /// Versions of copies that are to be locked, and the copies that these are of.
+    kept: (Vec<Need>, Vec<String>),
+}
+
 /// A vault on its way to a remote.
 struct Shipment<'a> {
     disk: &'a Arc<dyn Disk>,
@@ -363,31 +373,57 @@ impl Shipment<'_> {
         self.report.foreign_names = there.foreign.iter().map(String::from).collect();
         self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
         self.report.jobs = options.jobs.first();
-        let (mut needed, mut headers) = (None, (Vec::new(), Vec::new()));
+        let (mut needed, mut kept) = (None, (Vec::new(), Vec::new()));
         if let Some(keeper) = &mut self.keeper {
             // Before anything is found fault with: who can stop shipments must not be able to let locks run out.
             let mut needs = needed.insert(Needed::of(&chain)).among(&there)?;
-            headers = header::kept(remote.as_ref(), &header_bytes)?;
-            needs.extend(headers.0.iter().cloned());
+            kept = header::kept(remote.as_ref(), &header_bytes)?;
+            needs.extend(kept.0.iter().cloned());
             keeper.keep(&needs)?;
             if keeper.is_missing_something() && !std::mem::replace(&mut self.is_listed_again, true) && !last {
                 return Ok(None);
             }
         }
-        let copies = copies?;
-        self.report.unjudged = there.check(&place, &here, self.cursor, &mut self.judged)?;
-        let removed_by = removed_by(disk, &chain)?;
+        let sent = copies.and_then(|copies| {
+            let headers = Headers { bytes: header_bytes, copies, kept };
+            self.bring(&place, &here, &mut there, headers, needed, last)
+        });
+        if is_anew
+            && may_look(&sent)
+            && self.look_at_damaged(&place, &here, &mut there)
+            && self.report.is_finished
+        {
+            self.report.complete = there.complete(&chain);
+        }
+        sent
+    }
+
+    /// Checks what is there, and brings it what it lacks.
+    fn bring(
+        &mut self,
+        place: &Place<'_>,
+        here: &BTreeMap<PackName, u64>,
+        there: &mut There,
+        headers: Headers,
+        needed: Option<Needed>,
+        last: bool,
+    ) -> Result<Option<Head>> {
+        let (disk, remote, options) = (self.disk.as_ref(), self.remote, self.options);
+        let (header, chain) = (place.header, place.chain);
+        let Headers { bytes: header_bytes, copies, mut kept } = headers;
+        self.report.unjudged = there.check(place, here, self.cursor, &mut self.judged)?;
+        let removed_by = removed_by(disk, chain)?;
         let shipped = self.shipped();
         let plan = plan(&State {
-            chain: &chain,
-            here: &here,
+            chain,
+            here,
             there: &there.packs,
             files_there: &there.files,
             removed_by: &removed_by,
             ahead: options.watched.is_some(),
             shipped: shipped.as_ref(),
         })?;
-        if !plan.missing.is_empty() && !last && changed(disk, &chain)? {
+        if !plan.missing.is_empty() && !last && changed(disk, chain)? {
             return Ok(None);
         }
         self.gone.extend(plan.gone.iter().cloned());
@@ -401,10 +437,7 @@ impl Shipment<'_> {
         let newest = chain.head().map(|info| info.seq);
         let head = chain.head().map(|info| (info.seq, info.id.to_hex()));
         if options.dry_run {
-            if is_anew {
-                self.look_at_damaged(&place, &here, &mut there);
-            }
-            self.report.lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
+            self.report.lock = self.keeper.take().map(|keeper| keeper.end(&kept.1));
             let (packs, bytes, files) = plan.totals();
             (self.report.packs, self.report.bytes, self.report.chain_files) = (packs, bytes, files);
             self.report.newest = newest;
@@ -415,33 +448,29 @@ impl Shipment<'_> {
             let refused = &mut self.report.header_refused;
             self.report.headers += header::bring(remote.as_ref(), &header_bytes, header, refused)?;
         }
-        let done = self.send(&place, &plan, copies, &header_bytes)?;
+        let done = self.send(place, &plan, copies, &header_bytes)?;
         self.report.newest = newest;
-        if is_anew {
-            // Sending does not wait for it: a place that does not answer well is asked for long.
-            self.look_at_damaged(&place, &here, &mut there);
-        }
+        self.unsent = plan.unsent(&done);
+        there.packs.extend(done);
         if let (Some(keeper), Some(needed)) = (&mut self.keeper, needed) {
-            let mut needs = needed.after(&plan, &there)?;
+            let mut needs = needed.after(there)?;
             if copies != Copies::Current {
-                headers = header::kept(remote.as_ref(), &header_bytes)?;
+                kept = header::kept(remote.as_ref(), &header_bytes)?;
             }
-            needs.extend(headers.0);
+            needs.extend(kept.0);
             keeper.keep(&needs)?;
         }
-        self.unsent = plan.unsent(&done);
         for name in self.damaged.gone() {
             // It was sent anew, or is needed no more, or is one of those that could not be sent.
             self.damaged.note(&name, false);
         }
-        there.packs.extend(done);
-        self.report.complete = there.complete(&chain);
+        self.report.complete = there.complete(chain);
         self.report.is_finished = true;
-        let lock = self.keeper.take().map(|keeper| keeper.end(&headers.1));
+        let lock = self.keeper.take().map(|keeper| keeper.end(&kept.1));
         let is_all_there = lock.as_ref().is_none_or(|lock| lock.gone_total == 0);
         self.report.lock = lock;
         if let (Some(watched), true) = (&options.watched, is_all_there) {
-            watched.remember(there.packs);
+            watched.remember(there.packs.clone());
         }
         Ok(Some(head))
     }
@@ -465,17 +494,35 @@ impl Shipment<'_> {
         there.set_damaged(&self.damaged.names());
     }
 
-    /// Looks at the bytes of some of what was damaged, once a shipment.
-    fn look_at_damaged(&mut self, place: &Place<'_>, here: &BTreeMap<PackName, u64>, there: &mut There) {
+    /// Looks at the bytes of some of what was damaged, once a shipment; returns whether something turned out to be sound. It
+    /// comes last: nothing waits for it, and it asks nothing twice.
+    fn look_at_damaged(
+        &mut self,
+        place: &Place<'_>,
+        here: &BTreeMap<PackName, u64>,
+        there: &mut There,
+    ) -> bool {
         if std::mem::replace(&mut self.has_looked, true) {
-            return;
+            return false;
         }
+        let remote = self.remote.once();
+        let remote = remote.as_deref().unwrap_or(place.remote);
+        let (mut bytes, mut mended) = (0, false);
         for name in self.damaged.some(LOOKS_MAX) {
+            if self.options.is_stopped() || bytes > LOOKS_BYTES_MAX {
+                break;
+            }
             self.damaged.looked_at(&name);
             let Some(item) = verify::item(&name, there, here, place.chain) else { continue };
-            match verify::is_sound(place.disk, place.remote, &item) {
-                Ok(true) => self.damaged.note(&name, false),
-                Ok(false) => {}
+            match verify::is_sound(place.disk, remote, &item) {
+                Ok((is_sound, read)) => {
+                    bytes += read;
+                    if is_sound {
+                        self.damaged.note(&name, false);
+                        self.report.packs_there += u64::from(name.starts_with("packs/"));
+                        mended = true;
+                    }
+                }
                 // What can't be read, there or here, is not known to be mended. That is no failure of what was shipped.
                 Err(error) => {
                     tracing::warn!(name, %error, "what is damaged there can't be looked at again");
@@ -487,7 +534,7 @@ impl Shipment<'_> {
             }
         }
         there.set_damaged(&self.damaged.names());
-        self.report.packs_there = here.keys().filter(|name| there.has_pack(name)).count() as u64;
+        mended
     }
 
     /// Sends what a plan has, and returns the packs that were sent.
@@ -631,6 +678,17 @@ impl Vault {
 /// Whether a file of the vault was gone when it was to be read.
 fn is_vanished(error: &ShipError) -> bool {
     matches!(error, ShipError::Vault(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+}
+
+/// Whether a place may be asked about what is damaged there, after a round that ended so: one that does not answer is not
+/// asked more.
+fn may_look(ended: &Result<Option<Head>>) -> bool {
+    match ended {
+        Ok(done) => done.is_some(),
+        Err(ShipError::Stopped) => false,
+        Err(ShipError::Remote(error)) => !error.kind.is_retryable(),
+        Err(error) => !is_vanished(error),
+    }
 }
 
 /// Whether snapshots were made or removed since the chain was read.

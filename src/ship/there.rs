@@ -155,7 +155,8 @@ impl There {
         judged: &mut Judged,
     ) -> Result<u64> {
         let chain = place.chain;
-        for (name, len) in &self.packs {
+        // What is known to be damaged may have any length, and does not count as being there.
+        for (name, len) in self.packs.iter().filter(|(name, _)| !self.bad_packs.contains(name)) {
             if here.get(name).is_some_and(|ours| ours != len) {
                 return Err(conflict(&crate::format::pack::pack_path(name)));
             }
@@ -166,7 +167,7 @@ impl There {
             }
             _ => "this vault is older than what was shipped, or another host ships to the same place",
         })?;
-        for info in chain.files() {
+        for info in chain.files().filter(|info| !self.bad_files.contains(&(info.seq, info.id))) {
             if self.files.get(&(info.seq, info.id)).is_some_and(|len| *len != info.file_len) {
                 return Err(conflict(&info.path()));
             }

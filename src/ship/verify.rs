@@ -149,7 +149,9 @@ pub fn verify_into(
     let here = crate::snapshot::open::list_packs(disk.as_ref())?;
     let at = Place { disk: disk.as_ref(), remote: remote.as_ref(), header: &parsed.header, chain: &chain };
     let mut judged = Judged::load(disk.as_ref(), remote.as_ref());
-    let there = There::list(&at, &here, None, &judged)?;
+    let damaged = Damaged::load(disk.as_ref(), remote.as_ref())?;
+    let mut there = There::list(&at, &here, None, &judged)?;
+    there.set_damaged(&damaged.names());
     let checked = there.check(&at, &here, None, &mut judged);
     judged.save(disk.as_ref());
     checked?;
@@ -168,7 +170,6 @@ pub fn verify_into(
         verified.wrong_total = position.wrong_more;
         verified.resumed = true;
     }
-    let damaged = Damaged::load(disk.as_ref(), remote.as_ref())?;
     let shared = Shared {
         damaged: &damaged,
         disk: disk.as_ref(),
@@ -237,11 +238,12 @@ pub(super) fn item(name: &str, there: &There, here: &BTreeMap<PackName, u64>, ch
     Some(Item::File { path: name.to_string(), id, len, here: chain.contains(seq, &id) })
 }
 
-/// Whether the bytes of one object are what they should be.
-pub(super) fn is_sound(disk: &dyn Disk, remote: &dyn Remote, item: &Item) -> Result<bool> {
+/// Whether the bytes of one object are what they should be, and how many had to be read for that.
+pub(super) fn is_sound(disk: &dyn Disk, remote: &dyn Remote, item: &Item) -> Result<(bool, u64)> {
     match look_at(disk, remote, item)?.0 {
-        Finding::Checksum { good } | Finding::Read { good, .. } => Ok(good),
-        Finding::Gone => Ok(false),
+        Finding::Checksum { good } => Ok((good, 0)),
+        Finding::Read { good, bytes } => Ok((good, bytes)),
+        Finding::Gone => Ok((false, 0)),
     }
 }
 
