@@ -82,6 +82,15 @@ fn each_trouble_is_said_with_what_to_do() {
         ("the storage class is not known there", "InvalidStorageClass", 400, 24),
     ] {
         let bucket = Bucket::new();
+        // From the first request on, whose answer has no body.
+        bucket.server.set_trouble(move |_, _, _| Some(Trouble::Before(code, status)));
+        let done = bucket.world.cli(&["ship", bucket.world.vault(), "--jobs", "1"]);
+        assert_eq!(done.code, exit, "{what}: {done:?}");
+        assert!(bucket.server.keys().is_empty(), "{what}");
+        text += &format!(
+            "# {what}, from the beginning\n{}",
+            strip_pack(&transcript(&bucket.world.sandbox, &["ship"], &done))
+        );
         // In the middle: the header is there by then, and a pack.
         let puts = AtomicU64::new(0);
         bucket.server.set_trouble(move |_, op, _| {

@@ -105,6 +105,36 @@ fn storage_class_and_encryption_go_with_every_put() {
     }
 }
 
+/// Object Lock wants a checksum with each put and each retention, or an MD5.
+#[test]
+fn what_is_locked_where_headers_for_checksums_are_refused_has_an_md5() {
+    let world = World::new(LockMode::Compliance);
+    world.server.set_defects(Defects { refuses_checksum_headers: true, ..Defects::default() });
+    let remote = world.open();
+    let probe = remote::probe(remote.as_ref()).unwrap();
+    assert!(probe.is_good(), "{probe:?}");
+    for name in [PACK, "vault.json"] {
+        assert_eq!(put(remote.as_ref(), name, b"bytes").unwrap(), Put::Created);
+        assert_eq!(put(remote.as_ref(), name, b"bytes").unwrap(), Put::Same);
+        let version = world.server.versions(&format!("some/vault/{name}")).pop().unwrap();
+        assert!(version.md5.is_some() && version.kept.is_some(), "{version:?}");
+    }
+    let (was, now) = (remote::Checksum::of(b"bytes"), remote::Checksum::of(b"newer"));
+    remote.replace(&key("vault.json"), &was, &remote::Bytes::source(*b"newer"), &now).unwrap();
+    let longer = |days: i64| Retention {
+        mode: LockMode::Compliance,
+        until: strongroom::env::Time { secs: world.now() + days * DAY, nanos: 0 },
+    };
+    remote.retain(&key(PACK), None, &longer(50)).unwrap();
+    assert_eq!(remote.retention(&key(PACK), None).unwrap(), Some(longer(50)));
+    assert_eq!(world.server.refused_checksum_headers(), 1);
+    // Who only extends locks finds it out as well.
+    let extends = world.open();
+    extends.retain(&key(PACK), None, &longer(60)).unwrap();
+    assert_eq!(world.server.kept(AT).unwrap().until, world.now() + 60 * DAY);
+    assert_eq!(world.server.refused_checksum_headers(), 2);
+}
+
 /// As Ceph RGW 16 does it: the tags that it gives out are quoted, and those that it takes must not be; and where
 /// versions are kept none is the right one.
 #[test]

@@ -216,7 +216,6 @@ fn parallel(remote: &Arc<dyn Remote>) {
 }
 
 /// A vault is shipped, destroyed, and cloned from there: byte for byte the same. `flags` say how the place is reached.
-#[cfg(feature = "_opendal")]
 fn comes_back(url: &str, flags: &[&str]) {
     use crate::ship::{World, files};
     let world = World::new();
@@ -241,7 +240,6 @@ fn comes_back(url: &str, flags: &[&str]) {
 }
 
 /// Straight from there, with nothing of the vault here: lists, single files and whole directories.
-#[cfg(feature = "_opendal")]
 fn reads_from(world: &crate::ship::World, url: &str, flags: &[&str]) {
     fs::remove_dir_all(world.sandbox.vault()).unwrap();
     let from =

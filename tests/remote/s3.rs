@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::Digest;
+use strongroom::env::{Env, TestEnv};
 use strongroom::remote::{
     self, ErrorKind, Fault, FaultyRemote, Op, OpenOptions, Put, Remote, Settings, Times, Verdict,
 };
@@ -156,11 +158,12 @@ fn an_endpoint_that_overwrites_is_not_safe() {
 
 #[test]
 fn an_endpoint_that_stores_other_bytes_is_found_out() {
-    for knows_no_checksums in [false, true] {
+    for (knows_no_checksums, refuses_checksum_headers) in [(false, false), (true, false), (false, true)] {
         let world = World::new();
         world.server.set_defects(Defects {
             stores_other_bytes: true,
             knows_no_checksums,
+            refuses_checksum_headers,
             ..Defects::default()
         });
         let error = put(world.open(&once()).as_ref(), "packs/aa/one", b"hello").unwrap_err();
@@ -221,6 +224,152 @@ fn each_trouble_has_its_kind() {
     }
     world.server.calm();
     assert!(names(remote.as_ref(), "").is_empty());
+}
+
+/// An answer to HEAD has no body, and with it no code: why it is refused is asked, with one more request.
+#[test]
+fn each_trouble_has_its_kind_where_answers_have_no_body() {
+    let world = World::new();
+    for (code, status, kind) in [
+        ("AccessDenied", 403, ErrorKind::Denied),
+        ("ExpiredToken", 400, ErrorKind::ExpiredCredentials),
+        ("RequestTimeTooSkewed", 403, ErrorKind::ClockSkew),
+        ("InvalidAccessKeyId", 403, ErrorKind::NoCredentials),
+        ("SignatureDoesNotMatch", 403, ErrorKind::NoCredentials),
+        ("Unauthorized", 401, ErrorKind::NoCredentials),
+        ("InvalidRequest", 400, ErrorKind::Misconfigured),
+        ("PermanentRedirect", 301, ErrorKind::Misconfigured),
+        // Only a GET is refused so; where HEAD is as well it is for another reason.
+        ("InvalidObjectState", 403, ErrorKind::Denied),
+        ("QuotaExceeded", 403, ErrorKind::Denied),
+    ] {
+        let remote = world.open(&once());
+        world.server.forget_ops();
+        world.server.set_trouble(move |_, _, _| Some(Trouble::Before(code, status)));
+        let error = remote.head(&key("vault.json")).unwrap_err();
+        assert_eq!(error.kind, kind, "{code}: {error}");
+        let is_told = error.message.contains(code);
+        assert_eq!(is_told, !matches!(code, "InvalidObjectState" | "QuotaExceeded"), "{error}");
+        assert!(error.message.contains(&status.to_string()), "{error}");
+        assert_eq!((world.server.ops("head"), world.server.ops("get"), world.server.all_ops()), (1, 1, 2));
+        // Whether it is said or not, of a version or of what is there now.
+        world.server.set_trouble(move |_, op, _| (op == "head").then_some(Trouble::Before(code, status)));
+        let silent = world.open(&once()).head(&key("vault.json")).unwrap_err();
+        let kind = if status <= 400 { ErrorKind::Misconfigured } else { ErrorKind::Denied };
+        assert_eq!(silent.kind, kind, "{code}: {silent}");
+    }
+}
+
+/// The clock stands still: how often is asked does not depend on how fast this is.
+#[test]
+fn why_objects_may_not_be_looked_at_is_not_asked_for_each() {
+    let world = World::new();
+    let env = Arc::new(TestEnv::new(1));
+    let open = || world.open(&OpenOptions { env: Arc::clone(&env) as Arc<dyn Env>, ..once() });
+    let kinds = |remote: &dyn Remote, count: usize| {
+        let head = |n: usize| remote.head(&key(&format!("packs/aa/{n}"))).unwrap_err().kind;
+        (0..count).map(head).collect::<Vec<_>>()
+    };
+    // Each for itself.
+    let remote = open();
+    world.server.set_trouble(|_, _, _| Some(Trouble::Before("AccessDenied", 403)));
+    world.server.forget_ops();
+    assert_eq!(kinds(remote.as_ref(), 200), [ErrorKind::Denied; 200]);
+    assert_eq!((world.server.ops("head"), world.server.ops("get")), (200, 16));
+    // A minute later what it is now is found out all the same.
+    world.server.set_trouble(|_, _, _| Some(Trouble::Before("RequestTimeTooSkewed", 403)));
+    env.advance(Duration::from_secs(60));
+    assert_eq!(kinds(remote.as_ref(), 200), [ErrorKind::ClockSkew; 200]);
+    assert_eq!(world.server.ops("get"), 17);
+    // What all have in common is asked for once, by many at a time as well.
+    let remote = open();
+    world.server.set_trouble(|_, _, _| Some(Trouble::Before("ExpiredToken", 400)));
+    world.server.forget_ops();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(kinds(remote.as_ref(), 20), [ErrorKind::ExpiredCredentials; 20]));
+        }
+    });
+    assert_eq!((world.server.ops("head"), world.server.ops("get")), (160, 1));
+    // It passes, and is not remembered of an object that is refused for itself.
+    world.server.calm();
+    put(remote.as_ref(), "packs/aa/there", b"x").unwrap();
+    remote.head(&key("packs/aa/there")).unwrap();
+    world.server.set_trouble(|_, _, _| Some(Trouble::Before("InvalidRequest", 400)));
+    assert_eq!(kinds(remote.as_ref(), 1), [ErrorKind::Misconfigured]);
+}
+
+/// As Backblaze B2 did: the first refusal is the last one, and what is stored is verified all the same.
+#[test]
+fn an_endpoint_that_refuses_headers_for_checksums_gets_none() {
+    for refuses_silently in [false, true] {
+        let world = World::new();
+        world.server.set_defects(Defects {
+            refuses_checksum_headers: true,
+            refuses_silently,
+            ..Defects::default()
+        });
+        let elsewhere = Settings { url: format!("s3://{BUCKET}/other"), ..world.settings.clone() };
+        let remote = remote::open(&elsewhere, &once()).unwrap();
+        for n in 0..3_u8 {
+            put(remote.as_ref(), &format!("packs/aa/{n}"), &pattern(100_000, n)).unwrap();
+        }
+        let refused = world.server.refused_checksum_headers();
+        assert_eq!(refused, 1, "the first refusal is the last one");
+        // Who looks first is told nothing: without a code there is the status, without a body there is another question.
+        let remote = world.open(&once());
+        conforms(&remote, 20);
+        let refused = world.server.refused_checksum_headers() - refused;
+        assert_eq!(refused, if refuses_silently { 1 } else { 2 });
+        for name in world.server.keys() {
+            let version = world.server.versions(&name).pop().unwrap();
+            let md5 = data_encoding::BASE64.encode(&md5::Md5::digest(version.bytes.as_slice()));
+            assert_eq!(version.md5, Some(md5), "{name}");
+        }
+        let probe = remote::probe(remote.as_ref()).unwrap();
+        let check = |name: &str| {
+            let check = probe.checks.iter().find(|check| check.name == name).unwrap();
+            (check.verdict, check.detail.as_str())
+        };
+        assert!(probe.is_good(), "{probe:?}");
+        assert_eq!(check("checksums"), (Verdict::NotApplicable, "this program compares them itself"));
+        assert_eq!(check("conditional-create").0, Verdict::Yes, "that it knows");
+        assert!(check("verification").1.contains("Content-MD5"), "{probe:?}");
+    }
+}
+
+/// Who begins by looking is refused without a word.
+#[test]
+fn headers_for_checksums_that_are_refused_without_a_body_are_left_out_too() {
+    let world = World::new();
+    world.open(&once()).head(&key("packs/aa/none")).unwrap_err();
+    world.server.set_defects(Defects { refuses_checksum_headers: true, ..Defects::default() });
+    let remote = world.open(&once());
+    assert_eq!(remote.head(&key("vault.json")).unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(world.server.refused_checksum_headers(), 2, "once, and once more to be told why");
+    put(remote.as_ref(), "vault.json", b"header").unwrap();
+    assert_eq!(remote.head(&key("vault.json")).unwrap().len, 6);
+    assert_eq!(world.server.refused_checksum_headers(), 2);
+    // What others say about such headers is no reason to go on asking.
+    let hostile = "Unsupported header 'x-amz-checksum-mode' received for this API call.";
+    world.server.say_to_all(Some(("InvalidArgument", 400, hostile)));
+    assert_eq!(remote.head(&key("vault.json")).unwrap_err().kind, ErrorKind::Misconfigured);
+    assert_eq!(put(remote.as_ref(), "packs/aa/x", b"x").unwrap_err().kind, ErrorKind::Misconfigured);
+}
+
+/// Shipped, verified, cloned, restored.
+#[test]
+fn a_vault_comes_back_from_an_endpoint_that_refuses_headers_for_checksums() {
+    let world = World::new();
+    world.server.set_defects(Defects { refuses_checksum_headers: true, ..Defects::default() });
+    let (endpoint, file) = (world.server.endpoint(), world.settings.credentials_file.clone().unwrap());
+    let file = file.to_str().unwrap();
+    super::comes_back(
+        &world.settings.url,
+        &["--endpoint", &endpoint, "--path-style", "--region", "eu-central-1", "--credentials-file", file],
+    );
+    assert!(world.server.refused_checksum_headers() > 0);
+    assert!(world.server.keys().iter().all(|name| world.server.versions(name)[0].md5.is_some()));
 }
 
 #[test]

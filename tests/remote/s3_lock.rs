@@ -38,6 +38,9 @@ pub struct Version {
     pub kept: Option<Kept>,
     pub storage_class: Option<String>,
     pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    /// The Content-MD5 with which it came.
+    pub md5: Option<String>,
 }
 
 /// Somebody with keys.
@@ -130,6 +133,8 @@ impl State {
                 kept: None,
                 storage_class: None,
                 sse: None,
+                sse_kms_key_id: None,
+                md5: None,
             };
             self.objects.entry(key.to_string()).or_default().push(marker);
         } else {
@@ -238,6 +243,27 @@ fn query(uri: &hyper::Uri, name: &str) -> Option<String> {
 }
 
 impl Backend {
+    fn check_headers(&self, cx: &S3AccessContext<'_>) -> S3Result<()> {
+        let is_refused =
+            |name: &&str| name.starts_with("x-amz-checksum-") || name.starts_with("x-amz-sdk-checksum-");
+        let mut state = self.state();
+        if let Some((code, status, text)) = state.answer {
+            return Err(say(code, status, text));
+        }
+        let Some(name) = cx.headers().keys().map(|name| name.as_str()).find(is_refused) else {
+            return Ok(());
+        };
+        if !state.defects.refuses_checksum_headers {
+            return Ok(());
+        }
+        state.refused_checksum_headers += 1;
+        let text = format!("Unsupported header '{name}' received for this API call.");
+        match state.defects.refuses_silently {
+            true => Err(fail("NotImplemented", 501)),
+            false => Err(say("InvalidArgument", 400, &text)),
+        }
+    }
+
     /// Whether who signed may do this.
     fn authorize(
         &self,
@@ -283,6 +309,7 @@ impl Backend {
 #[async_trait::async_trait]
 impl S3Access for Backend {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        self.check_headers(cx)?;
         let version = query(cx.uri(), "versionId").is_some();
         let bypass = cx.headers().contains_key("x-amz-bypass-governance-retention");
         let action = match cx.s3_op().name() {

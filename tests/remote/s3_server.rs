@@ -50,6 +50,10 @@ pub struct Defects {
     pub knows_no_null: bool,
     /// Checksums are neither checked nor kept.
     pub knows_no_checksums: bool,
+    /// The same, and requests with headers for them are refused, in the words of Backblaze B2.
+    pub refuses_checksum_headers: bool,
+    /// If so, they are refused with 501, and it does not say why.
+    pub refuses_silently: bool,
     /// What is stored is not what was sent.
     pub stores_other_bytes: bool,
     /// Range is ignored: every get sends the whole object.
@@ -74,6 +78,12 @@ pub struct Defects {
     pub locks_otherwise: bool,
 }
 
+impl Defects {
+    fn keeps_checksums(&self) -> bool {
+        !self.knows_no_checksums && !self.refuses_checksum_headers
+    }
+}
+
 impl Version {
     pub fn etag(&self) -> ETag {
         ETag::Strong(data_encoding::HEXLOWER.encode(&Md5::digest(self.bytes.as_slice())))
@@ -90,9 +100,13 @@ pub struct State {
     pub object_lock: bool,
     pub defects: Defects,
     trouble: Option<Box<Choose>>,
+    /// What all are answered: code, status, message.
+    pub answer: Option<(&'static str, u16, &'static str)>,
     requests: u64,
     /// How often each operation was asked for.
     ops: BTreeMap<String, u64>,
+    /// How often headers for checksums were refused.
+    pub refused_checksum_headers: u64,
     /// Seconds since the epoch; `None`: the real clock.
     pub clock: Option<i64>,
     pub ids: u64,
@@ -128,6 +142,8 @@ fn plain(bytes: &[u8]) -> Version {
         kept: None,
         storage_class: None,
         sse: None,
+        sse_kms_key_id: None,
+        md5: None,
     }
 }
 
@@ -190,6 +206,11 @@ impl Server {
         let mut state = self.state();
         state.trouble = Some(Box::new(choose));
         state.requests = 0;
+    }
+
+    /// Answers whatever is asked with this.
+    pub fn say_to_all(&self, answer: Option<(&'static str, u16, &'static str)>) {
+        self.state().answer = answer;
     }
 
     pub fn calm(&self) {
@@ -273,6 +294,11 @@ impl Server {
         self.state().ops.get(op).copied().unwrap_or(0)
     }
 
+    /// How often headers for checksums were refused.
+    pub fn refused_checksum_headers(&self) -> u64 {
+        self.state().refused_checksum_headers
+    }
+
     pub fn all_ops(&self) -> u64 {
         self.state().ops.values().sum()
     }
@@ -348,9 +374,13 @@ impl Backend {
             }
         }
         let sha256 = data_encoding::BASE64.encode(&Sha256::digest(&bytes));
-        if !state.defects.knows_no_checksums
+        if state.defects.keeps_checksums()
             && input.checksum_sha256.as_ref().is_some_and(|said| *said != sha256)
         {
+            return Err(fail("BadDigest", 400));
+        }
+        let md5 = data_encoding::BASE64.encode(&Md5::digest(&bytes));
+        if input.content_md5.as_ref().is_some_and(|said| *said != md5) {
             return Err(fail("BadDigest", 400));
         }
         if state.defects.stores_other_bytes
@@ -358,8 +388,8 @@ impl Backend {
         {
             *first ^= 1;
         }
-        let sha256 = (!state.defects.knows_no_checksums)
-            .then(|| data_encoding::BASE64.encode(&Sha256::digest(&bytes)));
+        let sha256 =
+            (state.defects.keeps_checksums()).then(|| data_encoding::BASE64.encode(&Sha256::digest(&bytes)));
         let mode = input.object_lock_mode.as_ref().map(ObjectLockMode::as_str);
         let kept = state.wanted(mode, input.object_lock_retain_until_date.as_ref())?;
         let version = Version {
@@ -369,6 +399,8 @@ impl Backend {
                 .map(|kept| Kept { compliance: kept.compliance != state.defects.locks_otherwise, ..kept }),
             storage_class: input.storage_class.as_ref().map(|class| class.as_str().to_string()),
             sse: input.server_side_encryption.as_ref().map(|sse| sse.as_str().to_string()),
+            sse_kms_key_id: input.ssekms_key_id.clone(),
+            md5: input.content_md5.clone(),
             ..plain(&bytes)
         };
         Ok(state.push(&input.key, version))
@@ -579,8 +611,14 @@ impl S3 for Backend {
         &self,
         request: S3Request<PutObjectRetentionInput>,
     ) -> S3Result<S3Response<PutObjectRetentionOutput>> {
+        let summed = request.headers.contains_key("content-md5")
+            || request.headers.keys().any(|name| name.as_str().starts_with("x-amz-checksum-"));
         let input = request.input;
         self.trouble("retain", &input.key).await?;
+        if !summed {
+            let text = "Missing required header for this request: Content-MD5";
+            return Err(say("InvalidRequest", 400, text));
+        }
         let mut state = self.state();
         let retention = input.retention.expect("a retention");
         let mode = retention.mode.as_ref().map(ObjectLockRetentionMode::as_str);

@@ -8,13 +8,45 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::super::{ErrorKind, RemoteError};
 
+/// What is known of a failed call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) kind: ErrorKind,
+    /// What the endpoint says, or what happened instead of an answer.
+    pub(super) text: String,
+    /// The status of an answer.
+    pub(super) status: Option<u16>,
+    /// The answer has a code: it says why.
+    pub(super) has_code: bool,
+    /// The endpoint minds that the request has headers for checksums.
+    pub(super) minds_sums: bool,
+}
+
+impl Said {
+    /// A request that has no answer.
+    pub(super) fn unanswered(kind: ErrorKind, text: &str) -> Self {
+        Self { kind, text: text.to_string(), status: None, has_code: false, minds_sums: false }
+    }
+
+    pub(super) fn error(&self, what: &str) -> RemoteError {
+        RemoteError::new(self.kind, format!("{what}: {}", self.text))
+    }
+}
+
 /// Classes a failed call.
 pub(super) fn classify<E>(what: &str, error: SdkError<E, HttpResponse>) -> RemoteError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    let said = |text: &str| RemoteError::new(ErrorKind::Unavailable, format!("{what}: {text}"));
-    let with = |kind: ErrorKind, text: &str| RemoteError { kind, ..said(text) };
+    read(what, error).error(what)
+}
+
+/// [`classify`], with all that is known.
+pub(super) fn read<E>(what: &str, error: SdkError<E, HttpResponse>) -> Said
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let with = Said::unanswered;
     match &error {
         SdkError::ServiceError(service) => {
             let status = service.raw().status().as_u16();
@@ -23,7 +55,7 @@ where
             if service.raw().status().is_success() {
                 // It says that it did what was asked, in words that the protocol does not have.
                 let text = format!("the endpoint's answer makes no sense (status {status})");
-                return with(ErrorKind::Corrupt, &text);
+                return Said { status: Some(status), ..with(ErrorKind::Corrupt, &text) };
             }
             // RGW gives most errors a code, and a message without words.
             let text = match (code, meta.message().filter(|message| !message.trim().is_empty())) {
@@ -32,11 +64,16 @@ where
                 (code, None) => printable(code),
             };
             let kind = lock_trouble(meta.message()).unwrap_or_else(|| kind_of(code, status));
-            match kind {
-                ErrorKind::Archived => {
-                    with(kind, &format!("it is archived, and can't be read at once: {text}"))
-                }
-                _ => with(kind, &text),
+            let text = match kind {
+                ErrorKind::Archived => format!("it is archived, and can't be read at once: {text}"),
+                _ => text,
+            };
+            Said {
+                kind,
+                text,
+                status: Some(status),
+                has_code: !code.is_empty(),
+                minds_sums: minds_sums(kind, meta.message()),
             }
         }
         SdkError::TimeoutError(_) => with(ErrorKind::Timeout, "no answer in time"),
@@ -61,6 +98,14 @@ where
             }
         }
     }
+}
+
+/// Whether it is the headers for checksums that are refused, not a checksum. Backblaze B2 said "Unsupported header
+/// 'x-amz-checksum-sha256' received for this API call." (InvalidArgument, 400).
+fn minds_sums(kind: ErrorKind, message: Option<&str>) -> bool {
+    let text = message.unwrap_or_default().to_ascii_lowercase();
+    matches!(kind, ErrorKind::Misconfigured | ErrorKind::Unsupported)
+        && ["x-amz-checksum", "x-amz-sdk-checksum"].iter().any(|header| text.contains(header))
 }
 
 /// Troubles with Object Lock have codes that mean many things (InvalidRequest, InvalidArgument); endpoints agree on the
@@ -179,6 +224,27 @@ mod tests {
             assert_eq!(lock_trouble(Some(message)), kind, "{message}");
         }
         assert_eq!(lock_trouble(None), None);
+    }
+
+    #[test]
+    fn refused_headers_are_told_from_refused_checksums() {
+        for (code, message, minds) in [
+            (
+                "InvalidArgument",
+                "Unsupported header 'x-amz-checksum-sha256' received for this API call.",
+                true,
+            ),
+            ("InvalidArgument", "Unsupported header 'x-amz-sdk-checksum-algorithm' received", true),
+            ("InvalidRequest", "X-Amz-Checksum-Mode is not supported", true),
+            ("BadDigest", "The x-amz-checksum-sha256 you specified did not match", false),
+            ("XAmzContentSHA256Mismatch", "'x-amz-content-sha256' does not match", false),
+            ("AccessDenied", "x-amz-checksum-sha256", false),
+            ("InvalidArgument", "Unsupported header 'x-amz-storage-class'", false),
+        ] {
+            assert_eq!(minds_sums(kind_of(code, 400), Some(message)), minds, "{message}");
+        }
+        assert!(minds_sums(kind_of("NotImplemented", 501), Some("x-amz-checksum-sha256")));
+        assert!(!minds_sums(kind_of("InvalidArgument", 400), None));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Every put is conditional (`If-None-Match: *`), carries a SHA-256 that the endpoint must check (as
 //! `x-amz-checksum-sha256`, and signed as the body's hash), and what the endpoint says it stored is compared with it. One
-//! that keeps no SHA-256 is judged by its MD5 (ETag), and one that keeps neither by reading the object back.
+//! that keeps no SHA-256 is judged by its MD5 (ETag), and one that keeps neither by reading the object back. One that refuses
+//! requests with headers for checksums gets none: see `sums`.
 //!
 //! Where objects are locked, each put sets its retention, and everything is read by version: see `versions`.
 //!
@@ -12,7 +13,9 @@
 mod body;
 mod client;
 mod errors;
+mod look;
 mod retain;
+mod sums;
 mod versions;
 
 use std::ops::Range;
@@ -21,15 +24,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, ObjectLockEnabled, ServerSideEncryption,
-    StorageClass,
+    BucketVersioningStatus, ChecksumAlgorithm, ObjectLockEnabled, ServerSideEncryption, StorageClass,
 };
-use md5::Md5;
-use sha2::Digest;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use tokio::runtime::Runtime;
 
 use super::location::Settings;
@@ -40,7 +41,9 @@ use super::{
 };
 use crate::env::Env;
 use body::{BoundResponse, SignBody, stream};
-use errors::classify;
+use errors::{Said, classify};
+use look::Why;
+use sums::{Failed, Md5Sum, Sums, Tried, decode_checksum};
 use versions::{Known, may_change};
 
 /// The longest time until an answer to a request with no body.
@@ -68,6 +71,8 @@ pub struct S3Remote {
     times: Times,
     /// The endpoint has said that it knows no conditional create: existing names are looked up first instead.
     unconditional: AtomicBool,
+    sums: Sums,
+    why: Why,
     lock: Option<Lock>,
     place: String,
     env: Arc<dyn Env>,
@@ -80,6 +85,33 @@ pub struct S3Remote {
     lock_proved: AtomicBool,
     known: Known,
 }
+
+/// What is put.
+struct Object<'a> {
+    body: &'a Arc<dyn Source>,
+    checksum: &'a Checksum,
+    retention: Option<&'a Retention>,
+}
+
+/// When to put.
+#[derive(Clone, Copy, Debug)]
+enum If<'a> {
+    /// If there is nothing of this name.
+    Absent,
+    /// If what is there has this tag.
+    Tag(&'a str),
+    Whatever,
+}
+
+/// What was put; and its MD5, if that was needed.
+struct Sent {
+    answer: PutObjectOutput,
+    md5: Option<Md5Sum>,
+}
+
+/// How to put: with headers for checksums, and with a condition. Who does not know one of them need not say which one it is
+/// (501), so that they are left out in turn: checksums first, since without them nothing is at risk.
+const WAYS: [(bool, bool); 4] = [(true, true), (false, true), (true, false), (false, false)];
 
 /// How patient to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +158,8 @@ impl S3Remote {
             sse_kms_key_id: settings.sse_kms_key_id.clone(),
             times,
             unconditional: AtomicBool::new(false),
+            sums: Sums::default(),
+            why: Why::default(),
             lock: settings.lock,
             place: format!("{place} {}", settings.url),
             env,
@@ -142,6 +176,29 @@ impl S3Remote {
     }
 
     /// Waits for an answer, but not for ever: `bytes` go over the wire in one direction or the other.
+    fn within<T>(&self, bytes: u64, call: impl Future<Output = T>) -> std::result::Result<T, Said> {
+        let limit = self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1));
+        self.runtime.block_on(async {
+            tokio::time::timeout(limit, call).await.map_err(|_| {
+                Said::unanswered(ErrorKind::Timeout, &format!("no answer within {} seconds", limit.as_secs()))
+            })
+        })
+    }
+
+    /// Makes a request; of a failure it tells what is known.
+    fn ask<T, E>(
+        &self,
+        what: &str,
+        bytes: u64,
+        call: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
+    ) -> std::result::Result<T, Said>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.within(bytes, call)?.map_err(|e| errors::read(what, e))
+    }
+
+    /// Makes a request whose failure `failed` tells.
     fn wait<T, E>(
         &self,
         what: &str,
@@ -149,60 +206,80 @@ impl S3Remote {
         call: impl Future<Output = std::result::Result<T, E>>,
         failed: impl FnOnce(E) -> RemoteError,
     ) -> Result<T> {
-        let limit = self.times.answer + Duration::from_secs(bytes / self.times.slowest.max(1));
-        self.runtime.block_on(async {
-            match tokio::time::timeout(limit, call).await {
-                Ok(answer) => answer.map_err(failed),
-                Err(_) => {
-                    let text = format!("{what}: no answer within {} seconds", limit.as_secs());
-                    Err(RemoteError::new(ErrorKind::Timeout, text))
-                }
-            }
-        })
+        self.within(bytes, call).map_err(|said| said.error(what))?.map_err(failed)
     }
 
-    /// Everything of a put but its condition.
+    /// Everything of a put but its body. `md5`: the endpoint refuses headers for checksums, and gets this one, which is
+    /// older than they are.
     fn put_request(
         &self,
         key: &Key,
-        body: &Arc<dyn Source>,
-        checksum: &Checksum,
-        retention: Option<&Retention>,
+        object: &Object<'_>,
+        condition: If<'_>,
+        md5: Option<&str>,
     ) -> Result<PutObjectFluentBuilder> {
-        let len = i64::try_from(body.len())
+        let len = i64::try_from(object.body.len())
             .map_err(|_| RemoteError::new(ErrorKind::Local, format!("{key} is too long")))?;
         let class = self.storage_class.clone().filter(|_| key.as_str().starts_with(PACKS));
-        Ok(self
+        let retention = object.retention;
+        let sha256 = md5.is_none().then(|| data_encoding::BASE64.encode(&object.checksum.0));
+        let request = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(self.name(key))
             .content_length(len)
             .content_type("application/octet-stream")
-            .checksum_sha256(data_encoding::BASE64.encode(&checksum.0))
-            // Where something is locked the protocol wants the algorithm to be named beside its checksum.
-            .set_checksum_algorithm(retention.map(|_| ChecksumAlgorithm::Sha256))
+            .set_checksum_sha256(sha256)
+            // Where something is locked the protocol wants the algorithm to be named beside its checksum, or an MD5.
+            .set_checksum_algorithm(retention.filter(|_| md5.is_none()).map(|_| ChecksumAlgorithm::Sha256))
+            .set_content_md5(md5.map(String::from))
             .set_storage_class(class)
             .set_server_side_encryption(self.sse.clone())
             .set_ssekms_key_id(self.sse_kms_key_id.clone())
             .set_object_lock_mode(retention.map(|retention| retain::put_mode(retention.mode)))
-            .set_object_lock_retain_until_date(retention.map(|retention| retain::date(retention.until))))
+            .set_object_lock_retain_until_date(retention.map(|retention| retain::date(retention.until)));
+        Ok(match condition {
+            If::Absent => request.if_none_match("*"),
+            If::Tag(tag) => request.if_match(tag),
+            If::Whatever => request,
+        })
     }
 
-    fn send_put(
-        &self,
-        key: &Key,
-        request: PutObjectFluentBuilder,
-        body: &Arc<dyn Source>,
-        checksum: &Checksum,
-    ) -> Result<PutObjectOutput> {
+    /// Puts, with headers for checksums unless the endpoint is known to refuse them.
+    fn send_put(&self, key: &Key, object: &Object<'_>, condition: If<'_>) -> Result<Sent> {
+        self.with_or_without_sums(|sums| self.try_put(key, object, condition, sums))
+    }
+
+    fn try_put(&self, key: &Key, object: &Object<'_>, condition: If<'_>, sums: bool) -> Tried<Sent> {
+        let md5 = match sums {
+            true => None,
+            false => Some(sums::md5_of(key, object.body.as_ref(), object.checksum)?),
+        };
+        let request = self.put_request(key, object, condition, md5.map(|md5| md5.base64()).as_deref())?;
         let what = format!("writing {key}");
         let call = async {
             // Made in here: reading the body takes the runtime's threads.
-            let request = request.body(stream(body)).customize();
-            request.interceptor(SignBody(*checksum)).send().await
+            let request = request.body(stream(object.body)).customize();
+            request.interceptor(SignBody(*object.checksum)).send().await
         };
-        self.wait(&what, body.len(), call, |e| classify(&what, e)).map_err(|e| self.explain_clock(e))
+        match self.ask(&what, object.body.len(), call) {
+            Ok(answer) => Ok(Sent { answer, md5 }),
+            Err(said) => {
+                let error = self.explain_clock(said.error(&what));
+                Err(Failed { error, minds_sums: said.minds_sums })
+            }
+        }
+    }
+
+    /// Remembers what an endpoint can do without.
+    fn learn(&self, sums: bool, conditional: bool) {
+        if !sums {
+            self.sums.stop(&self.url);
+        }
+        if !conditional && !self.unconditional.swap(true, Ordering::Relaxed) {
+            tracing::warn!(url = %self.url, "the endpoint knows no conditional create");
+        }
     }
 
     /// Puts over the object that has this tag.
@@ -210,18 +287,10 @@ impl S3Remote {
     /// Ceph RGW 16 compares the tag as it is sent, quotes and all, with a bare one; and where versions are kept with nothing, so
     /// that it always refuses. Who is refused while the tag is still there tries without quotes, then, but only if what is
     /// replaced is kept as a version, without a condition.
-    fn put_over(
-        &self,
-        key: &Key,
-        tag: &str,
-        body: &Arc<dyn Source>,
-        checksum: &Checksum,
-        retention: Option<&Retention>,
-    ) -> Result<PutObjectOutput> {
+    fn put_over(&self, key: &Key, tag: &str, object: &Object<'_>) -> Result<Sent> {
         let mut kept = false;
         for condition in [tag, tag.trim_matches('"')] {
-            let request = self.put_request(key, body, checksum, retention)?.if_match(condition);
-            match self.send_put(key, request, body, checksum) {
+            match self.send_put(key, object, If::Tag(condition)) {
                 Err(e) if e.kind == ErrorKind::Conflict => {}
                 sent => return sent,
             }
@@ -239,25 +308,19 @@ impl S3Remote {
             return Err(RemoteError::new(ErrorKind::Unsupported, text));
         }
         tracing::warn!(url = %self.url, "the endpoint can't compare what it replaces");
-        self.send_put(key, self.put_request(key, body, checksum, retention)?, body, checksum)
+        self.send_put(key, object, If::Whatever)
     }
 
     /// Compares what the endpoint says it stored with what was sent.
-    fn verify(
-        &self,
-        key: &Key,
-        said: Option<&str>,
-        etag: Option<&str>,
-        body: &dyn Source,
-        checksum: &Checksum,
-    ) -> Result<()> {
+    fn verify(&self, key: &Key, sent: &Sent, object: &Object<'_>) -> Result<()> {
+        let (body, checksum) = (object.body.as_ref(), object.checksum);
         let wrong = || {
             RemoteError::new(
                 ErrorKind::Corrupt,
                 format!("{key}: the endpoint stored other bytes than were sent"),
             )
         };
-        if let Some(said) = said {
+        if let Some(said) = sent.answer.checksum_sha256() {
             return if decode_checksum(said) == Some(*checksum) { Ok(()) } else { Err(wrong()) };
         }
         let meta = self.head(key)?;
@@ -268,14 +331,11 @@ impl S3Remote {
             return if kept == *checksum { Ok(()) } else { Err(wrong()) };
         }
         // It checks nothing that we know of: that the bytes sent were the right ones is ours to see as well.
-        let (md5, sha256) = hashes_of(body)?;
-        if sha256 != *checksum {
-            return Err(RemoteError::new(
-                ErrorKind::Corrupt,
-                format!("{key}: what was sent is not what its checksum says"),
-            ));
-        }
-        if etag.map(|etag| etag.trim_matches('"')) == Some(md5.as_str()) {
+        let md5 = match sent.md5 {
+            Some(md5) => md5,
+            None => sums::md5_of(key, body, checksum)?,
+        };
+        if sent.answer.e_tag().map(|etag| etag.trim_matches('"')) == Some(md5.hex().as_str()) {
             return Ok(());
         }
         if stored_checksum(self, key, body.len())? == *checksum { Ok(()) } else { Err(wrong()) }
@@ -345,21 +405,6 @@ impl S3Remote {
         Ok(Meta { len: len.ok_or_else(missing)?, checksum: head.checksum_sha256().and_then(decode_checksum) })
     }
 
-    fn ask_head(&self, key: &Key, version: Option<&str>) -> Result<HeadObjectOutput> {
-        let what = format!("looking at {key}");
-        let call = async {
-            self.client
-                .head_object()
-                .bucket(&self.bucket)
-                .key(self.name(key))
-                .checksum_mode(ChecksumMode::Enabled)
-                .set_version_id(version.map(String::from))
-                .send()
-                .await
-        };
-        self.wait(&what, 0, call, |e| classify(&what, e))
-    }
-
     fn delete_version(&self, key: &Key, version: Option<&str>) -> Result<()> {
         let what = format!("deleting {key}");
         let call = async {
@@ -378,19 +423,6 @@ impl S3Remote {
     }
 }
 
-/// MD5, in hex, and SHA-256 of what is sent.
-fn hashes_of(body: &dyn Source) -> Result<(String, Checksum)> {
-    let mut md5 = Md5::new();
-    let sha256 = Checksum::of_source(body, &mut |piece| md5.update(piece));
-    let sha256 = sha256.map_err(|e| RemoteError::source(&e))?;
-    Ok((data_encoding::HEXLOWER.encode(&md5.finalize()), sha256))
-}
-
-fn decode_checksum(text: &str) -> Option<Checksum> {
-    let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(Checksum)
-}
-
 impl Remote for S3Remote {
     fn url(&self) -> String {
         self.url.clone()
@@ -406,39 +438,53 @@ impl Remote for S3Remote {
             return self.same(key, body.as_ref(), checksum);
         }
         let retention = self.retention_now();
-        let mut request = self.put_request(key, body, checksum, retention.as_ref())?;
-        if self.unconditional.load(Ordering::Relaxed) {
-            match self.same(key, body.as_ref(), checksum) {
-                Err(e) if e.kind == ErrorKind::NotFound => {}
-                other => return other,
-            }
-        } else {
-            request = request.if_none_match("*");
-        }
-        match self.send_put(key, request, body, checksum) {
-            Ok(answer) => {
-                self.was_put(key, answer.version_id(), body.len(), retention.as_ref())?;
-                self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)?;
-                Ok(Put::Created)
-            }
-            Err(e) if e.kind == ErrorKind::Conflict => self.same(key, body.as_ref(), checksum),
-            Err(e)
-                if e.kind == ErrorKind::Unsupported && !self.unconditional.swap(true, Ordering::Relaxed) =>
+        let object = Object { body, checksum, retention: retention.as_ref() };
+        let mut refused = None;
+        for (sums, conditional) in WAYS {
+            if (sums && !self.sums.are_sent()) || (conditional && self.unconditional.load(Ordering::Relaxed))
             {
-                tracing::warn!(url = %self.url, "the endpoint knows no conditional create");
-                self.put_if_absent(key, body, checksum)
+                continue;
             }
-            Err(e) => Err(e),
+            let condition = if conditional { If::Absent } else { If::Whatever };
+            if !conditional {
+                match self.same(key, body.as_ref(), checksum) {
+                    Err(e) if e.kind == ErrorKind::NotFound => {}
+                    other => return other,
+                }
+            }
+            let tried = self.try_put(key, &object, condition, sums);
+            match &tried {
+                Err(e) if e.error.kind == ErrorKind::Unsupported || (sums && e.minds_sums) => {
+                    if e.minds_sums {
+                        self.sums.stop(&self.url);
+                    }
+                    refused.get_or_insert(e.error.clone());
+                    continue;
+                }
+                // It was understood.
+                Ok(_) => self.learn(sums, conditional),
+                Err(e) if e.error.kind == ErrorKind::Conflict => self.learn(sums, conditional),
+                Err(_) => {}
+            }
+            return match tried {
+                Ok(sent) => {
+                    self.was_put(key, sent.answer.version_id(), body.len(), retention.as_ref())?;
+                    self.verify(key, &sent, &object)?;
+                    Ok(Put::Created)
+                }
+                Err(e) if e.error.kind == ErrorKind::Conflict => self.same(key, body.as_ref(), checksum),
+                Err(e) => Err(e.error),
+            };
         }
+        let none = || RemoteError::new(ErrorKind::Unsupported, format!("writing {key}: there is no way to"));
+        Err(refused.unwrap_or_else(none))
     }
 
     fn replace(&self, key: &Key, was: &Checksum, body: &Arc<dyn Source>, checksum: &Checksum) -> Result<()> {
         if self.lock.is_some() {
             return self.replace_locked(key, was, body, checksum);
         }
-        let what = format!("reading {key}");
-        let call = async { self.client.head_object().bucket(&self.bucket).key(self.name(key)).send().await };
-        let head = self.wait(&what, 0, call, |e| classify(&what, e))?;
+        let head = self.ask_head(key, None)?;
         let Some(tag) = head.e_tag() else {
             let text =
                 format!("{key}: the endpoint gives objects no ETag, so that they can't be replaced safely");
@@ -450,8 +496,9 @@ impl Remote for S3Remote {
             return Err(conflict(key));
         }
         // The tag that was there before the bytes were read: who changed them in between is found out.
-        let answer = self.put_over(key, tag, body, checksum, None)?;
-        self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
+        let object = Object { body, checksum, retention: None };
+        let sent = self.put_over(key, tag, &object)?;
+        self.verify(key, &sent, &object)
     }
 
     fn get(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>> {
@@ -547,9 +594,14 @@ impl Remote for S3Remote {
             ),
             false => Answer::Yes("conditional create (If-None-Match)".into()),
         };
-        let verification =
-            "a SHA-256 goes with every object, and is compared with what the endpoint stored".into();
-        Ok(Features { create_only, versioning, object_lock, verification })
+        let verification = match self.sums.are_sent() {
+            true => "a SHA-256 goes with every object, and is compared with what the endpoint stored",
+            false => {
+                "the endpoint refuses headers for SHA-256: the MD5 of every object goes with it (Content-MD5), and is compared \
+                 with the ETag; what has another ETag, or was there already, is read back"
+            }
+        };
+        Ok(Features { create_only, versioning, object_lock, verification: verification.into() })
     }
 
     fn lock(&self) -> Option<Locked> {

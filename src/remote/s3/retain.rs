@@ -8,6 +8,7 @@ use super::super::lock::{LockMode, Retention, readable};
 use super::super::{Answer, ErrorKind, Key, Remote, RemoteError, Result};
 use super::S3Remote;
 use super::errors::classify;
+use super::sums::{Failed, OnlyMd5};
 use crate::env::Time;
 
 /// Endpoints may keep whole seconds, rounded either way.
@@ -117,17 +118,27 @@ impl S3Remote {
         };
         let wanted =
             ObjectLockRetention::builder().mode(mode).retain_until_date(date(retention.until)).build();
-        let call = async {
-            self.client
-                .put_object_retention()
-                .bucket(&self.bucket)
-                .key(self.name(key))
-                .version_id(version)
-                .retention(wanted)
-                .send()
-                .await
+        let set = |sums: bool| {
+            let call = async {
+                let request = self
+                    .client
+                    .put_object_retention()
+                    .bucket(&self.bucket)
+                    .key(self.name(key))
+                    .version_id(version)
+                    .retention(wanted.clone())
+                    .customize();
+                match sums {
+                    true => request.send().await,
+                    false => request.interceptor(OnlyMd5).send().await,
+                }
+            };
+            self.ask(&what, 0, call).map_err(|said| {
+                let error = self.explain_clock(said.error(&what));
+                Failed { error, minds_sums: said.minds_sums }
+            })
         };
-        self.wait(&what, 0, call, |e| classify(&what, e)).map(|_| ()).map_err(|e| self.explain_clock(e))
+        self.with_or_without_sums(set).map(|_| ())
     }
 
     /// Remembers a version that was put. The first one of this process is asked about: an endpoint may take the headers

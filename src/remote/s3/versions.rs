@@ -29,7 +29,7 @@ use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use super::super::lock::{Findings, Retention, Version, Versions};
 use super::super::{Checksum, ErrorKind, Key, Listed, Page, RemoteError, Result, Source, conflict};
 use super::errors::classify;
-use super::{PAGE, S3Remote};
+use super::{If, Object, PAGE, S3Remote};
 use crate::format::Header;
 use crate::format::header::{HEADER_LEN_MAX, HEADER_PATH};
 
@@ -663,17 +663,17 @@ impl S3Remote {
             Some(_) => {}
         }
         let retention = self.retention_now();
+        let object = Object { body, checksum, retention: retention.as_ref() };
         // Who changes it in between is found out.
-        let answer = match latest {
-            Some(one) => self.put_over(key, &one.etag, body, checksum, retention.as_ref())?,
+        let sent = match latest {
+            Some(one) => self.put_over(key, &one.etag, &object)?,
             None => {
-                let request = self.put_request(key, body, checksum, retention.as_ref())?.if_none_match("*");
-                let sent = self.send_put(key, request, body, checksum);
+                let sent = self.send_put(key, &object, If::Absent);
                 sent.map_err(|e| if e.kind == ErrorKind::Conflict { conflict(key) } else { e })?
             }
         };
-        self.was_put(key, answer.version_id(), body.len(), retention.as_ref())?;
-        self.verify(key, answer.checksum_sha256(), answer.e_tag(), body.as_ref(), checksum)
+        self.was_put(key, sent.answer.version_id(), body.len(), retention.as_ref())?;
+        self.verify(key, &sent, &object)
     }
 
     /// Ids of versions of a name, oldest first; not of more than some.
