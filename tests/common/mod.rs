@@ -29,7 +29,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    fn new(output: &Output) -> Self {
+    pub fn new(output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         Self {
             code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),

@@ -22,6 +22,7 @@ pub mod sshd;
 mod lock;
 mod moto_lock;
 mod s3;
+mod s3_cli;
 #[cfg(feature = "_opendal")]
 mod scripted;
 mod service;
