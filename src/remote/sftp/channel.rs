@@ -26,6 +26,8 @@ const SLOWEST_SYNC: u64 = 1 << 20;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// ssh ends this soon when it is asked to. Then it takes its ProxyCommand with it, and its control socket.
 const GRACE: Duration = Duration::from_millis(500);
+/// So many times what is read at a time is more than a pipe holds.
+const PIPE_READS: u32 = 32;
 /// How often a process is looked at that is to end.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -233,8 +235,12 @@ impl Channel {
                 std::thread::sleep(STEP);
             }
         }
-        // What it said last. Somebody else may go on to print into the same pipe.
-        while begun.elapsed() < LAST_WORDS && self.listen() {}
+        // What it said last: as much as a pipe holds. Somebody else may go on to print into it.
+        for _ in 0..PIPE_READS {
+            if !self.listen() {
+                break;
+            }
+        }
         let said = String::from_utf8_lossy(&self.said).into_owned();
         self.give_up(explain(&said))
     }
@@ -294,7 +300,7 @@ fn explain(said: &str) -> RemoteError {
     } else if has(&["Permission denied", "Too many authentication failures", "no such identity", "Load key"])
     {
         ErrorKind::NoCredentials
-    } else if has(&["Connection timed out", "Operation timed out"]) {
+    } else if has(&["Connection timed out", "Operation timed out", "not responding"]) {
         ErrorKind::Timeout
     } else if has(&["Could not resolve", "Connection refused", "No route to host", "Network is unreachable"])
     {
@@ -438,6 +444,7 @@ pub(super) mod tests {
             ("ssh: connect to host h port 22: Connection refused\n", ErrorKind::Unreachable),
             ("ssh: Could not resolve hostname h: Name or service not known\n", ErrorKind::Unreachable),
             ("ssh: connect to host h port 22: Connection timed out\n", ErrorKind::Timeout),
+            ("Timeout, server 10.0.0.1 not responding.\r\n", ErrorKind::Timeout),
             ("subsystem request failed on channel 0\n", ErrorKind::Unsupported),
             ("", ErrorKind::Unavailable),
         ] {
