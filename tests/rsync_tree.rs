@@ -164,3 +164,40 @@ fn an_import_reads_only_what_changed() {
     let text = sandbox.keyed(&["import", sandbox.vault_str(), &source]).ok();
     assert!(text.contains(&format!("{} files are what they were", files + 1)), "{text}");
 }
+
+/// Unmounts when the test ends, however it does.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let done = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(std::thread::panicking() || done.is_ok_and(|status| status.success()));
+    }
+}
+
+/// `-x` leaves out what is mounted in a source, unless it is a source itself, or has one in it.
+#[test]
+fn a_source_on_another_filesystem_is_stored_with_one_file_system_too() {
+    require_root();
+    let sandbox = Sandbox::with_vault();
+    let mounts = ["left-out", "home", "more"].map(|name| {
+        sandbox.sh(&format!("mkdir -p source/{name} && mount -t tmpfs tmpfs source/{name}")).ok();
+        Mounted(sandbox.path("source").join(name))
+    });
+    sandbox
+        .sh("cd source && echo 1 > top && echo 2 > left-out/x && echo 3 > home/file && mkdir -p more/in more/out && echo 4 > more/in/file && echo 5 > more/out/file")
+        .ok();
+    let (source, home, inner) =
+        (sandbox.str("source"), sandbox.str("source/home"), sandbox.str("source/more/in"));
+    let done = sandbox.keyed(&["import", sandbox.vault_str(), &source, &home, &inner, "-x", "--json"]).json();
+    assert_eq!((&done["files"], &done["errors"]), (&3.into(), &serde_json::json!([])), "{done}");
+    sandbox
+        .keyed(&["restore", sandbox.vault_str(), &format!("latest:{source}"), "--to", &sandbox.str("back")])
+        .ok();
+    let found = sandbox.sh("cd back && find . | sort").ok();
+    assert_eq!(
+        found.lines().collect::<Vec<_>>(),
+        [".", "./home", "./home/file", "./left-out", "./more", "./more/in", "./more/in/file", "./top"]
+    );
+    drop(mounts);
+}

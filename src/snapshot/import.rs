@@ -245,6 +245,15 @@ impl Plan {
     }
 }
 
+/// What is wanted of a directory.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'p> {
+    /// Everything in it; else only what is named below `plan`.
+    all: bool,
+    /// Sources that begin below, as they may also within another one: on another filesystem they are not left out.
+    plan: Option<&'p Plan>,
+}
+
 /// A directory that is being read.
 struct Frame<'a, 'p> {
     fd: Arc<OwnedFd>,
@@ -253,8 +262,7 @@ struct Frame<'a, 'p> {
     next: usize,
     /// Absent above the sources.
     scout: Option<Scout>,
-    /// Set above the sources: only these names are wanted.
-    plan: Option<&'p Plan>,
+    wanted: Wanted<'p>,
     /// How many names of the path lead to the source; patterns see what comes after.
     source_depth: usize,
     /// Device of the source.
@@ -334,7 +342,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| os("examining /", e))?;
         let mut entry = entry_of(Vec::new(), FileType::Dir, ROOT_INO, &stat, self.atime);
         entry.xattrs = Place::Fd(fd.as_fd()).xattrs().map_err(|e| os("reading attributes of /", e))?;
-        self.enter(fd, entry, &stat, (!plan.whole).then_some(plan), 0, stat.st_dev)?;
+        self.enter(fd, entry, &stat, Wanted { all: plan.whole, plan: Some(plan) }, 0, stat.st_dev)?;
         loop {
             let Some(frame) = self.stack.last_mut() else {
                 return Err(StoreError::Corrupt("an import without a root".into()).into());
@@ -361,11 +369,11 @@ impl<'a, 'p> Importer<'a, 'p> {
         fd: OwnedFd,
         entry: Entry,
         stat: &Stat,
-        plan: Option<&'p Plan>,
+        wanted: Wanted<'p>,
         source_depth: usize,
         dev: u64,
     ) -> Result<()> {
-        let names = match plan {
+        let names = match wanted.plan.filter(|_| !wanted.all) {
             Some(plan) => plan.below.keys().map(|name| (name.clone(), Kind::Unknown)).collect(),
             None => {
                 let (names, error) = list(&fd, usize::MAX);
@@ -377,14 +385,12 @@ impl<'a, 'p> Importer<'a, 'p> {
         };
         let before = match (self.earlier, self.stack.last()) {
             // A source begins here.
-            (Some(earlier), _) if plan.is_none() && self.path.len() == source_depth => {
-                earlier.source(&self.path)
-            }
+            (Some(earlier), _) if wanted.all && self.path.len() == source_depth => earlier.source(&self.path),
             (Some(earlier), Some(above)) => earlier.directory(&above.before, &entry.name),
             _ => Dirs::new(),
         };
         let fd = Arc::new(fd);
-        let scout = plan.is_none().then(|| {
+        let scout = wanted.all.then(|| {
             let below = self.path.get(source_depth..).unwrap_or_default();
             Scout::new(self.ahead, &fd, below, (stat.st_dev, stat.st_ino), dev, before.clone(), &names)
         });
@@ -393,7 +399,7 @@ impl<'a, 'p> Importer<'a, 'p> {
             names,
             next: 0,
             scout,
-            plan,
+            wanted,
             source_depth,
             dev,
             before,
@@ -429,7 +435,7 @@ impl<'a, 'p> Importer<'a, 'p> {
     /// Takes one name of the directory on top of the stack.
     fn one(&mut self, name: Vec<u8>) -> Result<()> {
         let Some(frame) = self.stack.last() else { return Ok(()) };
-        let (above, source_depth, dev) = (frame.plan, frame.source_depth, frame.dev);
+        let (above, source_depth, dev) = (frame.wanted, frame.source_depth, frame.dev);
         let stat = match rustix::fs::statat(&frame.fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
@@ -445,8 +451,7 @@ impl<'a, 'p> Importer<'a, 'p> {
             self.fail(&name, "a file of a type that the format does not know");
             return Ok(());
         };
-        let inner = above.is_none();
-        if inner {
+        if above.all {
             let mut parts: Vec<&[u8]> = self.path[source_depth..].iter().map(Vec::as_slice).collect();
             parts.push(&name);
             if self.ahead.rules.excludes.excludes(&parts, kind == FileType::Dir) {
@@ -493,7 +498,7 @@ impl<'a, 'p> Importer<'a, 'p> {
         &mut self,
         name: Vec<u8>,
         stat: &Stat,
-        above: Option<&'p Plan>,
+        above: Wanted<'p>,
         source_depth: usize,
         dev: u64,
     ) -> Result<()> {
@@ -528,19 +533,20 @@ impl<'a, 'p> Importer<'a, 'p> {
             self.fail(&entry.name, e);
             return Ok(());
         }
-        let below = above.and_then(|plan| plan.below.get(&entry.name));
-        let foreign = above.is_none() && self.ahead.rules.one_file_system && stat.st_dev != dev;
-        if foreign {
+        let below = above.plan.and_then(|plan| plan.below.get(&entry.name));
+        let begins = below.is_some_and(|plan| plan.whole);
+        let foreign = above.all && !begins && self.ahead.rules.one_file_system && stat.st_dev != dev;
+        if foreign && below.is_none() {
             entry.content = Content::Dir(DirWriter::new(self.engine.packs.as_ref()).finish()?);
             self.push(entry, None);
             return Ok(());
         }
         self.path.push(entry.name.clone());
-        match below {
-            Some(below) if !below.whole => self.enter(fd, entry, &stat, Some(below), 0, stat.st_dev),
-            // A source begins here.
-            Some(_) => self.enter(fd, entry, &stat, None, self.path.len(), stat.st_dev),
-            None => self.enter(fd, entry, &stat, None, source_depth, dev),
+        let wanted = Wanted { all: begins || above.all && !foreign, plan: below };
+        match begins || !wanted.all {
+            // A source begins here, or is still to come.
+            true => self.enter(fd, entry, &stat, wanted, self.path.len(), stat.st_dev),
+            false => self.enter(fd, entry, &stat, wanted, source_depth, dev),
         }
     }
 
