@@ -26,6 +26,7 @@ use crate::store::error::Result;
 use crate::store::packs::Packs;
 
 use super::chain::{Chain, open_sealed};
+use super::import_numbers::is_of_source;
 use super::import_stat::{ctime_of, entry_of};
 use super::tree::TreeReader;
 use super::write::ContentWriter;
@@ -59,7 +60,7 @@ impl<'a> Earlier<'a> {
         let (disk, keys) = (engine.ctx.disk.as_ref(), &engine.ctx.keys);
         let imports = chain.snapshots().rev().filter(|info| info.origin == Origin::Import);
         // A host that may only add says nothing about what it did not send.
-        let own = imports.filter(|info| info.signer == Signer::Owner).take(IMPORTS_MAX);
+        let own = imports.filter(|info| info.signer == Signer::Owner);
         let roots = own.filter_map(|info| match open_sealed(disk, keys, info) {
             Ok(sealed) if sealed.host == host => sealed.root.map(|root| root.entry),
             Ok(_) => None,
@@ -68,7 +69,8 @@ impl<'a> Earlier<'a> {
                 None
             }
         });
-        Earlier { packs: &engine.packs, tree: TreeReader::new(engine.packs.as_ref()), roots: roots.collect() }
+        let roots = roots.take(IMPORTS_MAX).collect();
+        Earlier { packs: &engine.packs, tree: TreeReader::new(engine.packs.as_ref()), roots }
     }
 
     /// The directory at `path` in the newest imports that have it.
@@ -137,7 +139,7 @@ fn dirs(entries: impl Iterator<Item = Entry>) -> Dirs {
 /// Whether a file is what it was.
 fn is_same(before: &Entry, now: &Entry) -> bool {
     let of = |entry: &Entry| (entry.kind, entry.ino, entry.size, entry.mtime, entry.ctime);
-    now.kind == FileType::File && of(before) == of(now)
+    now.kind == FileType::File && is_of_source(now.ino) && of(before) == of(now)
 }
 
 /// Whether what changes in a file from `now` on gives it another time than it has. In the future are files whose times

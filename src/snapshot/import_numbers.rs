@@ -29,6 +29,12 @@ pub(super) struct Numbers {
     top: u64,
 }
 
+/// Whether a number is a source's own: nobody else there has it, and it is the same the next time. Those that are counted
+/// say nothing.
+pub(super) fn is_of_source(number: u64) -> bool {
+    number < DEVICES_MAX as u64 * RANGE
+}
+
 impl Numbers {
     pub(super) fn new() -> Self {
         Numbers { devices: Vec::new(), used: HashMap::new(), counted: 0, top: ROOT_INO }
@@ -96,6 +102,10 @@ mod tests {
         let unsettled = one.take(64, 13, false);
         assert_eq!(unsettled, other.take(64, 13, false));
         assert_ne!(unsettled, other.take(64, 13, true));
+        // A fourth device, and what is there a second time, is only counted.
+        let counted = [(66, 5), (67, 5), (65, 12)].map(|(dev, ino)| one.take(dev, ino, true));
+        assert_eq!(counted.map(is_of_source), [true, false, false]);
+        assert!(is_of_source(unsettled) && !is_of_source(one.take(64, u64::MAX, true)));
     }
 
     #[test]
