@@ -50,9 +50,9 @@ impl Asking {
         true
     }
 
-    /// No answer is worth no second try.
-    fn give_up(&mut self) {
-        self.times = ASKED_MAX;
+    /// No answer is worth no second try. `now`: when that was clear.
+    fn give_up(&mut self, now: Duration) {
+        (self.times, self.last) = (ASKED_MAX, now);
     }
 }
 
@@ -182,7 +182,7 @@ impl S3Remote {
             Err(said) => said,
         };
         if said.status.is_none() {
-            asking.give_up();
+            asking.give_up(self.env.monotonic());
             return Reason::Unknown;
         }
         if sums && said.minds_sums {
