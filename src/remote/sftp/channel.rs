@@ -227,6 +227,16 @@ impl Channel {
         }
     }
 
+    /// Takes what ssh has said until now, and forgets it.
+    pub(super) fn forget_said(&mut self) {
+        for _ in 0..PIPE_READS {
+            if !self.listen() {
+                break;
+            }
+        }
+        self.said.clear();
+    }
+
     /// The connection broke: says why, by what ssh prints.
     fn ended(&mut self) -> RemoteError {
         let begun = Instant::now();

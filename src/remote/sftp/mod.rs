@@ -24,7 +24,7 @@ use super::{
 };
 use crate::env::Env;
 use session::{Handle, Login, Session};
-use wire::{FOR_READING, NEW_FOR_WRITING};
+use wire::{Attrs, FOR_READING, NEW_FOR_WRITING};
 
 /// Where objects stand until they are whole.
 const SCRATCH: &str = ".incoming";
@@ -130,23 +130,32 @@ impl SftpRemote {
                     _ => return Err(error),
                 }
             }
-            self.sync_dir(session, crate::disk::parent(dir));
+            self.sync_dir(session, crate::disk::parent(dir))?;
             self.dirs.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_string());
         }
         Ok(())
     }
 
     /// Makes the names in a directory durable where the server can do that: OpenSSH opens directories like files.
-    fn sync_dir(&self, session: &mut Session, dir: &str) {
+    ///
+    /// # Errors
+    /// The server gave no answer: whether they are durable is not known.
+    fn sync_dir(&self, session: &mut Session, dir: &str) -> Result<()> {
         if !session.knows("fsync@openssh.com") {
-            return;
+            return Ok(());
         }
         let synced = session.open(self.path(dir).trim_end_matches('/'), FOR_READING).and_then(|handle| {
             let synced = session.fsync(&handle, 0);
             session.close(&handle).and(synced)
         });
-        if let Err(error) = synced {
-            tracing::debug!(dir, %error, "a directory was not synced");
+        match synced {
+            Err(error) if session.is_broken() => Err(error),
+            // It can't do that with directories.
+            Err(error) => {
+                tracing::debug!(dir, %error, "a directory was not synced");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -158,13 +167,12 @@ impl SftpRemote {
         self.make_dirs(session, &name)?;
         let path = self.path(&name);
         let handle = session.open(&path, NEW_FOR_WRITING)?;
+        // Before there is no room for anything else.
+        self.sweep(session, &handle)?;
         let written = self.write_and_verify(session, &handle, body, checksum);
         let closed = if session.is_broken() { Ok(()) } else { session.close(&handle) };
-        match written.and_then(|modified| closed.map(|()| modified)) {
-            Ok(modified) => {
-                self.sweep(session, modified);
-                Ok(path)
-            }
+        match written.and(closed) {
+            Ok(()) => Ok(path),
             Err(error) => {
                 let error = self.explain_failure(session, error, body.len());
                 self.drop_scratch(session, &path);
@@ -179,7 +187,7 @@ impl SftpRemote {
         handle: &Handle,
         body: &dyn Source,
         checksum: &Checksum,
-    ) -> Result<Option<u32>> {
+    ) -> Result<()> {
         let mut hasher = Sha256::new();
         session.write_all(handle, body, &mut |piece| hasher.update(piece))?;
         if Checksum(hasher.finalize().into()) != *checksum {
@@ -199,7 +207,7 @@ impl SftpRemote {
         if self.read_back && hash_handle(session, handle, body.len())? != *checksum {
             return Err(wrong());
         }
-        Ok(attrs.modified)
+        Ok(())
     }
 
     /// Version 3 says "failure" for a full disk; the free space tells more.
@@ -228,16 +236,23 @@ impl SftpRemote {
         }
     }
 
-    /// Removes, once, what interrupted runs left. `now` is the server's clock.
-    fn sweep(&self, session: &mut Session, now: Option<u32>) {
-        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(now) = now.filter(|_| !std::mem::replace(&mut *swept, true)) else { return };
-        drop(swept);
-        let items = match session.list(&self.path(SCRATCH), DIR_ENTRIES_MAX) {
-            Ok(items) => items,
+    /// Removes, once, what interrupted runs left. `new` was just made: it has the server's time.
+    ///
+    /// # Errors
+    /// The server gave no answer.
+    fn sweep(&self, session: &mut Session, new: &Handle) -> Result<()> {
+        if std::mem::replace(&mut *self.swept.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return Ok(());
+        }
+        let looked =
+            session.fstat(new).and_then(|now| Ok((now, session.list(&self.path(SCRATCH), DIR_ENTRIES_MAX)?)));
+        let (now, items) = match looked {
+            Ok((Attrs { modified: Some(now), .. }, items)) => (now, items),
+            Ok(_) => return Ok(()),
+            Err(error) if session.is_broken() => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "scratch files were not looked through");
-                return;
+                return Ok(());
             }
         };
         for (name, attrs) in items {
@@ -246,6 +261,7 @@ impl SftpRemote {
                 self.drop_scratch(session, &self.path(&format!("{SCRATCH}/{name}")));
             }
         }
+        Ok(())
     }
 
     fn meta(&self, session: &mut Session, key: &Key) -> Result<Meta> {
@@ -290,6 +306,11 @@ impl Remote for SftpRemote {
         self.with(|session| {
             match self.same(session, key, body.len(), checksum) {
                 Err(e) if e.kind == ErrorKind::NotFound => {}
+                Ok(there) => {
+                    // Whoever put it may not have come to this.
+                    self.sync_dir(session, crate::disk::parent(key.as_str()))?;
+                    return Ok(there);
+                }
                 other => return other,
             }
             let scratch =
@@ -299,7 +320,7 @@ impl Remote for SftpRemote {
                 .and_then(|()| session.rename(&scratch, &self.path(key.as_str())));
             match named {
                 Ok(()) => {
-                    self.sync_dir(session, crate::disk::parent(key.as_str()));
+                    self.sync_dir(session, crate::disk::parent(key.as_str()))?;
                     Ok(Put::Created)
                 }
                 Err(error) => {
@@ -334,7 +355,7 @@ impl Remote for SftpRemote {
                 self.drop_scratch(session, &scratch);
                 return Err(error);
             }
-            self.sync_dir(session, crate::disk::parent(key.as_str()));
+            self.sync_dir(session, crate::disk::parent(key.as_str()))?;
             Ok(())
         })
     }

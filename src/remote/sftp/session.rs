@@ -18,6 +18,8 @@ const WINDOW: usize = 64;
 const CONNECT_SECONDS: u64 = 15;
 /// A listing may take so long for each name, beside the time for an answer. OpenSSH sends a hundred names at a time.
 const NAME_TIME: Duration = Duration::from_millis(50);
+/// The longest name in a listing that is kept: longer ones no filesystem has, and none is of a vault.
+const NAME_LEN_MAX: usize = 255;
 
 /// Where to log in.
 #[derive(Clone, Debug)]
@@ -86,6 +88,8 @@ impl Session {
     pub(super) fn connect(login: &Login) -> Result<Self> {
         let mut session = Self::over(Channel::start(login.command(), login.times)?);
         session.handshake()?;
+        // What ssh said of keys that did not help tells nothing of what comes later.
+        session.channel.forget_said();
         Ok(session)
     }
 
@@ -399,7 +403,9 @@ impl Session {
                 if seen > max {
                     return Err(self.break_with("the SFTP server lists more than any vault has"));
                 }
-                items.extend(name.ok().filter(|name| name != "." && name != "..").map(|name| (name, attrs)));
+                // No name of ours is longer than one may be on the server's disk.
+                let is_name = |name: &String| name != "." && name != ".." && name.len() <= NAME_LEN_MAX;
+                items.extend(name.ok().filter(is_name).map(|name| (name, attrs)));
             }
         }
         self.close(&handle)?;
