@@ -350,3 +350,24 @@ fn what_is_damaged_there_is_not_locked_for_longer() {
     world.all_locked();
     world.restores_by(&world.settings);
 }
+
+/// One that was taken for damaged, and is not, has its lock extended by the shipment that finds out.
+#[test]
+fn what_turns_out_to_be_sound_is_locked_at_once() {
+    let world = ship_lock::World::new();
+    world.advance(0);
+    world.snapshot("one", &pattern(200_000, 1));
+    let lying: Arc<dyn Remote> = Arc::new(FaultyRemote::new(world.remote(), |_, op, name| {
+        (op == Op::Put && name.starts_with("packs/")).then_some(Fault::After(ErrorKind::Corrupt))
+    }));
+    ship_to(&world.disk(), &lying, None).unwrap_err();
+    let at = world.names().into_iter().find(|name| name.starts_with("packs/")).unwrap();
+    let left = || world.server.kept(&ship_lock::World::at(&at)).unwrap().until - world.server.now();
+    // More than a shipment lets pass before it extends a lock.
+    world.advance(20);
+    let before = left();
+    let report = world.ship();
+    assert_eq!((damaged(&report).0, report.complete), (0, Some(1)));
+    assert!(left() >= before + 10 * 86_400, "{} s, {before} s before", left());
+    world.all_locked();
+}

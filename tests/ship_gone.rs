@@ -96,6 +96,21 @@ fn what_is_gone_there_is_named_and_sent_again() {
     assert_eq!(json(&world, &[], 25)["gone_there"], all.len());
 }
 
+/// Without it nobody opens the place any more.
+#[test]
+fn a_header_that_is_gone_there_is_named_and_sent_again() {
+    let world = three();
+    world.ship();
+    let whole = files(&world.usb());
+    delete(&world, &["vault.json".into(), "vault.json.bak".into()]);
+    let line = json(&world, &["--dry-run"], 25);
+    assert_eq!(line["gone_there_names"], json!(["vault.json"]));
+    let line = json(&world, &[], 25);
+    assert_eq!((&line["gone_there"], &line["gone_there_names"]), (&1.into(), &json!(["vault.json"])));
+    assert_eq!(files(&world.usb()), whole);
+    assert_eq!(json(&world, &[], 0)["gone_there"], 0);
+}
+
 /// Ships, and returns what was found until it ended, in whatever way.
 fn try_ship(world: &World, remote: &Arc<dyn Remote>, cursor: &Cursor) -> (Report, bool) {
     let mut report = Report::default();

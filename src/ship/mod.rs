@@ -31,6 +31,7 @@ use serde::Serialize;
 use crate::disk::Disk;
 use crate::env::Env;
 use crate::format::chain::CHAIN_FILE_LEN_MAX;
+use crate::format::header::HEADER_PATH;
 use crate::format::{ChainFile, PackName, ParsedHeader};
 use crate::remote::{Counters, ErrorKind, Remote, RemoteError};
 use crate::snapshot::chain::Chain;
@@ -325,7 +326,7 @@ struct Shipment<'a> {
     gone: BTreeSet<String>,
     /// Names of packs that the remote lacks when all is done.
     unsent: Option<BTreeSet<String>>,
-    /// What is damaged there was looked at again.
+    /// What is damaged there was looked at again, or is not to be.
     has_looked: bool,
     /// Something was gone that had been listed, so all was listed once more.
     is_listed_again: bool,
@@ -365,7 +366,7 @@ impl Shipment<'_> {
         };
         // Whatever fails from here on, the next one lists everything again.
         let known = options.watched.as_ref().and_then(|watched| watched.take_known());
-        let is_anew = known.is_none();
+        self.has_looked |= known.is_some();
         let mut there = There::list(&place, &here, known, &self.judged)?;
         self.forget_gone(&place, &here, &mut there);
         self.report.newest = there.files.keys().next_back().map(|(seq, _)| *seq);
@@ -388,12 +389,8 @@ impl Shipment<'_> {
             let headers = Headers { bytes: header_bytes, copies, kept };
             self.bring(&place, &here, &mut there, headers, needed, last)
         });
-        if is_anew
-            && may_look(&sent)
-            && self.look_at_damaged(&place, &here, &mut there)
-            && self.report.is_finished
-        {
-            self.report.complete = there.complete(&chain);
+        if may_look(&sent) {
+            self.look_at_damaged(&place, &here, &mut there);
         }
         sent
     }
@@ -427,6 +424,9 @@ impl Shipment<'_> {
             return Ok(None);
         }
         self.gone.extend(plan.gone.iter().cloned());
+        if copies == Copies::None && shipped.is_some() {
+            self.gone.insert(HEADER_PATH.into());
+        }
         self.report.gone_there = self.gone.len() as u64;
         self.report.gone_there_names = self.gone.iter().take(NAMES_TOLD).cloned().collect();
         self.report.damaged = plan
@@ -452,13 +452,20 @@ impl Shipment<'_> {
         self.report.newest = newest;
         self.unsent = plan.unsent(&done);
         there.packs.extend(done);
-        if let (Some(keeper), Some(needed)) = (&mut self.keeper, needed) {
+        if let (Some(keeper), Some(needed)) = (&mut self.keeper, &needed) {
             let mut needs = needed.after(there)?;
             if copies != Copies::Current {
                 kept = header::kept(remote.as_ref(), &header_bytes)?;
             }
             needs.extend(kept.0);
             keeper.keep(&needs)?;
+        }
+        let mended = self.look_at_damaged(place, here, there);
+        if let (Some(keeper), Some(needed), false) = (&mut self.keeper, &needed, mended.is_empty()) {
+            let needs = needed.after(there)?;
+            keeper.keep(
+                &needs.into_iter().filter(|need| mended.contains(need.key.as_str())).collect::<Vec<_>>(),
+            )?;
         }
         for name in self.damaged.gone() {
             // It was sent anew, or is needed no more, or is one of those that could not be sent.
@@ -494,20 +501,20 @@ impl Shipment<'_> {
         there.set_damaged(&self.damaged.names());
     }
 
-    /// Looks at the bytes of some of what was damaged, once a shipment; returns whether something turned out to be sound. It
-    /// comes last: nothing waits for it, and it asks nothing twice.
+    /// Looks at the bytes of some of what was damaged, once a shipment that lists everything; returns the names of
+    /// what turned out to be sound. It comes last: nothing is sent or locked later because of it, and it asks nothing twice.
     fn look_at_damaged(
         &mut self,
         place: &Place<'_>,
         here: &BTreeMap<PackName, u64>,
         there: &mut There,
-    ) -> bool {
+    ) -> BTreeSet<String> {
         if std::mem::replace(&mut self.has_looked, true) {
-            return false;
+            return BTreeSet::new();
         }
         let remote = self.remote.once();
         let remote = remote.as_deref().unwrap_or(place.remote);
-        let (mut bytes, mut mended) = (0, false);
+        let (mut bytes, mut mended) = (0, BTreeSet::new());
         for name in self.damaged.some(LOOKS_MAX) {
             if self.options.is_stopped() || bytes > LOOKS_BYTES_MAX {
                 break;
@@ -520,7 +527,7 @@ impl Shipment<'_> {
                     if is_sound {
                         self.damaged.note(&name, false);
                         self.report.packs_there += u64::from(name.starts_with("packs/"));
-                        mended = true;
+                        mended.insert(name);
                     }
                 }
                 // What can't be read, there or here, is not known to be mended. That is no failure of what was shipped.

@@ -92,12 +92,12 @@ pub(super) fn plan(state: &State<'_>) -> Result<Plan> {
         next = info.seq + 1;
         if info.is_snapshot() {
             let needed = state.chain.needed_packs(info.seq)?;
-            let is_new = |name: &PackName| !state.there.contains_key(name) && !planned.contains(name);
-            let absent: Vec<PackName> = needed.into_iter().filter(is_new).collect();
+            let is_absent = |name: &PackName| !state.there.contains_key(name);
+            let absent: Vec<PackName> = needed.into_iter().filter(is_absent).collect();
             if let Some(shipped) = state.shipped {
                 plan.gone.extend(shipped.gone(state.chain, info.seq, &absent)?);
             }
-            for name in absent {
+            for name in absent.into_iter().filter(|name| !planned.contains(name)).collect::<Vec<_>>() {
                 match state.here.get(&name) {
                     Some(len) => {
                         planned.insert(name);
