@@ -140,6 +140,8 @@ struct Shared {
     stop: Stop,
     signals_seen: AtomicU32,
     detached: AtomicBool,
+    /// We end the connection although it is in use.
+    cut_off: AtomicBool,
 }
 
 impl Shared {
@@ -238,6 +240,7 @@ pub fn start(parts: Parts) -> Result<Running> {
         stop: Stop::default(),
         signals_seen: AtomicU32::new(0),
         detached: AtomicBool::new(false),
+        cut_off: AtomicBool::new(false),
     });
     let mut running = Running {
         shared,
@@ -373,6 +376,11 @@ impl Running {
         loop {
             match self.events.recv() {
                 Ok(Event::Ended(Ok(()))) => return tracing::info!("the mount has gone"),
+                Ok(Event::Ended(Err(error)))
+                    if is_our_abort(&error, self.shared.cut_off.load(Ordering::SeqCst)) =>
+                {
+                    return tracing::info!("the mount was cut off");
+                }
                 Ok(Event::Ended(Err(error))) => {
                     let failure = MountError::io("the FUSE session", error).into();
                     return self.shared.note_error("serving", &failure);
@@ -462,6 +470,7 @@ fn terminate(shared: &Shared, sender: &Sender<Event>) {
         Ok(Err(error)) => tracing::warn!(%error, "syncfs"),
         Err(error) => tracing::warn!(%error, "syncfs"),
     }
+    shared.cut_off.store(true, Ordering::SeqCst);
     if let Err(error) = session::abort(&shared.mountpoint) {
         tracing::error!(%error, "cutting off");
     }
@@ -469,6 +478,12 @@ fn terminate(shared: &Shared, sender: &Sender<Event>) {
     std::thread::sleep(ABORT_PATIENCE);
     // If the session has ended, nobody listens any more.
     drop(sender.send(Event::GiveUp));
+}
+
+/// Whether a connection has ended as it was told to: whoever reads from it at that moment gets an error, and whoever comes
+/// later is told that it has gone.
+fn is_our_abort(error: &std::io::Error, was_cut_off: bool) -> bool {
+    was_cut_off && error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error())
 }
 
 fn tick_loop(shared: &Shared, idle: Option<Duration>) {
@@ -500,5 +515,23 @@ fn snapshot_loop(shared: &Shared, every: Duration) {
             Ok(snapshot) => tracing::info!(%snapshot, "snapshot"),
             Err(failure) => shared.note_error("snapshot", &failure),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use rustix::io::Errno;
+
+    use super::is_our_abort;
+
+    #[test]
+    fn only_the_end_that_we_ordered_is_no_failure() {
+        let (aborted, gone) = (Errno::CONNABORTED, Errno::NODEV);
+        let error = |errno: Errno| Error::from_raw_os_error(errno.raw_os_error());
+        assert!(is_our_abort(&error(aborted), true));
+        assert!(!is_our_abort(&error(aborted), false), "somebody else did it");
+        assert!(!is_our_abort(&error(gone), true) && !is_our_abort(&Error::other("it broke"), true));
     }
 }
