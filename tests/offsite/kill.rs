@@ -121,6 +121,8 @@ fn heavy_kill_9_of_ship_leaves_a_vault_and_the_next_one_completes() {
         let killed = kill_at(child, target, Duration::from_micros(rng.below(4_000) as u64), &count);
         // What the far side has now. A bucket is fetched, without its help.
         let copy = if bucket {
+            // A put that has arrived is stored although nobody waits for the answer.
+            server.settle();
             let copy = world.sandbox.path("fetched");
             drop(fs::remove_dir_all(&copy));
             fs::create_dir(&copy).unwrap();

@@ -150,8 +150,17 @@ fn plain(bytes: &[u8]) -> Version {
 #[derive(Clone)]
 pub struct Backend(Arc<Mutex<State>>);
 
+/// Who is connected.
+#[derive(Default)]
+struct Connections {
+    open: usize,
+    /// Ports of all that ever were.
+    seen: BTreeSet<u16>,
+}
+
 /// A running server; it ends with this value.
 pub struct Server {
+    connections: Arc<Mutex<Connections>>,
     backend: Backend,
     address: SocketAddr,
     runtime: Option<tokio::runtime::Runtime>,
@@ -172,16 +181,36 @@ impl Server {
         let listener =
             runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port on loopback");
         let address = listener.local_addr().expect("its address");
+        let connections: Arc<Mutex<Connections>> = Arc::default();
+        let counted = Arc::clone(&connections);
         runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
+            while let Ok((socket, peer)) = listener.accept().await {
+                let (service, connections) = (service.clone(), Arc::clone(&counted));
+                {
+                    let mut connections = connections.lock().expect("no test panics inside");
+                    connections.open += 1;
+                    connections.seen.insert(peer.port());
+                }
                 tokio::spawn(async move {
                     // A client that went away is no matter.
                     drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
+                    connections.lock().expect("no test panics inside").open -= 1;
                 });
             }
         });
-        Self { backend, address, runtime: Some(runtime) }
+        Self { connections, backend, address, runtime: Some(runtime) }
+    }
+
+    /// Waits until all is done that clients have asked for who are gone by now.
+    pub fn settle(&self) {
+        // Those that wait to be accepted come before this one.
+        let last = std::net::TcpStream::connect(self.address).expect("the server listens");
+        let port = last.local_addr().expect("its address").port();
+        drop(last);
+        crate::common::wait_until("what was asked for is done", || {
+            let connections = self.connections.lock().expect("no test panics inside");
+            connections.open == 0 && connections.seen.contains(&port)
+        });
     }
 
     pub fn endpoint(&self) -> String {
