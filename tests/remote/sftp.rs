@@ -31,23 +31,24 @@ pub fn flags(settings: &Settings) -> Vec<String> {
     [known_hosts, ["--ssh-config".to_string(), file(&settings.ssh_config)]].concat()
 }
 
-struct World {
-    sshd: Sshd,
-    settings: Settings,
-    dir: tempfile::TempDir,
+/// A directory behind a server.
+pub struct World {
+    pub sshd: Arc<Sshd>,
+    pub settings: Settings,
+    pub dir: tempfile::TempDir,
 }
 
 impl World {
-    fn new(extra: &str) -> Self {
+    pub fn new(extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sshd = Sshd::start(&dir.path().join("sshd"), extra);
         let vault = dir.path().join("vault");
         fs::create_dir(&vault).unwrap();
         let settings = settings(&sshd, &vault);
-        Self { sshd, settings, dir }
+        Self { sshd: Arc::new(sshd), settings, dir }
     }
 
-    fn open(&self) -> Arc<dyn Remote> {
+    pub fn open(&self) -> Arc<dyn Remote> {
         remote::open(&self.settings, &once()).unwrap()
     }
 

@@ -14,32 +14,11 @@ use strongroom::remote::{
 };
 use strongroom::ship::ShipError;
 
-use super::sftp::{flags, settings};
+use super::sftp::{World, flags, settings};
 use super::sshd::Sshd;
 use super::{key, once, patient, pattern, put};
 use crate::common::{process_is_gone, signal, wait_until};
 use crate::ship::{World as Vault, ship_to};
-
-/// A directory behind a server.
-struct World {
-    sshd: Arc<Sshd>,
-    settings: Settings,
-    dir: tempfile::TempDir,
-}
-
-impl World {
-    fn new(extra: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let sshd = Sshd::start(&dir.path().join("sshd"), extra);
-        fs::create_dir(dir.path().join("vault")).unwrap();
-        let settings = settings(&sshd, &dir.path().join("vault"));
-        Self { sshd: Arc::new(sshd), settings, dir }
-    }
-
-    fn open(&self) -> Arc<dyn Remote> {
-        remote::open(&self.settings, &once()).unwrap()
-    }
-}
 
 /// Little patience, and one try.
 fn hasty() -> OpenOptions {

@@ -280,8 +280,12 @@ impl SftpRemote {
     }
 
     fn same(&self, session: &mut Session, key: &Key, len: u64, checksum: &Checksum) -> Result<Put> {
-        let same = self.meta(session, key)?.len == len && self.checksum(session, key, len)? == *checksum;
-        if same { Ok(Put::Same) } else { Err(conflict(key)) }
+        if self.meta(session, key)?.len != len || self.checksum(session, key, len)? != *checksum {
+            return Err(conflict(key));
+        }
+        // Whoever put it may not have come to this.
+        self.sync_dir(session, crate::disk::parent(key.as_str()))?;
+        Ok(Put::Same)
     }
 }
 
@@ -306,11 +310,6 @@ impl Remote for SftpRemote {
         self.with(|session| {
             match self.same(session, key, body.len(), checksum) {
                 Err(e) if e.kind == ErrorKind::NotFound => {}
-                Ok(there) => {
-                    // Whoever put it may not have come to this.
-                    self.sync_dir(session, crate::disk::parent(key.as_str()))?;
-                    return Ok(there);
-                }
                 other => return other,
             }
             let scratch =
