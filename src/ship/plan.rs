@@ -97,7 +97,10 @@ pub(super) fn plan(state: &State<'_>) -> Result<Plan> {
             if let Some(shipped) = state.shipped {
                 plan.gone.extend(shipped.gone(state.chain, info.seq, &absent)?);
             }
-            for name in absent.into_iter().filter(|name| !planned.contains(name)).collect::<Vec<_>>() {
+            for name in absent {
+                if planned.contains(&name) {
+                    continue;
+                }
                 match state.here.get(&name) {
                     Some(len) => {
                         planned.insert(name);
