@@ -15,19 +15,24 @@ pub(super) fn links_of(stat: &Stat) -> u64 {
 
 /// The last change of a file's attributes.
 pub(super) fn ctime_of(stat: &Stat) -> Time {
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    time(stat.st_ctime as i64, stat.st_ctime_nsec as u64)
+    times_of(stat).2
 }
 
-fn time(secs: i64, nanos: u64) -> Time {
-    Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) }
+/// The times of the last access, of the last change, and of the last change of attributes.
+#[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+fn times_of(stat: &Stat) -> (Time, Time, Time) {
+    // The types of these fields differ between architectures as well.
+    let time = |secs: i64, nanos: u64| Time { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+    (
+        time(stat.st_atime as i64, stat.st_atime_nsec as u64),
+        time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+    )
 }
 
 /// An entry without extended attributes and content. Without `atime` the time of access is that of the last change.
 pub(super) fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat, atime: bool) -> Entry {
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    let mtime = time(stat.st_mtime as i64, stat.st_mtime_nsec as u64);
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let (accessed, mtime, ctime) = times_of(stat);
     Entry {
         name,
         kind,
@@ -35,9 +40,9 @@ pub(super) fn entry_of(name: Vec<u8>, kind: FileType, ino: u64, stat: &Stat, ati
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        atime: if atime { time(stat.st_atime as i64, stat.st_atime_nsec as u64) } else { mtime },
+        atime: if atime { accessed } else { mtime },
         mtime,
-        ctime: ctime_of(stat),
+        ctime,
         nlink: u32::try_from(links_of(stat)).unwrap_or(u32::MAX),
         size: if kind == FileType::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
         xattrs: Vec::new(),
