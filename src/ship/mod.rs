@@ -171,8 +171,8 @@ pub struct Report {
     pub damaged_there: u64,
     /// Names of them, at most 100.
     pub damaged_there_names: Vec<String>,
-    /// Packs and snapshot files that were shipped, that snapshots here need, and that the remote had no more. Those that are
-    /// here were sent again.
+    /// Packs and snapshot files that were shipped, that snapshots here need, and that the remote had no more; and the header,
+    /// where no copy of it was left. Those that are here were sent again.
     pub gone_there: u64,
     /// Names of them, at most 100.
     pub gone_there_names: Vec<String>,
